@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hftune: a recipe becomes a fine-tuned model.
+
+The verbs of the command line are functions of the same names::
+
+    import hftune
+
+    recipe = hftune.Recipe(task="text-classification", model="demo:minilm", data="demo:docstrings")
+    run = hftune.train(recipe)
+    print(run.metrics["eval_f1_macro"])
+
+Names are imported when they are first used, so that ``import hftune`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hftune.commands.check import check
+    from hftune.commands.evaluate import evaluate
+    from hftune.commands.predict import predict
+    from hftune.commands.train import train
+    from hftune.core.errors import HftuneError, RecipeError, RunError
+    from hftune.losses.contract import Loss
+    from hftune.recipe.recipe import Recipe
+    from hftune.training.run import Run, load
+
+__version__ = "0.1.0"
+__all__ = [
+    "HftuneError",
+    "Loss",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "RunError",
+    "check",
+    "evaluate",
+    "load",
+    "predict",
+    "train",
+]
+
+_PLACES = {
+    "HftuneError": "hftune.core.errors",
+    "Loss": "hftune.losses.contract",
+    "Recipe": "hftune.recipe.recipe",
+    "RecipeError": "hftune.core.errors",
+    "Run": "hftune.training.run",
+    "RunError": "hftune.core.errors",
+    "check": "hftune.commands.check",
+    "evaluate": "hftune.commands.evaluate",
+    "load": "hftune.training.run",
+    "predict": "hftune.commands.predict",
+    "train": "hftune.commands.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'hftune' has no attribute {name!r}")

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hftune train``: a recipe becomes a fine-tuned model in a run folder."""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from torch import nn
+from transformers import TrainerCallback
+
+from hftune.core.console import say, warn
+from hftune.core.errors import HftuneError
+from hftune.core.files import atomic_write, atomic_write_json
+from hftune.hub.card import model_card
+from hftune.hub.save import ModelFacts, save_model
+from hftune.losses.contract import Loss
+from hftune.recipe.recipe import Recipe
+from hftune.report.curves import draw_curves
+from hftune.report.summary import print_summary
+from hftune.training.build import build_model, build_trainer
+from hftune.training.callbacks import JsonLog, ProgressReport
+from hftune.training.checkpoints import latest_checkpoint
+from hftune.training.prepare import Plan, prepare
+from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
+from hftune.training.trainer import HftuneTrainer
+
+
+def train(
+    recipe: Recipe,
+    *,
+    train_dataset: Dataset | None = None,
+    eval_dataset: Dataset | None = None,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    resume: bool = False,
+) -> Run:
+    """Fine-tune as the recipe says and leave a run folder behind.
+
+    Args:
+        recipe: What to do.
+        train_dataset: Rows in place of ``data.path``.
+        eval_dataset: Rows in place of ``data.validation``.
+        model: A model of one's own in place of ``model.path``, trained as it is: the method of the
+            recipe is not applied. The tokenizer still comes from ``model.path``.
+        loss: A loss of one's own; see :class:`hftune.Loss`.
+        callbacks: More Trainer callbacks.
+        resume: Continue the run in whose folder the recipe lies, from its newest whole checkpoint.
+
+    Returns:
+        The run: its paths, metrics, model and tokenizer.
+
+    Raises:
+        HftuneError: Something does not fit; nothing has been written then.
+    """
+    plan = prepare(recipe, train_dataset=train_dataset, eval_dataset=eval_dataset, loss=loss)
+    folder = _agreed_folder(plan, resume)
+    main = plan.arguments.process_index == 0
+    with claimed(folder) if main else nullcontext():
+        run = Run(folder)
+        checkpoint = str(latest_checkpoint(run.checkpoints)) if resume else None
+        plan.arguments.output_dir = str(run.checkpoints)
+        progress = ProgressReport()
+        trainer = build_trainer(
+            plan,
+            model if model is not None else build_model(plan),
+            [JsonLog(folder / "log.jsonl"), progress, *callbacks],
+        )
+        if main and not resume:
+            _write_start(plan, folder, trainer)
+        try:
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+        except KeyboardInterrupt:
+            progress.close()
+            warn(f"interrupted; continue with: hftune train {folder} --resume")
+            raise
+        finally:
+            progress.close()
+        metrics = {**result.metrics, **trainer.throughput.summary()}
+        metrics |= _final_evaluation(plan, trainer)
+        if main:
+            _write_end(plan, run, trainer, metrics)
+        trainer.accelerator.wait_for_everyone()
+    return Run(folder, model=trainer.model, tokenizer=plan.tokenizer)
+
+
+def _agreed_folder(plan: Plan, resume: bool) -> Path:
+    """Choose the run folder on the main process; the others, or a failure, follow it."""
+    answer: list[Any] = [None]
+    if plan.arguments.process_index == 0:
+        try:
+            answer = [_resumed_folder(plan.recipe) if resume else choose_folder(plan.recipe)]
+        except HftuneError as error:
+            answer = [error]
+    if plan.arguments.world_size > 1:
+        broadcast_object_list(answer)
+    if isinstance(answer[0], HftuneError):
+        raise answer[0]
+    return Path(answer[0])
+
+
+def _resumed_folder(recipe: Recipe) -> Path:
+    if recipe.origin is not None and recipe.origin.name == RECIPE_FILE:
+        return recipe.origin.parent
+    if recipe.training.get("output_dir"):
+        return Path(recipe.training["output_dir"])
+    raise HftuneError(
+        "--resume continues a run, and this recipe does not lie in a run folder",
+        hint="hftune train runs/NAME --resume",
+    )
+
+
+def _write_start(plan: Plan, folder: Path, trainer: HftuneTrainer) -> None:
+    precision = trainer.accelerator.mixed_precision
+    in_force = {"bf16": precision == "bf16", "fp16": precision == "fp16"}
+    atomic_write(folder / RECIPE_FILE, plan.recipe.to_yaml(**in_force))
+    atomic_write_json(folder / "environment.json", environment(plan.arguments, precision))
+    atomic_write_json(folder / "data.json", plan.report())
+    say(f"run folder: {folder}")
+
+
+def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
+    """Evaluate the model that is kept, class by class where there are classes."""
+    if plan.validation is None:
+        return {}
+    output = trainer.predict(plan.validation.rows, metric_key_prefix="eval")
+    per_class = plan.task.per_class(output.predictions, output.label_ids)
+    return {**output.metrics, **({"eval_per_class": per_class} if per_class else {})}
+
+
+def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, Any]) -> None:
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in trainer.model.parameters())
+    metrics |= {"trainable_parameters": trainable, "parameters": every}
+    facts = model_facts(plan)
+    card = model_card(facts, metrics, adapter=plan.method.saves_adapter)
+    save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)
+    atomic_write_json(run.path / "metrics.json", metrics)
+    lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    draw_curves([json.loads(line) for line in lines], run.path / "plots")
+    print_summary(run.path, plan.task.name, metrics)
+
+
+def model_facts(plan: Plan) -> ModelFacts:
+    """Return what the saved model must remember of its plan."""
+    recipe = plan.recipe
+    return ModelFacts(
+        task=recipe.task,
+        base_model=recipe.model.path,
+        base_revision=recipe.model.revision,
+        method=recipe.method.name,
+        label_names=plan.task.label_names,
+        columns=plan.columns,
+        max_length=plan.max_length,
+        classifier_pooling=recipe.model.classifier_pooling,
+        config=recipe.model.config,
+    )

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words for the user: on standard error, from the main process only."""
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def console() -> "Console":
+    """Return the console that all of hftune's messages go to; silent on ranks other than 0."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, quiet=not is_main_process())
+
+
+def is_main_process() -> bool:
+    """Tell whether this is rank 0, or the only process."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print one plain line."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print one line that the user should see."""
+    console().print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)

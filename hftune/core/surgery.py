@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done to a model's modules from outside: finding the new ones, pooling by mean."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hftune.core.errors import HftuneError
+
+
+def new_modules(model: nn.Module, missing_keys: Iterable[str]) -> tuple[str, ...]:
+    """Return the largest modules whose every parameter the checkpoint lacks.
+
+    A parameter that is missing beside loaded ones stands for the module that holds it.
+
+    Args:
+        model: The loaded model.
+        missing_keys: Names of parameters, as ``from_pretrained`` reports them.
+    """
+    missing = set(missing_keys)
+    names: set[str] = set()
+    for key in missing:
+        if "." not in key:
+            continue
+        module = key.rpartition(".")[0]
+        while "." in module and _is_new(model, module.rpartition(".")[0], missing):
+            module = module.rpartition(".")[0]
+        names.add(module)
+    return tuple(sorted(names))
+
+
+def _is_new(model: nn.Module, name: str, missing: set[str]) -> bool:
+    parameters = model.get_submodule(name).named_parameters(prefix=name)
+    return all(key in missing for key, _ in parameters)
+
+
+def pool_by_mean(model: PreTrainedModel) -> None:
+    """Let an encoder's classification head read the mean over all tokens.
+
+    Heads read the first position of the last hidden states. Hooks put the mean over the positions
+    of the attention mask in its place, on the way out of the layer stack, so that every head and
+    pooler runs unchanged. A model that knows ``config.classifier_pooling`` does it by itself.
+
+    Raises:
+        HftuneError: The model is no encoder with one stack of layers.
+    """
+    if "classifier_pooling" in model.config.to_dict() and model.config.model_type == "modernbert":
+        model.config.classifier_pooling = "mean"
+        return
+    encoder = model.base_model
+    stack = _layer_stack(model)
+    signature = inspect.signature(encoder.forward)
+    mask: list[Tensor | None] = [None]
+
+    def remember_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        mask[0] = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
+
+    def mean_into_first(module: nn.Module, args: Any, output: Any) -> Any:
+        pooled = masked_mean(output[0], mask[0])
+        hidden = torch.cat([pooled[:, None], output[0][:, 1:]], dim=1)
+        if isinstance(output, tuple):
+            return (hidden, *output[1:])
+        output["last_hidden_state"] = hidden
+        return output
+
+    encoder.register_forward_pre_hook(remember_mask, with_kwargs=True)
+    stack.register_forward_hook(mean_into_first)
+
+
+def masked_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean over the tokens, ``(B, T, D)`` to ``(B, D)``.
+
+    Args:
+        hidden: Hidden states, shape ``(B, T, D)``.
+        mask: 1 for a token and 0 for padding, shape ``(B, T)``; all tokens when None.
+    """
+    if mask is None:
+        return hidden.mean(1)
+    weights = mask.to(hidden.dtype)[..., None]
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _layer_stack(model: PreTrainedModel) -> nn.Module:
+    """The one child of the encoder that holds its list of layers."""
+    stacks = [
+        child
+        for child in model.base_model.children()
+        if any(isinstance(part, nn.ModuleList) for part in child.children())
+    ]
+    if len(stacks) != 1 or model.config.is_encoder_decoder:
+        raise HftuneError(
+            f"model.classifier_pooling: mean is made for encoders, and {type(model).__name__} "
+            "has no single stack of layers with a head on its first position"
+        )
+    return stacks[0]

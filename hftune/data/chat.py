@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations as text, with the characters that the assistant wrote.
+
+The chat template renders the conversation; what an assistant turn adds to the rendering before it
+is that turn's span. This needs no ``{% generation %}`` mark in the template, only that earlier
+turns are rendered the same when later ones follow; a template that is not so is named, not guessed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+from transformers import PreTrainedTokenizerBase
+
+from hftune.core.errors import HftuneError
+
+Message = dict[str, Any]
+Span = tuple[int, int]
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, prompt: bool = False
+) -> str:
+    """Return the conversation as the template writes it.
+
+    Args:
+        tokenizer: Holds the template.
+        messages: ``{role, content}``, in order.
+        prompt: Whether to end with the opening of an assistant turn.
+
+    Raises:
+        HftuneError: The template refuses the conversation.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=prompt
+        )
+    except Exception as error:  # whatever the template's own code raises
+        raise HftuneError(f"the chat template refuses the conversation: {error}") from error
+    return str(text)
+
+
+def assistant_spans(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+) -> tuple[str, list[Span]]:
+    """Return the rendered conversation and the character spans of the assistant's turns.
+
+    A span starts after the turn's opening, which the prompt holds at generation, and ends with the
+    end-of-turn token, so that the model learns to stop.
+
+    Raises:
+        HftuneError: The template rewrites earlier turns, so that no span can be told.
+    """
+    text = render(tokenizer, messages)
+    spans = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        opening = render(tokenizer, messages[:index], prompt=True)
+        turn = render(tokenizer, messages[: index + 1])
+        if not (text.startswith(turn) and turn.startswith(opening)):
+            raise HftuneError(
+                f"the chat template renders turn {index + 1} differently when other turns follow",
+                hint="give one row for each assistant turn, so that it stands last",
+            )
+        spans.append((len(opening), len(turn.rstrip())))
+    return text, spans
+
+
+def is_conversation(value: Any) -> TypeGuard[list[Message]]:
+    """Tell whether a cell is a list of ``{role, content}``."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in value)
+    )

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``demo:docstrings``: real text that every installation has.
+
+Collects the docstring summaries of the scientific packages beside hftune. As classification the
+task is to tell which package a summary comes from, naturally imbalanced; as generation it is to
+write the summary from the signature. Source files are parsed and never imported, so collecting
+runs no foreign code.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from hftune.core.files import atomic_write, cache_folder
+
+#: Distribution name -> import name. All are dependencies of hftune, direct or through these.
+PACKAGES = {
+    "accelerate": "accelerate",
+    "datasets": "datasets",
+    "matplotlib": "matplotlib",
+    "networkx": "networkx",
+    "pandas": "pandas",
+    "peft": "peft",
+    "scikit-learn": "sklearn",
+    "scipy": "scipy",
+    "sympy": "sympy",
+    "torch": "torch",
+    "transformers": "transformers",
+}
+ROWS_PER_PACKAGE = 400
+SUMMARY_CHARACTERS = range(30, 401)
+NOT_PUBLIC = {"tests", "test", "testing", "conftest", "externals", "vendored", "benchmarks"}
+
+
+def docstring_rows() -> list[dict[str, str]]:
+    """Return the rows ``{name, signature, summary, package}``, from the cache when it is current.
+
+    The same installed versions give the same rows in the same order. At most ``ROWS_PER_PACKAGE``
+    rows come from one package; no summary stands twice.
+    """
+    versions = {distribution: version(distribution) for distribution in PACKAGES}
+    source = Path(__file__).read_bytes() + json.dumps(versions).encode()
+    cached = cache_folder("docstrings") / f"{hashlib.sha256(source).hexdigest()[:16]}.jsonl"
+    if not cached.exists():
+        rows = collect_rows()
+        atomic_write(cached, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with cached.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def collect_rows() -> list[dict[str, str]]:
+    """Parse the packages' public modules; see :func:`docstring_rows` for what comes back."""
+    rows: list[dict[str, str]] = []
+    seen: set[str] = set()
+    for distribution, package in PACKAGES.items():
+        taken = 0
+        for row in _package_rows(package):
+            if taken == ROWS_PER_PACKAGE:
+                break
+            if row["summary"].casefold() not in seen:
+                seen.add(row["summary"].casefold())
+                rows.append({**row, "package": distribution})
+                taken += 1
+    return rows
+
+
+def _package_rows(package: str) -> Iterator[dict[str, str]]:
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None, f"{package} is a dependency"
+    root = Path(spec.origin).parent
+    modules = [path for path in root.rglob("*.py") if _is_public(path.relative_to(root))]
+    # By hash, so that a capped package is sampled over its whole breadth, always the same way.
+    modules.sort(key=lambda path: hashlib.sha256(str(path.relative_to(root)).encode()).digest())
+    for path in modules:
+        tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+        module = ".".join((package, *path.relative_to(root).with_suffix("").parts))
+        yield from _definition_rows(tree, module.removesuffix(".__init__"))
+
+
+def _is_public(path: Path) -> bool:
+    *folders, stem = path.with_suffix("").parts
+    parts = folders if stem == "__init__" else [*folders, stem]
+    return not any(part.startswith(("_", "test_")) or part in NOT_PUBLIC for part in parts)
+
+
+def _definition_rows(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[dict[str, str]]:
+    for node in scope.body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        name = f"{prefix}.{node.name}"
+        summary = _summary(node)
+        if len(summary) in SUMMARY_CHARACTERS:
+            yield {"name": name, "signature": _signature(node), "summary": summary}
+        if isinstance(node, ast.ClassDef):
+            yield from _definition_rows(node, name)
+
+
+def _summary(node: ast.FunctionDef | ast.ClassDef) -> str:
+    """The docstring's first paragraph on one line."""
+    return " ".join(inspect.cleandoc(ast.get_docstring(node) or "").split("\n\n")[0].split())
+
+
+def _signature(node: ast.FunctionDef | ast.ClassDef) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return f"def {node.name}({ast.unparse(node.args)})"
+    return f"class {node.name}({', '.join(ast.unparse(base) for base in node.bases)})"

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card: what the model is, how it did, and the lines that load it without hftune."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hftune.hub.save import ModelFacts
+
+AUTO_CLASSES = {
+    "text-classification": "SequenceClassification",
+    "text-generation": "CausalLM",
+}
+CARD_METRICS = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
+
+MEAN_POOLING = '''
+The head of this model reads the mean over all tokens, not the first one. Transformers has no
+switch for that in this architecture, so put the mean in the first place before using it:
+
+```python
+import torch
+
+encoder = model.base_model.model.base_model if hasattr(model, "peft_config") else model.base_model
+stack = next(c for c in encoder.children() if any(isinstance(p, torch.nn.ModuleList) for p in c.children()))
+seen = {{}}
+
+def remember(module, args, kwargs):
+    seen["mask"] = kwargs["attention_mask"]
+
+def mean_first(module, args, output):
+    hidden, mask = output[0], seen["mask"][..., None].to(output[0].dtype)
+    mean = (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+    output["last_hidden_state"] = torch.cat([mean, hidden[:, 1:]], 1)
+    return output
+
+encoder.register_forward_pre_hook(remember, with_kwargs=True)
+stack.register_forward_hook(mean_first)
+```
+
+`hftune.load("FOLDER")` does the same by itself.
+'''
+
+
+def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) -> str:
+    """Return the text of README.md, with the Hub's metadata on top.
+
+    Args:
+        facts: What was trained on what.
+        metrics: ``metrics.json``; the ``eval_`` figures are shown.
+        adapter: Whether the folder holds an adapter and needs its base.
+    """
+    library = "peft" if adapter else "transformers"
+    lines = ["---", f"library_name: {library}", f"pipeline_tag: {facts.task}", "tags:"]
+    lines += ["- hftune", f"- {facts.method}"]
+    if ":" not in facts.base_model and "/" in facts.base_model:
+        lines.append(f"base_model: {facts.base_model}")
+    lines += ["---", "", f"# {facts.base_model}, fine-tuned: {facts.method}", ""]
+    lines += [f"A model for {facts.task}, made with [hftune](https://pypi.org/project/hftune)."]
+    if facts.label_names:
+        lines += ["", f"Labels: {', '.join(f'`{name}`' for name in facts.label_names)}."]
+    figures = [(name, metrics.get(f"eval_{name}")) for name in CARD_METRICS]
+    if any(value is not None for _, value in figures):
+        lines += ["", "| on the validation rows | |", "|---|---|"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]
+    lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
+    if facts.classifier_pooling == "mean":
+        lines.append(MEAN_POOLING.format())
+    if facts.max_length is not None and facts.task == "text-classification":
+        lines += ["", f"Texts were cut at {facts.max_length} tokens."]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _loading(facts: ModelFacts, adapter: bool) -> list[str]:
+    kind = AUTO_CLASSES[facts.task]
+    auto = f"AutoPeftModelFor{kind}" if adapter else f"AutoModelFor{kind}"
+    arguments = ['"FOLDER"']
+    if adapter and facts.label_names:
+        labels = "{" + ", ".join(
+            f"{index}: {json.dumps(name, ensure_ascii=False)}"
+            for index, name in enumerate(facts.label_names)
+        ) + "}"  # fmt: skip
+        arguments += [f"num_labels={len(facts.label_names)}", f"id2label={labels}"]
+    return [
+        f"from {'peft' if adapter else 'transformers'} import {auto}",
+        "from transformers import AutoTokenizer",
+        "",
+        f"model = {auto}.from_pretrained({', '.join(arguments)})",
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+    ]

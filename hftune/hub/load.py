@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models by name, from the Hub, a folder or the demo set, with mistakes named before weights load."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from hftune.core.errors import HftuneError
+from hftune.core.surgery import pool_by_mean
+from hftune.data.demo_models import demo_model_path
+from hftune.hub.save import ModelFacts
+
+DEMO = "demo:"
+
+
+def model_location(path: str) -> str:
+    """Return a Hub id as it is, a demo model's folder, or a checked local folder.
+
+    Raises:
+        HftuneError: The folder is missing, holds no model, or has its weights as pickle only.
+    """
+    if path.startswith(DEMO):
+        return str(demo_model_path(path.removeprefix(DEMO)))
+    folder = Path(path)
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise HftuneError(f"model.path: {path}: no such folder")
+        return path
+    if not (folder / "config.json").exists():
+        hint = None
+        if (folder / "adapter_config.json").exists():
+            hint = "it is an adapter; name its base model"
+        raise HftuneError(f"model.path: {path}: no config.json in it", hint=hint)
+    if not list(folder.glob("*.safetensors")):
+        pickles = [item.name for item in folder.glob("*.bin")]
+        what = f"only pickled weights ({', '.join(pickles)})" if pickles else "no weights"
+        raise HftuneError(
+            f"model.path: {path}: {what}; hftune reads safetensors alone",
+            hint="convert them: load with Transformers, then save_pretrained" if pickles else None,
+        )
+    return path
+
+
+def load_config(
+    location: str, overrides: dict[str, Any], revision: str | None = None
+) -> PreTrainedConfig:
+    """Return the model's config with the recipe's overrides.
+
+    Raises:
+        HftuneError: There is no such model, or an override names no field of its config.
+    """
+    try:
+        config = AutoConfig.from_pretrained(location, revision=revision)
+    except (OSError, ValueError) as error:
+        raise HftuneError(f"model.path: {location}: {_first_line(error)}") from error
+    known = config.to_dict()
+    unknown = [key for key in overrides if key not in known]
+    if unknown:
+        raise HftuneError(
+            f"model.config: {type(config).__name__} has no {', '.join(unknown)}",
+            hint=f"fields: {', '.join(sorted(known))}",
+        )
+    for key, value in overrides.items():
+        setattr(config, key, value)
+    return config
+
+
+def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer.
+
+    Raises:
+        HftuneError: The model has none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(location, revision=revision)
+    except (OSError, ValueError) as error:
+        raise HftuneError(f"{location}: no tokenizer: {_first_line(error)}") from error
+
+
+def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, list[str]]:
+    """Return a pretrained model and the names of the parameters that its checkpoint lacks.
+
+    Args:
+        auto_model: The ``AutoModelFor...`` class.
+        location: What :func:`model_location` returned.
+        options: For ``from_pretrained``.
+
+    Raises:
+        HftuneError: There are no safetensors weights that fit.
+    """
+    try:
+        model, report = auto_model.from_pretrained(
+            location, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise HftuneError(f"model.path: {location}: {_first_line(error)}") from error
+    return model, sorted(report["missing_keys"])
+
+
+def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
+    """Return a saved model in evaluation mode, on the first accelerator or the CPU.
+
+    Args:
+        folder: A run's ``model/``.
+        facts: What the folder remembers.
+        auto_model: The ``AutoModelFor...`` class.
+    """
+    adapter = (folder / "adapter_config.json").exists()
+    location = model_location(facts.base_model) if adapter else str(folder)
+    options: dict[str, Any] = {}
+    if adapter:
+        config = load_config(location, facts.config, facts.base_revision)
+        if facts.label_names:
+            config.id2label = dict(enumerate(facts.label_names))
+            config.label2id = {name: index for index, name in enumerate(facts.label_names)}
+        options = {"config": config, "revision": facts.base_revision}
+    model, _ = load_weights(auto_model, location, dtype=torch.float32, **options)
+    if facts.classifier_pooling == "mean":
+        pool_by_mean(model)
+    if adapter:
+        model = PeftModel.from_pretrained(model, str(folder))
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.to(device).eval()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The finished model as a folder: weights, tokenizer, model card, and what hftune must remember."""
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hftune.core.files import atomic_write, atomic_write_json
+
+FACTS_FILE = "hftune.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a saved model's own files do not tell; kept as ``hftune.json`` beside the weights.
+
+    Attributes:
+        task: The Hub's name of the task.
+        base_model: Where the base came from, as the recipe says it.
+        base_revision: Its revision on the Hub.
+        method: What was trained.
+        label_names: Class names by id.
+        columns: Role to column name of the training data.
+        max_length: Tokens a row may have.
+        classifier_pooling: What the head of an encoder reads.
+        config: Fields of the base's config that the recipe overrode.
+    """
+
+    task: str
+    base_model: str
+    base_revision: str | None = None
+    method: str = "full"
+    label_names: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+    classifier_pooling: str = "cls"
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(
+    folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts, card: str
+) -> None:
+    """Write the folder whole: beside its place first, then renamed over what was there.
+
+    Args:
+        folder: Where the model goes.
+        model: A PEFT model, of which the adapter is saved, or a Transformers model.
+        tokenizer: Saved beside it.
+        facts: What loading must know.
+        card: The text of README.md.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        atomic_write_json(partial / FACTS_FILE, dataclasses.asdict(facts))
+        atomic_write(partial / "README.md", card)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_facts(folder: Path) -> ModelFacts | None:
+    """Return what a folder remembers, or None when hftune did not save it."""
+    path = folder / FACTS_FILE
+    return ModelFacts(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None

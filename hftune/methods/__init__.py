@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is trained. PEFT's types need no row: their names come from PEFT itself."""
+
+from hftune.core.rows import Row
+
+METHODS = {
+    "full": Row(target="hftune.methods.full:Full", summary="Every weight trains."),
+    "head_only": Row(
+        target="hftune.methods.head_only:HeadOnly",
+        summary="Only the classification head trains; the pretrained trunk is frozen.",
+        tasks=("text-classification",),
+    ),
+}
+
+PEFT = Row(target="hftune.methods.peft:Peft", summary="A PEFT adapter.")

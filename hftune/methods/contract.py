@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every method does: check itself, change the model, name its callbacks."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodContext:
+    """What a method may know of the run it serves.
+
+    Attributes:
+        task: The Hub's name of the task.
+        new_modules: Names of modules that the checkpoint lacks; they train and are saved.
+        num_training_steps: Optimizer steps of the whole run.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+    """
+
+    task: str
+    new_modules: tuple[str, ...] = ()
+    num_training_steps: int = 1
+    gradient_checkpointing: bool = False
+
+
+class Method(ABC):
+    """Decides which parameters train.
+
+    Attributes:
+        saves_adapter: Whether the result is an adapter beside its base, or a whole model.
+    """
+
+    saves_adapter = False
+
+    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> None:
+        """Raise :class:`HftuneError` if the method cannot work on this architecture.
+
+        Args:
+            skeleton: The model on the meta device, without weights; it may be changed.
+            context: What the method may know of the run.
+        """
+
+    @abstractmethod
+    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+        """Return the model ready to train, with ``requires_grad`` set on what trains."""
+
+    def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
+        """Return the callbacks that the method needs during training."""
+        return []

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every PEFT type by its own name, with its own fields: ``{name: lora, r: 8, use_dora: true}``.
+
+Nothing of PEFT is retyped here. This module turns the recipe's options into the config class that
+PEFT lists under the name, adds the modules that the checkpoint lacks, and supplies the callback
+that AdaLoRA needs and no trainer calls.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, get_type_hints
+
+import peft
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from pydantic import TypeAdapter
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+
+from hftune.core.errors import HftuneError
+from hftune.methods.contract import Method, MethodContext
+
+#: PEFT types that need more than a config -> what it is.
+NOT_FROM_A_RECIPE = {
+    "cartridge": "it distils a cache of keys and values from a corpus first",
+    "cpt": "it takes token ids and types of its context, written for one tokenizer",
+    "multitask_prompt_tuning": "it takes a task id with every row",
+    "poly": "it takes a task id with every row",
+    "shadow": "it needs a shadow model beside the base",
+    "xlora": "it mixes adapters that were trained before",
+}
+LANGUAGE_MODELS_ONLY = {"adaption_prompt", "trainable_tokens"}
+PEFT_TASKS = {"text-classification": "SEQ_CLS", "text-generation": "CAUSAL_LM"}
+
+
+def peft_configs() -> dict[str, type[PeftConfig]]:
+    """Return recipe name -> config class of every PEFT type that a recipe can ask for."""
+    configs = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    return {name: config for name, config in configs.items() if name not in NOT_FROM_A_RECIPE}
+
+
+class Peft(Method):
+    """A PEFT adapter on a frozen base, with the modules that the checkpoint lacks trained beside it.
+
+    Args:
+        name: The PEFT type in lower case.
+        options: Fields of its config class; nested configs as dicts.
+    """
+
+    saves_adapter = True
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self.name = name
+        self.options = options
+        self.config_class = peft_configs()[name]
+
+    def config(self, context: MethodContext) -> PeftConfig:
+        """Build the PEFT config.
+
+        Raises:
+            HftuneError: PEFT's own constructor refuses the options.
+        """
+        fields = {field.name for field in dataclasses.fields(self.config_class)}
+        hints = get_type_hints(self.config_class)
+        options = {
+            key: TypeAdapter(hints[key]).validate_python(value) if isinstance(value, dict) else value
+            for key, value in self.options.items()
+        }
+        options["task_type"] = PEFT_TASKS[context.task]
+        if "modules_to_save" in fields and context.new_modules:
+            chosen = options.get("modules_to_save") or []
+            options["modules_to_save"] = [*chosen, *(set_minus(context.new_modules, chosen))]
+        if "total_step" in fields and options.get("total_step") is None:
+            options["total_step"] = context.num_training_steps
+        try:
+            return self.config_class(**options)
+        except (ValueError, TypeError, ImportError) as error:
+            raise HftuneError(f"method {self.name}: {error}") from error
+
+    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> None:
+        """Put the adapter on a model without weights, so that misfits show before loading.
+
+        Args:
+            skeleton: The model on the meta device; it is changed.
+            context: What the method may know of the run.
+
+        Raises:
+            HftuneError: A target module matches nothing, or only some of the names do.
+        """
+        self._check_targets(skeleton)
+        cheap = dataclasses.replace(context, new_modules=())
+        config = self.config(cheap)
+        if getattr(config, "init_lora_weights", True) not in (True, False):
+            config.init_lora_weights = True  # the others compute from weights, which are not here
+        try:
+            get_peft_model(skeleton, config)
+        except NotImplementedError:
+            return  # an initialisation that reads weights: nothing to learn without them
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+            raise HftuneError(
+                f"method {self.name} does not fit {type(skeleton).__name__}: {error}"
+            ) from error
+
+    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+        """Wrap the model; see :class:`Method`."""
+        if getattr(model, "is_quantized", False):
+            model = prepare_model_for_kbit_training(
+                model, use_gradient_checkpointing=context.gradient_checkpointing
+            )
+        elif context.gradient_checkpointing:
+            model.enable_input_require_grads()
+        return get_peft_model(model, self.config(context))
+
+    def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
+        """Return AdaLoRA's rank allocation; the other types need none."""
+        return [AllocateRanks(model)] if self.name == "adalora" else []
+
+    def _check_targets(self, skeleton: nn.Module) -> None:
+        names = self.options.get("target_modules")
+        if not isinstance(names, list):
+            return  # a pattern, all-linear, or PEFT's choice: PEFT says so when it finds nothing
+        modules = dict(skeleton.named_modules())
+        missing = [name for name in names if not any(_is(name, module) for module in modules)]
+        if missing:
+            layers = _layer_names(modules)
+            what = "nothing" if len(missing) == len(names) else f"only {set_minus(names, missing)}"
+            raise HftuneError(
+                f"method.target_modules: {missing} {'is' if len(missing) == 1 else 'are'} not in "
+                f"{type(skeleton).__name__}; the list matches {what}",
+                hint=f"candidates: {', '.join(layers)}, or all-linear",
+            )
+
+
+class AllocateRanks(TrainerCallback):
+    """Let AdaLoRA move its rank budget after each optimizer step, while gradients still exist."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Update the importance scores and mask ranks."""
+        self.model.base_model.update_and_allocate(state.global_step)
+
+
+def is_prompt_learning(name: str) -> bool:
+    """Tell whether a method adds virtual tokens in place of weights."""
+    config = peft_configs().get(name)
+    return config is not None and issubclass(config, peft.PromptLearningConfig)
+
+
+def adapter_of(model: nn.Module) -> PeftModel | None:
+    """Return the model as a PEFT model when it is one."""
+    return model if isinstance(model, PeftModel) else None
+
+
+def set_minus(names: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Return ``names`` without ``taken``, in order."""
+    gone = set(taken)
+    return [name for name in names if name not in gone]
+
+
+def _is(name: str, module: str) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _layer_names(modules: dict[str, nn.Module]) -> list[str]:
+    """The last name parts of the layers that an adapter can sit on."""
+    kinds = ("Linear", "Conv1D", "Conv2d", "Embedding")
+    return sorted({n.rpartition(".")[2] for n, m in modules.items() if type(m).__name__ in kinds})

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of a classifier, on scikit-learn: the whole and each class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+)
+
+
+def classification_metrics(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
+) -> dict[str, float]:
+    """Return loss, accuracy, MCC and the averaged precision, recall and F1.
+
+    Averages run over the classes that occur among labels or predictions, scikit-learn's default.
+
+    Args:
+        scores: Logits, shape ``(rows, classes)``.
+        labels: Class ids, shape ``(rows,)``.
+    """
+    predicted = scores.argmax(-1)
+    result = {
+        "loss": float(-log_softmax(scores.astype(np.float64), -1)[np.arange(len(labels)), labels].mean()),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "mcc": float(matthews_corrcoef(labels, predicted)),
+    }
+    for average in ("macro", "weighted"):
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labels, predicted, average=average, zero_division=0
+        )
+        result |= {
+            f"precision_{average}": float(precision),
+            f"recall_{average}": float(recall),
+            f"f1_{average}": float(f1),
+        }
+    return result
+
+
+def per_class_metrics(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return label name -> precision, recall, F1 and support (rows of that class)."""
+    columns = precision_recall_fscore_support(
+        labels, scores.argmax(-1), labels=np.arange(len(names)), zero_division=0
+    )
+    keys = ("precision", "recall", "f1", "support")
+    return {
+        name: {key: float(column[index]) for key, column in zip(keys, columns, strict=True)}
+        for index, name in enumerate(names)
+    }
+
+
+def confusion(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
+) -> NDArray[np.integer[Any]]:
+    """Return counts, shape ``(classes, classes)``: rows are true labels, columns predictions."""
+    matrix: NDArray[np.integer[Any]] = confusion_matrix(
+        labels, scores.argmax(-1), labels=np.arange(scores.shape[1])
+    )
+    return matrix
+

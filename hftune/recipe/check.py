@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hold a recipe against the schema and say all that is wrong, each with its place.
+
+Knows the keywords that :mod:`hftune.recipe.fields` writes, and answers in a recipe's own terms:
+``file:line: key: what came, what is allowed, did you mean ...``.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hftune.core.errors import RecipeError
+from hftune.recipe.fields import Schema, choice_names, refused_training
+from hftune.recipe.load import KeyPath, Source
+from hftune.recipe.suggest import did_you_mean
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "object": (dict,),
+    "array": (list, tuple),
+}
+BOUNDS = {
+    "minimum": ("at least", lambda value, bound: value >= bound),
+    "exclusiveMinimum": ("above", lambda value, bound: value > bound),
+    "maximum": ("at most", lambda value, bound: value <= bound),
+    "exclusiveMaximum": ("below", lambda value, bound: value < bound),
+}
+
+
+def check(source: Source, schema: Schema) -> None:
+    """Raise one :class:`RecipeError` that lists every problem of the recipe."""
+    problems = list(_object_problems(source.tree, schema, (), source))
+    if problems:
+        raise RecipeError(problems)
+
+
+def _problems(value: Any, schema: Schema, path: KeyPath, source: Source) -> Iterator[str]:
+    section = path[0] if len(path) == 1 else None
+    if section in ("method", "loss"):
+        yield from _choice_problems(value, schema, path, source)
+    elif isinstance(value, dict) and (inner := _object_of(schema)):
+        yield from _object_problems(value, inner, path, source)
+    elif complaint := mismatch(value, schema):
+        yield f"{source.place(path)}: {_dotted(path)}: {complaint}"
+
+
+def _choice_problems(value: Any, schema: Schema, path: KeyPath, source: Source) -> Iterator[str]:
+    options = choice_names(schema)
+    name = value.get("name") if isinstance(value, dict) else value
+    where = f"{source.place(path)}: {_dotted(path)}"
+    if not isinstance(name, str):
+        yield f"{where}: expected a name, or a mapping with the key name; got {show(value)}"
+    elif name not in options:
+        yield f"{where}: unknown {path[0]} {name!r}{_choices(name, options)}"
+    elif isinstance(value, dict):
+        yield from _object_problems(value, options[name], path, source)
+
+
+def _object_problems(
+    value: dict[Any, Any], schema: Schema, path: KeyPath, source: Source
+) -> Iterator[str]:
+    known = schema.get("properties", {})
+    for key in schema.get("required", ()):
+        if key not in value:
+            yield f"{source.place(path)}: {_dotted((*path, key))}: missing"
+    for key, item in value.items():
+        here = (*path, key)
+        if key in known:
+            yield from _problems(item, known[key], here, source)
+        elif schema.get("additionalProperties") is False:
+            yield f"{source.place(here)}: {_dotted(here)}: {_unknown(key, known, path)}"
+        elif isinstance(schema.get("additionalProperties"), dict):
+            yield from _problems(item, schema["additionalProperties"], here, source)
+
+
+def _unknown(key: Any, known: Iterable[str], path: KeyPath) -> str:
+    if path == ("training",) and isinstance(key, str) and (reason := refused_training(key)):
+        return f"not taken: {reason}"
+    return f"unknown key{_choices(key, known)}"
+
+
+def _choices(word: Any, known: Iterable[str]) -> str:
+    names = sorted(known)
+    if near := did_you_mean(word, names):
+        return near
+    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return f"; allowed: {shown}" if names else "; it takes no keys"
+
+
+def mismatch(value: Any, schema: Schema) -> str | None:
+    """Return what is wrong with a plain value, or None when it fits."""
+    if value in schema.get("alsoAllowed", ()):
+        return None
+    options = schema.get("anyOf") or schema.get("oneOf")
+    if options:
+        complaints = [mismatch(value, option) for option in options]
+        if None in complaints:
+            return _outside_bounds(value, schema)
+        near = [text for text in complaints if text and not text.startswith("expected")]
+        return near[0] if near else f"expected {describe(schema)}, got {show(value)}"
+    if "enum" in schema or "const" in schema:
+        allowed = schema.get("enum", [schema.get("const")])
+        if value in allowed:
+            return None
+        if isinstance(value, str):
+            return f"{value!r} is not allowed{_choices(value, map(str, allowed))}"
+    if not _has_type(value, schema.get("type")):
+        return f"expected {describe(schema)}, got {show(value)}"
+    if isinstance(value, list | tuple) and "items" in schema:
+        complaints = [mismatch(item, schema["items"]) for item in value]
+        wrong = [(index, text) for index, text in enumerate(complaints) if text]
+        if wrong:
+            return f"item {wrong[0][0] + 1}: {wrong[0][1]}"
+    return _outside_bounds(value, schema)
+
+
+def describe(schema: Schema) -> str:
+    """Return what a schema allows, in words."""
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(dict.fromkeys(describe(option) for option in options))
+    if "enum" in schema:
+        return "one of " + ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return show(schema["const"])
+    words = {"object": "a mapping", "array": "a list", "string": "text", "null": "null"}
+    words |= {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
+    return words.get(schema.get("type", ""), "anything")
+
+
+def show(value: Any) -> str:
+    """Return a value as the reader wrote it, with its type where that is the point."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+
+
+def _has_type(value: Any, name: str | None) -> bool:
+    if name is None:
+        return True
+    if isinstance(value, bool) and name != "boolean":
+        return False
+    return isinstance(value, TYPES[name])
+
+
+def _outside_bounds(value: Any, schema: Schema) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        return f"expected a finite number, got {value}"
+    for keyword, (words, holds) in BOUNDS.items():
+        if keyword in schema and not holds(value, schema[keyword]):
+            return f"must be {words} {schema[keyword]}, got {value}"
+    return None
+
+
+def _object_of(schema: Schema) -> Schema | None:
+    """The object form of a schema, when it has one."""
+    options = schema.get("anyOf", [schema])
+    return next((option for option in options if option.get("type") == "object"), None)
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path)) or "recipe"

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes with what: one table of rules, checked before anything heavy is imported.
+
+The docs page of the same name is printed from this table by ``python -m hftune.recipe.compatibility``.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from hftune.core.errors import RecipeError
+from hftune.losses import LOSSES
+from hftune.methods import METHODS
+from hftune.recipe.load import KeyPath, Source
+from hftune.tasks import TASKS
+
+Sections = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Two things that do not go together.
+
+    Attributes:
+        key: The key that the error points at.
+        says: The sentence for the user, and for the docs.
+        broken: Whether a recipe breaks the rule.
+    """
+
+    key: str
+    says: str
+    broken: Callable[[Sections], bool]
+
+
+def _training(sections: Sections, key: str, default: Any = None) -> Any:
+    return sections["training"].get(key, default)
+
+
+def _has_validation(sections: Sections) -> bool:
+    return sections["data"].validation is not None or sections["data"].validation_size > 0
+
+
+def _quantized(sections: Sections, *bits: str) -> bool:
+    quantization = sections["model"].quantization or {}
+    return any(quantization.get(bit) for bit in bits)
+
+
+def _option(sections: Sections, name: str) -> Any:
+    return sections["method"].options.get(name)
+
+
+LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
+PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
+UNPADDED_DIMENSIONS = ("c3a", "vblora")
+
+RULES = (
+    Rule(
+        "method",
+        f"{', '.join(LANGUAGE_MODELS_ONLY)} are made for language models",
+        lambda s: s["task"] != "text-generation" and s["method"].name in LANGUAGE_MODELS_ONLY,
+    ),
+    Rule(
+        "model.classifier_pooling",
+        "a language model has no classification head that pools",
+        lambda s: s["task"] == "text-generation" and s["model"].classifier_pooling != "cls",
+    ),
+    Rule(
+        "model.classifier_pooling",
+        "mean pooling cannot see the virtual tokens of prompt methods; use cls",
+        lambda s: s["model"].classifier_pooling == "mean" and s["method"].name in PROMPT_METHODS,
+    ),
+    Rule(
+        "model.quantization",
+        "quantized weights are frozen, so the method must be a PEFT adapter",
+        lambda s: s["model"].quantization is not None and s["method"].name in METHODS,
+    ),
+    Rule(
+        "model.quantization",
+        "bitsandbytes is not installed: pip install 'hftune[bnb]'",
+        lambda s: (
+            _quantized(s, "load_in_4bit", "load_in_8bit") and find_spec("bitsandbytes") is None
+        ),
+    ),
+    Rule(
+        "model.attn_implementation",
+        "flash-attn is not installed; sdpa needs no package",
+        lambda s: (
+            s["model"].attn_implementation == "flash_attention_2"
+            and find_spec("flash_attn") is None
+        ),
+    ),
+    Rule(
+        "method.init_lora_weights",
+        "pissa_niter_N draws a random decomposition that cannot be drawn again on loading; use pissa",
+        lambda s: str(_option(s, "init_lora_weights")).startswith("pissa_niter_"),
+    ),
+    Rule(
+        "method.init_lora_weights",
+        "eva, corda and loftq compute their start from data or a second model; use the Python API",
+        lambda s: _option(s, "init_lora_weights") in ("eva", "corda", "loftq"),
+    ),
+    Rule(
+        "training.fp16",
+        "fp16 and bf16 exclude each other",
+        lambda s: bool(_training(s, "fp16") and _training(s, "bf16")),
+    ),
+    Rule(
+        "training.fp16",
+        "fp16 does nothing on a CPU; use bf16 where the processor has it, or neither",
+        lambda s: bool(_training(s, "fp16") and _training(s, "use_cpu")),
+    ),
+    Rule(
+        "training.eval_strategy",
+        "there is nothing to evaluate on: set data.validation or data.validation_size",
+        lambda s: (
+            _training(s, "eval_strategy", "no") not in ("no", False) and not _has_validation(s)
+        ),
+    ),
+    Rule(
+        "training.eval_steps",
+        "it has an effect only with eval_strategy: steps",
+        lambda s: "eval_steps" in s["training"] and _training(s, "eval_strategy") != "steps",
+    ),
+    Rule(
+        "training.load_best_model_at_end",
+        "the best model can only be known with evaluation: set eval_strategy",
+        lambda s: (
+            bool(_training(s, "load_best_model_at_end"))
+            and (_training(s, "eval_strategy") in ("no", False) or not _has_validation(s))
+        ),
+    ),
+    Rule(
+        "training.load_best_model_at_end",
+        "the best model must have been saved: save_strategy must be best or equal eval_strategy",
+        lambda s: (
+            bool(_training(s, "load_best_model_at_end"))
+            and "save_strategy" in s["training"]
+            and _training(s, "save_strategy")
+            not in ("best", _training(s, "eval_strategy", "epoch"))
+        ),
+    ),
+    Rule(
+        "training.save_strategy",
+        "best needs evaluation: set eval_strategy",
+        lambda s: (
+            _training(s, "save_strategy") == "best"
+            and (_training(s, "eval_strategy") in ("no", False) or not _has_validation(s))
+        ),
+    ),
+    Rule(
+        "data.validation_size",
+        "data.validation is given, so nothing is split off: leave validation_size out",
+        lambda s: s["data"].validation is not None and s["data"].validation_size != 0.1,
+    ),
+    Rule(
+        "data.max_eval_samples",
+        "there is no validation part to take rows from",
+        lambda s: s["data"].max_eval_samples is not None and not _has_validation(s),
+    ),
+)
+
+
+def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the key and the sentence of every rule that the recipe breaks."""
+    task = sections["task"]
+    for section, table in (("method", METHODS), ("loss", LOSSES)):
+        row = table.get(sections[section].name)
+        if row is not None and not row.suits(task):
+            yield (section,), f"{sections[section].name} goes with {', '.join(row.tasks)} only"
+    for rule in RULES:
+        if rule.broken(sections):
+            yield tuple(rule.key.split(".")), rule.says
+
+
+def check_compatibility(sections: Sections, source: Source) -> None:
+    """Raise one :class:`RecipeError` that lists every conflict."""
+    problems = [
+        f"{source.place(path)}: {'.'.join(map(str, path))}: {says}"
+        for path, says in conflicts(sections)
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def compatibility_page() -> str:
+    """Return the docs page: techniques by task, then the rules."""
+    lines = ["# What goes with what", ""]
+    lines += ["Made from the tables that the check itself reads; a test keeps both equal.", ""]
+    lines += ["| technique | " + " | ".join(TASKS) + " |", "|---|" + "---|" * len(TASKS)]
+    for name, row in {**METHODS, **LOSSES}.items():
+        marks = ("yes" if row.suits(task) else "no" for task in TASKS)
+        lines.append(f"| `{name}` | " + " | ".join(marks) + " |")
+    lines += ["", "Every PEFT type goes with both tasks, but for what is said below.", ""]
+    lines += ["| key | why a recipe is refused |", "|---|---|"]
+    lines += [f"| `{rule.key}` | {rule.says} |" for rule in RULES]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(compatibility_page(), end="")

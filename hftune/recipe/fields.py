@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One JSON Schema of everything a recipe may say, read from the installed classes and cached.
+
+``training`` is ``transformers.TrainingArguments``, ``method`` the PEFT config of that name,
+``model.quantization`` ``transformers.BitsAndBytesConfig``; none is retyped here. Reading them imports
+torch, so the result is kept by package versions, and a recipe is then checked without it.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hftune.core.files import atomic_write, cache_folder
+from hftune.core.rows import Row
+from hftune.losses import LOSSES
+from hftune.methods import METHODS, PEFT
+from hftune.recipe.schema import DataSection, ModelSection
+from hftune.tasks import TASKS
+
+Schema = dict[str, Any]
+
+POSITIVE = {"exclusiveMinimum": 0}
+NOT_NEGATIVE = {"minimum": 0}
+AT_LEAST_ONE = {"minimum": 1}
+FRACTION = {"minimum": 0, "exclusiveMaximum": 1}
+
+#: What the classes' own types do not say. Section -> field -> JSON Schema keywords.
+RANGES: dict[str, dict[str, Schema]] = {
+    "data": {
+        "max_length": AT_LEAST_ONE,
+        "max_train_samples": AT_LEAST_ONE,
+        "max_eval_samples": AT_LEAST_ONE,
+        "validation_size": NOT_NEGATIVE,
+    },
+    "method": {
+        "r": AT_LEAST_ONE,
+        "target_r": AT_LEAST_ONE,
+        "init_r": AT_LEAST_ONE,
+        "lora_alpha": POSITIVE,
+        "alpha": POSITIVE,
+        "lora_dropout": FRACTION,
+        "num_virtual_tokens": AT_LEAST_ONE,
+        "encoder_hidden_size": AT_LEAST_ONE,
+    },
+    "training": {
+        "adam_beta1": FRACTION,
+        "adam_beta2": FRACTION,
+        "adam_epsilon": POSITIVE,
+        "eval_accumulation_steps": AT_LEAST_ONE,
+        "eval_steps": POSITIVE,
+        "gradient_accumulation_steps": AT_LEAST_ONE,
+        "label_smoothing_factor": FRACTION,
+        "learning_rate": POSITIVE,
+        "logging_steps": POSITIVE,
+        "max_grad_norm": NOT_NEGATIVE,
+        "max_steps": {"minimum": 1, "alsoAllowed": [-1]},
+        "neftune_noise_alpha": POSITIVE,
+        "num_train_epochs": POSITIVE,
+        "per_device_eval_batch_size": AT_LEAST_ONE,
+        "per_device_train_batch_size": AT_LEAST_ONE,
+        "save_steps": POSITIVE,
+        "save_total_limit": AT_LEAST_ONE,
+        "seed": NOT_NEGATIVE,
+        "warmup_steps": NOT_NEGATIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "train_sampling_strategy": {"enum": ["random", "sequential", "group_by_length"]},
+    },
+}
+
+#: TrainingArguments that have no effect here, or an unsafe one -> what to do instead.
+REFUSED_TRAINING = {
+    "batch_eval_metrics": "metrics are computed over all rows at once",
+    "do_eval": "evaluation follows training.eval_strategy",
+    "do_predict": "run hftune predict on the finished run",
+    "do_train": "hftune train always trains",
+    "eval_use_gather_object": "scores are gathered as tensors",
+    "include_for_metrics": "hftune gathers what its metrics need",
+    "label_names": "the task knows its labels",
+    "local_rank": "the launcher sets it",
+    "logging_nan_inf_filter": "losses that are not finite are always shown",
+    "prediction_loss_only": "the task decides what evaluation keeps",
+    "push_to_hub": "hftune does not push yet; upload the run's model/ folder with `hf upload`",
+    "remove_unused_columns": "the task keeps exactly the columns that the model takes",
+    "resume_from_checkpoint": "use `hftune train runs/NAME --resume`",
+    "use_cache": "training never needs it",
+}
+REFUSED_PREFIXES = {"hub_": REFUSED_TRAINING["push_to_hub"], "trackio_": "report_to is enough"}
+
+#: Fields of every PEFT config that hftune fills in by itself.
+PEFT_BOOKKEEPING = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "task_type",
+}
+
+
+def recipe_schema() -> Schema:
+    """Return the JSON Schema of a recipe, from the cache when the installed versions are known."""
+    path = cache_folder("schema") / f"{_fingerprint()}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    print("Reading the fields of transformers and peft (once for these versions) ...",
+          file=sys.stderr)  # fmt: skip
+    schema = build_schema()
+    atomic_write(path, json.dumps(schema))
+    return schema
+
+
+def build_schema() -> Schema:
+    """Read the installed classes; imports torch, transformers and peft."""
+    from transformers import BitsAndBytesConfig, TrainingArguments
+
+    from hftune.methods.peft import peft_configs
+
+    model = _dataclass_schema(ModelSection)
+    model["properties"]["quantization"] = {
+        "anyOf": [_signature_schema(BitsAndBytesConfig), {"type": "null"}]
+    }
+    training = _dataclass_schema(TrainingArguments, RANGES["training"])
+    for name in list(training["properties"]):
+        if refused_training(name):
+            del training["properties"][name]
+    methods = {name: _row_schema(name, row) for name, row in METHODS.items()}
+    for name, config in peft_configs().items():
+        methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
+        methods[name]["description"] = PEFT.summary
+    losses = {name: _row_schema(name, row) for name, row in LOSSES.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hftune recipe",
+        "type": "object",
+        "properties": {
+            "task": {"type": "string", "enum": sorted(TASKS)},
+            "model": {"anyOf": [{"type": "string"}, model]},
+            "data": {
+                "anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]
+            },
+            "method": _choice_schema(methods),
+            "loss": _choice_schema(losses),
+            "training": training,
+        },
+        "required": ["task", "model", "data"],
+        "additionalProperties": False,
+    }
+
+
+def refused_training(name: str) -> str | None:
+    """Return why a field of TrainingArguments is not taken, or None when it is."""
+    if name in REFUSED_TRAINING:
+        return REFUSED_TRAINING[name]
+    return next((why for start, why in REFUSED_PREFIXES.items() if name.startswith(start)), None)
+
+
+def choice_names(section: Schema) -> dict[str, Schema]:
+    """Return name -> object schema of a section that picks a technique by name."""
+    return {option["properties"]["name"]["const"]: option for option in section["anyOf"][1]["oneOf"]}
+
+
+def _choice_schema(options: dict[str, Schema]) -> Schema:
+    return {
+        "anyOf": [
+            {"type": "string", "enum": sorted(options)},
+            {"type": "object", "oneOf": [options[name] for name in sorted(options)]},
+        ]
+    }
+
+
+def _row_schema(name: str, row: Row) -> Schema:
+    return {**_dataclass_schema(row.resolve(), {}, name), "description": row.summary}
+
+
+def _dataclass_schema(
+    config: type,
+    ranges: dict[str, Schema] | None = None,
+    name: str | None = None,
+    hidden: set[str] | frozenset[str] = frozenset(),
+) -> Schema:
+    hints = get_type_hints(config, include_extras=True)
+    properties: Schema = {"name": {"const": name}} if name else {}
+    required = ["name"] if name else []
+    for field in dataclasses.fields(config):
+        if not field.init or field.name in hidden:
+            continue
+        properties[field.name] = _field_schema(field, hints[field.name], ranges or {})
+        if not name and field.default is field.default_factory is dataclasses.MISSING:
+            required.append(field.name)
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _field_schema(field: dataclasses.Field[Any], hint: Any, ranges: dict[str, Schema]) -> Schema:
+    from pydantic import TypeAdapter
+
+    schema = _without_references(TypeAdapter(hint).json_schema())
+    schema |= ranges.get(field.name, {})
+    if help_text := field.metadata.get("help"):
+        schema["description"] = " ".join(str(help_text).split())
+    default = field.default
+    if default is None or isinstance(default, bool | int | float | str):
+        schema["default"] = getattr(default, "value", default)
+    return schema
+
+
+def _without_references(schema: Schema) -> Schema:
+    """Put each ``$ref``'s definition in its place, so that a reader needs no resolver."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inline(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return inline(definitions[node["$ref"].rpartition("/")[2]])
+        return {key: inline(value) for key, value in node.items() if key != "title"}
+
+    return inline(schema)
+
+
+def _signature_schema(config: type) -> Schema:
+    """A class that is no dataclass: the names of its arguments, types unchecked."""
+    parameters = inspect.signature(config).parameters.values()
+    names = [item.name for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
+    return {
+        "type": "object",
+        "properties": {name: {} for name in names},
+        "required": [],
+        "additionalProperties": False,
+    }
+
+
+def _fingerprint() -> str:
+    """Change with the installed packages and with hftune's own tables and configs."""
+    digest = hashlib.sha256()
+    for package in ("torch", "transformers", "peft", "pydantic", "hftune"):
+        digest.update(f"{package}=={version(package)}\n".encode())
+    root = Path(__file__).parents[1]
+    for folder in ("losses", "methods", "recipe", "tasks"):
+        for source in sorted((root / folder).glob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe as an object: read from a file, built from Python, saved again."""
+
+import dataclasses
+from collections.abc import Iterable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from hftune.recipe.check import check
+from hftune.recipe.compatibility import check_compatibility
+from hftune.recipe.fields import choice_names, recipe_schema
+from hftune.recipe.load import Source, load_source
+from hftune.recipe.resolve import training_defaults, typed_sections
+from hftune.recipe.schema import Choice, DataSection, ModelSection
+
+#: Fields of TrainingArguments that belong to one run on one machine and not to its recipe.
+NOT_REPEATED = ("output_dir", "run_name", "disable_tqdm", "log_level", "log_level_replica")
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Recipe:
+    """One fine-tuning run, whole and checked.
+
+    From Python it takes the keys that a YAML recipe has; strings are short forms:
+
+        Recipe(task="text-classification", model="demo:minilm", data="demo:docstrings",
+               method={"name": "lora", "r": 8}, training={"num_train_epochs": 2})
+
+    Raises:
+        RecipeError: A key is unknown, a value has the wrong type or range, or two fields conflict.
+    """
+
+    task: str
+    model: ModelSection
+    data: DataSection
+    method: Choice
+    loss: Choice
+    training: dict[str, Any]
+    origin: Path | None = dataclasses.field(default=None, compare=False)
+
+    def __init__(self, **sections: Any) -> None:
+        self._fill(Source(tree=sections))
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Recipe":
+        """Read a YAML recipe and lay dotted overrides (``method.r=16``) over it."""
+        recipe = cls.__new__(cls)
+        recipe._fill(load_source(Path(path), overrides), Path(path))
+        return recipe
+
+    def _fill(self, source: Source, origin: Path | None = None) -> None:
+        check(source, recipe_schema())
+        sections = typed_sections(source.tree)
+        check_compatibility(sections, source)
+        sections["training"] = training_defaults(sections)
+        for name, value in {**sections, "origin": origin}.items():
+            object.__setattr__(self, name, value)
+
+    def to_yaml(self, **in_force: Any) -> str:
+        """Return the recipe with every default spelled out, ready to be run again.
+
+        Args:
+            in_force: Fields of ``training`` that the launcher decided, such as ``bf16``.
+        """
+        schema = recipe_schema()["properties"]
+        chosen = {**self.training, **in_force}
+        chosen = {key: value for key, value in chosen.items() if key not in NOT_REPEATED}
+        rest = {k: v for k, v in _defaults(schema["training"]).items() if k not in NOT_REPEATED}
+        training = CommentedMap(chosen)
+        for key in sorted(rest.keys() - chosen.keys()):
+            training[key] = rest[key]
+        if first := min(rest.keys() - chosen.keys(), default=None):
+            training.yaml_set_comment_before_after_key(
+                first, before="The defaults of transformers.TrainingArguments", indent=2
+            )
+        whole = {
+            "task": self.task,
+            "model": _section(self.model),
+            "data": _section(self.data),
+            "method": _spelled_out(self.method, schema["method"]),
+            "loss": _spelled_out(self.loss, schema["loss"]),
+            "training": training,
+        }
+        text = StringIO()
+        YAML(typ="rt").dump(CommentedMap(whole), text)
+        return text.getvalue()
+
+
+def _section(section: ModelSection | DataSection) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(section).items() if value is not None}
+
+
+def _spelled_out(choice: Choice, schema: dict[str, Any]) -> dict[str, Any]:
+    defaults = _defaults(choice_names(schema)[choice.name])
+    return {"name": choice.name, **choice.options, **{
+        key: value for key, value in defaults.items() if key not in choice.options}}  # fmt: skip
+
+
+def _defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    properties = schema["properties"].items()
+    return {key: item["default"] for key, item in properties if item.get("default") is not None}

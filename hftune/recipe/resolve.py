@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Short forms spelled out, and the defaults that a careful practitioner would pick."""
+
+from typing import Any
+
+from hftune.recipe.schema import Choice, DataSection, ModelSection
+
+#: Learning rate by method, for methods that do not train well at LoRA's.
+LEARNING_RATES = {
+    "full": 5e-5,
+    "head_only": 1e-3,
+    "ia3": 8e-3,
+    "ln_tuning": 1e-3,
+    "beft": 1e-3,
+    "p_tuning": 1e-2,
+    "prefix_tuning": 1e-2,
+    "prompt_tuning": 3e-2,
+    "vera": 4e-3,
+}
+LORA_LEARNING_RATE = 5e-4
+
+#: Task -> what TrainingArguments would choose less well.
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "text-classification": {
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 64,
+        "metric_for_best_model": "f1_macro",
+        "greater_is_better": True,
+    },
+    "text-generation": {
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 8,
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+    },
+}
+LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5}
+
+
+def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
+    """Turn a checked tree into records, short forms spelled out, no defaults of ``training`` yet."""
+    return {
+        "task": tree["task"],
+        "model": ModelSection(**_spelled_out(tree["model"], "path")),
+        "data": DataSection(**_spelled_out(tree["data"], "path")),
+        "method": _choice(tree.get("method", "lora")),
+        "loss": _choice(tree.get("loss", "cross_entropy")),
+        "training": dict(tree.get("training") or {}),
+    }
+
+
+def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
+    """Return the user's ``training`` over hftune's defaults.
+
+    With a validation part, evaluation and saving happen each epoch and the best model is kept.
+    """
+    given = sections["training"]
+    data = sections["data"]
+    has_validation = data.validation is not None or data.validation_size > 0
+    evaluates = given.get("eval_strategy", "epoch" if has_validation else "no")
+    defaults: dict[str, Any] = {
+        "learning_rate": learning_rate(sections["task"], sections["method"].name),
+        "num_train_epochs": 3,
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "logging_steps": 10,
+        "seed": 42,
+        "eval_strategy": evaluates,
+        "save_strategy": evaluates if evaluates != "no" else "epoch",
+        "save_total_limit": 1,
+        "report_to": "none",
+    }
+    if evaluates == "steps":
+        defaults["save_steps"] = given.get("eval_steps", 500)
+    chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **given}
+    matches = chosen["save_strategy"] in ("best", evaluates)
+    best = given.get("load_best_model_at_end", evaluates != "no" and matches)
+    chosen["load_best_model_at_end"] = best
+    if evaluates == "no":
+        chosen = {k: v for k, v in chosen.items() if k in given or k not in _BEST_MODEL}
+    return chosen
+
+
+def learning_rate(task: str, method: str) -> float:
+    """Return the default rate for a method on a task."""
+    if task == "text-generation" and method in LANGUAGE_MODEL_LEARNING_RATES:
+        return LANGUAGE_MODEL_LEARNING_RATES[method]
+    return LEARNING_RATES.get(method, LORA_LEARNING_RATE)
+
+
+_BEST_MODEL = ("metric_for_best_model", "greater_is_better")
+
+
+def _spelled_out(section: Any, key: str) -> dict[str, Any]:
+    return {key: section} if isinstance(section, str) else dict(section)
+
+
+def _choice(section: Any) -> Choice:
+    options = _spelled_out(section, "name")
+    return Choice(name=options.pop("name"), options=options)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Did you mean: the nearest known name."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+#: Names of other tools and of older versions -> what the same thing is called here.
+RENAMED = {
+    "alpha": "lora_alpha",
+    "batch_size": "per_device_train_batch_size",
+    "dropout": "lora_dropout",
+    "early_stopping": "load_best_model_at_end",
+    "epochs": "num_train_epochs",
+    "evaluation_strategy": "eval_strategy",
+    "grad_accum": "gradient_accumulation_steps",
+    "group_by_length": "train_sampling_strategy",
+    "lora_r": "r",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "max_seq_length": "max_length",
+    "model_name_or_path": "path",
+    "no_cuda": "use_cpu",
+    "optimizer": "optim",
+    "rank": "r",
+    "scheduler": "lr_scheduler_type",
+    "torch_dtype": "dtype",
+    "train_file": "path",
+    "validation_file": "validation",
+    "warmup_ratio": "warmup_steps",
+}
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """Return the known name that ``word`` most likely stands for, or None."""
+    names = list(known)
+    renamed = RENAMED.get(str(word))
+    if renamed in names:
+        return renamed
+    matches = get_close_matches(str(word).replace("-", "_"), names, n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return ``"; did you mean X?"``, or nothing when no known name is near."""
+    name = nearest(word, known)
+    return f"; did you mean {name}?" if name else ""

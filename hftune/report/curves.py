@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Curves of a run: loss, rate and metrics over the steps, as SVG and PNG."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+TRAINING = "#1f77b4"
+EVALUATION = "#d62728"
+SHARES = ("accuracy", "f1_macro", "f1_weighted", "mcc")
+
+
+def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draw what the log holds and return the files: loss, learning_rate and, if any, metrics.
+
+    Args:
+        log: The lines of ``log.jsonl``.
+        folder: Where the pictures go.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    losses = {"training": ("loss", TRAINING), "validation": ("eval_loss", EVALUATION)}
+    files = _draw(log, losses, "loss (nats)", folder / "loss")
+    rate = {"learning rate": ("learning_rate", TRAINING)}
+    files += _draw(log, rate, "learning rate", folder / "learning_rate")
+    shares = {name: (f"eval_{name}", None) for name in SHARES}
+    files += _draw(log, shares, "on the validation rows", folder / "metrics")
+    return files
+
+
+def _draw(
+    log: Iterable[Mapping[str, Any]],
+    curves: Mapping[str, tuple[str, str | None]],
+    ylabel: str,
+    stem: Path,
+) -> list[Path]:
+    log = list(log)
+    points = {
+        label: [(line["step"], line[key]) for line in log if key in line]
+        for label, (key, _) in curves.items()
+    }
+    if not any(points.values()):
+        return []
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for label, (_, colour) in curves.items():
+        if points[label]:
+            steps, values = zip(*points[label], strict=True)
+            few = len(steps) < 20
+            axes.plot(steps, values, label=label, color=colour, marker="o" if few else None, ms=4)
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(points) > 1:
+        axes.legend(frameon=False)
+    files = [stem.with_suffix(".svg"), stem.with_suffix(".png")]
+    for file in files:
+        figure.savefig(file, dpi=150)
+    return files

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables for the terminal: how a run went, class by class, and what to type next."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from hftune.core.console import console, say
+
+HEADLINES = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
+
+
+def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
+    """Print the end of a training run.
+
+    Args:
+        folder: The run folder.
+        task: The Hub's name of the task.
+        metrics: ``metrics.json``.
+    """
+    print_metrics(metrics)
+    trainable, every = metrics["trainable_parameters"], metrics["parameters"]
+    table = Table(show_header=False, box=None)
+    table.add_row("trained parameters", f"{trainable:,} of {every:,} ({trainable / every:.2%})")
+    table.add_row("training time", f"{metrics['train_runtime']:.0f} s")
+    table.add_row("real tokens per second", f"{metrics['train_tokens_per_second']:,.0f}")
+    table.add_row("padding", f"{metrics['train_padding_share']:.0%}")
+    table.add_row("peak memory", f"{metrics['peak_memory_mib']:,} MiB")
+    if "peak_gpu_memory_mib" in metrics:
+        table.add_row("peak GPU memory", f"{metrics['peak_gpu_memory_mib']:,} MiB")
+    console().print(table)
+    say(f"model: {folder / 'model'}   curves: {folder / 'plots'}")
+    data = "new.csv" if task == "text-classification" else "prompts.jsonl"
+    say(f"next:  hftune predict {folder} {data} predictions.jsonl")
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Print the evaluation figures, each class on a line where there are classes."""
+    per_class: Mapping[str, Mapping[str, float]] = metrics.get("eval_per_class", {})
+    if per_class:
+        table = Table("label", "precision", "recall", "F1", "rows", box=None)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, row in per_class.items():
+            scores = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+            table.add_row(name, *scores, f"{row['support']:.0f}")
+        console().print(table)
+    shown = [(name, metrics[f"eval_{name}"]) for name in HEADLINES if f"eval_{name}" in metrics]
+    if shown:
+        say("   ".join(f"{name} {value:.4f}" for name, value in shown))

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What differs by task: columns, model class, preprocessing, collator, metrics."""
+
+from hftune.core.rows import Row
+
+TASKS = {
+    "text-classification": Row(
+        target="hftune.tasks.text_classification:TextClassification",
+        summary="One label for a text or a pair of texts.",
+    ),
+    "text-generation": Row(
+        target="hftune.tasks.text_generation:TextGeneration",
+        summary="A causal language model on prompt/completion rows or chat messages.",
+    ),
+}

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``text-classification``: one label for a text or a pair of texts."""
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollator,
+    DataCollatorWithPadding,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from hftune.core.errors import HftuneError
+from hftune.data.columns import Role
+from hftune.metrics.classification import classification_metrics, per_class_metrics
+from hftune.tasks.contract import Encoded, Task
+
+SHOWN_ROWS = 5
+
+
+class TextClassification(Task):
+    """Label names come from the training rows; numbers are ordered as numbers, names by alphabet."""
+
+    name = "text-classification"
+    auto_model = AutoModelForSequenceClassification
+    roles = (
+        Role(
+            "text",
+            ("sentence", "sentence1", "premise", "question", "review", "content", "message",
+             "summary", "body", "tweet", "document"),
+        ),
+        Role("label", ("labels", "category", "class", "target", "intent", "package")),
+        Role(
+            "text_pair",
+            ("sentence2", "hypothesis", "passage", "context", "question2"),
+            required=False,
+        ),
+    )  # fmt: skip
+
+    def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
+        """Return ``text``, ``text_pair`` where given, and ``label`` as text; see :class:`Task`."""
+        feature = rows.features[columns["label"]] if "label" in columns else None
+        selected = {role: rows[column][:] for role, column in columns.items()}
+        for role in ("text", "text_pair"):
+            if role in selected:
+                selected[role] = _texts(selected[role], columns[role])
+        if "label" in selected:
+            labels = selected["label"]
+            if isinstance(feature, ClassLabel):
+                labels = [None if i is None or i < 0 else feature.names[i] for i in labels]
+                self._declared = list(feature.names)
+            selected["label"] = _label_texts(labels, columns["label"])
+        return Dataset.from_dict(selected)
+
+    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+        """Collect the label names, unless they are known already.
+
+        Raises:
+            HftuneError: There is one class only, or the validation part has labels of its own.
+        """
+        if not self.label_names:
+            present = set(train["label"])
+            declared = getattr(self, "_declared", None)
+            self.label_names = declared or sorted(present, key=_label_order)
+            if len(present) < 2:
+                raise HftuneError(
+                    f"one class only: every label is {next(iter(present))!r}; "
+                    "a classifier needs two"
+                )
+        self.check_labels(train, "training")
+        if validation is not None:
+            self.check_labels(validation, "validation")
+
+    def check_labels(self, rows: Dataset, part: str) -> None:
+        """Raise :class:`HftuneError` if a part has labels that are not known."""
+        unknown = sorted(set(rows["label"]) - set(self.label_names))
+        if unknown:
+            raise HftuneError(
+                f"the {part} rows have labels that training does not know: {', '.join(unknown)}",
+                hint=f"known labels: {', '.join(self.label_names)}",
+            )
+
+    def split_keys(self, rows: Dataset) -> tuple[list[Hashable], list[Hashable] | None]:
+        """Keep equal texts together and the classes balanced alike; see :class:`Task`."""
+        pairs = rows["text_pair"] if "text_pair" in rows.column_names else [""] * len(rows)
+        return list(zip(rows["text"], pairs, strict=True)), list(rows["label"])
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
+        """Tokenize, cut and number the labels; see :class:`Task`."""
+        pairs = rows["text_pair"][:] if "text_pair" in rows.column_names else None
+        tokens = tokenizer(rows["text"][:], pairs, truncation=False, verbose=False)
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        cut = sum(length > (max_length or math.inf) for length in lengths)
+        if cut:
+            tokens = tokenizer(rows["text"][:], pairs, truncation=True, max_length=max_length)
+        columns = dict(tokens)
+        if "label" in rows.column_names:
+            ids = {name: index for index, name in enumerate(self.label_names)}
+            columns["labels"] = [ids[label] for label in rows["label"]]
+        return Encoded(Dataset.from_dict(columns), cut=cut, lengths=lengths)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollator:
+        """Pad to the longest row of the batch."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def configure(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Set the labels, and the padding token that decoders find the last position by."""
+        config.id2label = dict(enumerate(self.label_names))
+        config.label2id = {name: index for index, name in enumerate(self.label_names)}
+        config.problem_type = "single_label_classification"
+        if config.get_text_config().pad_token_id is None:
+            config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+    def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
+        """Count the rows of each label; see :class:`Task`."""
+        return np.bincount(np.asarray(encoded["labels"][:]), minlength=len(self.label_names))
+
+    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
+        """Return the label names; see :class:`Task`."""
+        return self.label_names
+
+    def keep(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Keep the scores: one row of logits an example."""
+        return logits.float()
+
+    def metrics(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+        """Return loss, accuracy, F1 and their kin; see :func:`classification_metrics`."""
+        return classification_metrics(kept, labels)
+
+    def per_class(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, dict[str, float]]:
+        """Return precision, recall, F1 and support of each label."""
+        return per_class_metrics(kept, labels, self.label_names)
+
+
+def _texts(values: list[Any], column: str) -> list[str]:
+    """Check that a column is text; a missing text is an empty one."""
+    wrong = [i for i, value in enumerate(values) if not isinstance(value, str | None)]
+    if wrong:
+        raise HftuneError(
+            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
+        )
+    texts = [value or "" for value in values]
+    if not any(text.strip() for text in texts):
+        raise HftuneError(f"column {column!r}: all {len(texts)} texts are empty")
+    return texts
+
+
+def _label_texts(values: list[Any], column: str) -> list[str]:
+    missing = [
+        index + 1
+        for index, value in enumerate(values)
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    ]
+    if missing:
+        more = f" and {len(missing) - SHOWN_ROWS} more" if len(missing) > SHOWN_ROWS else ""
+        rows = ", ".join(map(str, missing[:SHOWN_ROWS]))
+        raise HftuneError(f"column {column!r}: no label in row {rows}{more}")
+    kinds = {type(value) for value in values}
+    if kinds <= {float} and all(value.is_integer() for value in values):
+        values = [int(value) for value in values]  # pandas turns integers beside a gap into floats
+    elif not kinds <= {str, int, bool}:
+        raise HftuneError(
+            f"column {column!r}: a label is text or a whole number, not "
+            f"{', '.join(sorted(kind.__name__ for kind in kinds))}"
+        )
+    return [str(value) for value in values]
+
+
+def _label_order(label: str) -> tuple[int, float, str]:
+    """Numbers in their order, then names in theirs."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)

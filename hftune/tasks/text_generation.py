@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``text-generation``: causal language models on prompt/completion rows or chat messages.
+
+The loss counts what the assistant says, the end of its turn included, and nothing else.
+"""
+
+import copy
+import json
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollator,
+    DataCollatorForSeq2Seq,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from hftune.core.errors import HftuneError
+from hftune.data.chat import Span, assistant_spans, is_conversation
+from hftune.data.columns import Role
+from hftune.losses.contract import aligned, targets
+from hftune.metrics.language_modelling import language_modelling_metrics
+from hftune.tasks.contract import Encoded, Task
+
+DOCSTRING_QUESTION = "Write the one-sentence docstring summary of this Python definition:\n\n"
+
+
+class TextGeneration(Task):
+    """Rows are ``messages``, or ``prompt`` and ``completion``."""
+
+    name = "text-generation"
+    auto_model = AutoModelForCausalLM
+    roles = (
+        Role("messages", ("conversation",), required=False),
+        Role("prompt", ("question",), required=False),
+        Role("completion", ("answer", "response"), required=False),
+    )
+
+    def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
+        """Return ``messages``, or ``prompt`` and ``completion``; see :class:`Task`."""
+        if not columns and {"signature", "summary"} <= set(rows.column_names):
+            return _docstring_conversations(rows)
+        if "messages" in columns:
+            conversations = rows[columns["messages"]][:]
+            _check_conversations(conversations, columns["messages"])
+            return Dataset.from_dict({"messages": conversations})
+        if "prompt" not in columns:
+            raise HftuneError(
+                f"no column for messages, nor for prompt and completion; "
+                f"columns: {rows.column_names}",
+                hint="say which: data: {columns: {prompt: ..., completion: ...}}",
+            )
+        selected = {role: _texts(rows[column][:], column) for role, column in columns.items()}
+        return Dataset.from_dict(selected)
+
+    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+        """Check that there is something to learn from.
+
+        Raises:
+            HftuneError: There are prompts without completions, or no assistant ever speaks.
+        """
+        if "messages" in train.column_names:
+            turns = (message["role"] for row in train["messages"] for message in row)
+            if "assistant" not in turns:
+                raise HftuneError("no conversation has an assistant turn to learn from")
+        elif "completion" not in train.column_names:
+            raise HftuneError(
+                f"prompts without a completion column; columns: {train.column_names}",
+                hint="say which: data: {columns: {completion: ...}}",
+            )
+
+    def split_keys(self, rows: Dataset) -> tuple[list[Hashable], list[Hashable] | None]:
+        """Keep equal questions together; see :class:`Task`."""
+        if "prompt" in rows.column_names:
+            return list(rows["prompt"]), None
+        return [json.dumps(_before_answer(row)) for row in rows["messages"]], None
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
+        """Tokenize, mark what is trained, cut from the right; see :class:`Task`.
+
+        Raises:
+            HftuneError: No row has a trained token.
+        """
+        if not tokenizer.is_fast:
+            raise HftuneError(f"{type(tokenizer).__name__} tells no offsets; a fast one is needed")
+        columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
+        lengths, cut = [], 0
+        for row in rows:
+            ids, labels = self.encode_row(row, tokenizer)
+            lengths.append(len(ids))
+            cut += max_length is not None and len(ids) > max_length
+            labels = labels[:max_length]
+            if any(label != -100 for label in labels[1:]):
+                columns["input_ids"].append(ids[:max_length])
+                columns["attention_mask"].append([1] * len(labels))
+                columns["labels"].append(labels)
+        if not columns["labels"]:
+            raise HftuneError(
+                f"none of the {len(rows)} rows has a trained token after cutting to {max_length}"
+            )
+        untrained = len(rows) - len(columns["labels"])
+        return Encoded(Dataset.from_dict(columns), cut, untrained, lengths)
+
+    def encode_row(
+        self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[int], list[int]]:
+        """Return token ids and labels of one row, uncut; labels are -100 where not trained."""
+        if "messages" in row:
+            if tokenizer.chat_template is None:
+                raise HftuneError(
+                    "the tokenizer has no chat template, so messages cannot be rendered",
+                    hint="take an instruction-tuned model, or prompt and completion columns",
+                )
+            text, spans = assistant_spans(tokenizer, row["messages"])
+        else:
+            text = row["prompt"] + row["completion"]
+            spans = [(len(row["prompt"]), len(text))]
+        return _encode_spans(text, spans, tokenizer, chat="messages" in row)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollator:
+        """Pad to the longest row; padding is known by its place, so an EOS stays trained."""
+        if tokenizer.pad_token is None:
+            tokenizer = copy.deepcopy(tokenizer)  # the saved one stays as it was
+            tokenizer.pad_token = tokenizer.eos_token
+        return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
+
+    def configure(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Leave the config as it is."""
+
+    def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
+        """Count how often each token is trained; see :class:`Task`."""
+        counts = np.zeros(num_classes, dtype=np.int64)
+        for labels in encoded["labels"]:
+            trained = [label for label in labels[1:] if label != -100]
+            np.add.at(counts, trained, 1)
+        return counts
+
+    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
+        """Return the tokens; see :class:`Task`."""
+        tokens = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), num_classes)))
+        return [*tokens, *(f"<unused {i}>" for i in range(len(tokens), num_classes))]
+
+    def keep(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Keep two numbers a row: the summed loss and the number of trained tokens."""
+        counted = targets(labels).ne(-100)
+        losses = F.cross_entropy(*aligned(logits, labels), reduction="none")
+        sums = torch.zeros(len(labels), device=logits.device, dtype=losses.dtype)
+        sums.index_add_(0, counted.nonzero()[:, 0], losses)
+        return torch.stack([sums, counted.sum(1).to(losses.dtype)], dim=1)
+
+    def metrics(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+        """Return the token-weighted loss and perplexity."""
+        return language_modelling_metrics(kept)
+
+
+def _encode_spans(
+    text: str, spans: list[Span], tokenizer: PreTrainedTokenizerBase, *, chat: bool
+) -> tuple[list[int], list[int]]:
+    """Tokenize and train the tokens that reach into a span; a final EOS is added where missing."""
+    encoding = tokenizer(
+        text, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False
+    )
+    ids = list(encoding["input_ids"])
+    labels = [
+        token if any(begin < stop and end > start for start, stop in spans) else -100
+        for token, (begin, end) in zip(ids, encoding["offset_mapping"], strict=True)
+    ]
+    ends_itself = chat and _ends_with_special(ids, labels, tokenizer)
+    if not ends_itself and spans and spans[-1][1] >= len(text.rstrip()):
+        if ids[-1] == tokenizer.eos_token_id:
+            labels[-1] = ids[-1]
+        else:
+            ids.append(tokenizer.eos_token_id)
+            labels.append(tokenizer.eos_token_id)
+    return ids, labels
+
+
+def _ends_with_special(
+    ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase
+) -> bool:
+    trained = [token for token, label in zip(ids, labels, strict=True) if label != -100]
+    return bool(trained) and trained[-1] in {
+        *tokenizer.all_special_ids,
+        *(tokenizer.added_tokens_decoder or {}),
+    }
+
+
+def _docstring_conversations(rows: Dataset) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "messages": [
+                [
+                    {"role": "user", "content": DOCSTRING_QUESTION + row["signature"]},
+                    {"role": "assistant", "content": row["summary"]},
+                ]
+                for row in rows
+            ]
+        }
+    )
+
+
+def _before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
+    return messages[:first]
+
+
+def _check_conversations(conversations: list[Any], column: str) -> None:
+    for number, conversation in enumerate(conversations, start=1):
+        if not is_conversation(conversation):
+            raise HftuneError(
+                f"column {column!r}: row {number} is no list of messages with role and content"
+            )
+
+
+def _texts(values: list[Any], column: str) -> list[str]:
+    wrong = [i for i, value in enumerate(values) if not isinstance(value, str)]
+    if wrong:
+        raise HftuneError(
+            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
+        )
+    if not any(value.strip() for value in values):
+        raise HftuneError(f"column {column!r}: all {len(values)} texts are empty")
+    return values

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a plan to a Trainer: weights, method, loss, callbacks. The only place that makes one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+
+from hftune.core.surgery import new_modules, pool_by_mean
+from hftune.hub.load import load_weights
+from hftune.training.prepare import Plan, quantization_config
+from hftune.training.trainer import HftuneTrainer
+
+
+def build_model(plan: Plan) -> nn.Module:
+    """Load the weights and let the method decide what trains.
+
+    New modules are drawn from the recipe's seed, so that equal recipes start equal.
+    """
+    set_seed(plan.arguments.seed)
+    section = plan.recipe.model
+    model, missing = load_weights(
+        plan.task.auto_model,
+        plan.location,
+        config=plan.config,
+        dtype=weight_dtype(plan),
+        revision=section.revision,
+        attn_implementation=section.attn_implementation,
+        quantization_config=quantization_config(plan.recipe),
+    )
+    if section.classifier_pooling == "mean":
+        pool_by_mean(model)
+    return plan.method.apply(model, plan.context(new_modules(model, missing)))
+
+
+def build_trainer(
+    plan: Plan, model: nn.Module, callbacks: Sequence[TrainerCallback] = ()
+) -> HftuneTrainer:
+    """Make the Trainer."""
+    transformers.logging.set_verbosity_error()
+    trainer = HftuneTrainer(
+        model=model,
+        args=plan.arguments,
+        task=plan.task,
+        loss=plan.loss,
+        train_dataset=plan.train.rows,
+        eval_dataset=None if plan.validation is None else plan.validation.rows,
+        data_collator=plan.task.collator(plan.tokenizer),
+        processing_class=plan.tokenizer,
+        callbacks=[*plan.method.callbacks(model), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def weight_dtype(plan: Plan) -> Any:
+    """Return the type that the weights are loaded in.
+
+    ``auto`` means float32 where weights themselves train, or where a CPU would run anything else
+    many times slower; a frozen base on an accelerator keeps the checkpoint's type.
+    """
+    dtype = plan.recipe.model.dtype
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    on_cpu = plan.arguments.device.type == "cpu"
+    return "auto" if plan.method.saves_adapter and not on_cpu else torch.float32

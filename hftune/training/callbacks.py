@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells while it goes on: a bar in a terminal, plain lines in a log file, log.jsonl."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import TrainerCallback
+
+from hftune.core.console import console, say
+
+SHOWN_METRICS = ("loss", "perplexity", "accuracy", "f1_macro")
+
+
+class JsonLog(TrainerCallback):
+    """Appends what the Trainer logs to ``log.jsonl``, one object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Drop lines that a resumed run writes again."""
+        if state.is_world_process_zero and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write one line."""
+        logs = kwargs["logs"]
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class ProgressReport(TrainerCallback):
+    """Shows steps, loss and time left: one live bar in a terminal, else a line a log event."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._bar_task: Any = None
+        self._began = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the bar where somebody can see it."""
+        self._began = time.perf_counter()
+        if console().is_terminal and state.is_world_process_zero:
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=console(),
+            )
+            self._bar_task = self._bar.add_task(
+                "training", total=state.max_steps, completed=state.global_step, note=""
+            )
+            self._bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._bar_task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the loss, or the metrics of an evaluation."""
+        logs = kwargs["logs"]
+        if "loss" in logs and self._bar is not None:
+            self._bar.update(self._bar_task, note=f"loss {logs['loss']:.4g}")
+        elif "loss" in logs:
+            seconds = time.perf_counter() - self._began
+            say(
+                f"step {state.global_step}/{state.max_steps}  epoch {state.epoch:.2f}  "
+                f"loss {logs['loss']:.4g}  rate {logs['learning_rate']:.3g}  {seconds:.0f} s"
+            )
+        elif "eval_loss" in logs:
+            shown = (
+                f"{name} {logs[f'eval_{name}']:.4g}"
+                for name in SHOWN_METRICS
+                if f"eval_{name}" in logs
+            )
+            say(f"evaluation at step {state.global_step}: {'  '.join(shown)}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, also when training was interrupted."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

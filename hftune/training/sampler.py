@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of the rows: decided by seed and epoch alone, the same on every process.
+
+Accelerate deals batches out to the processes in turn and, when they do not come out even, starts
+again from the first rows, which then count twice. Here blank rows, whose labels are all -100, fill
+the last batches, so two processes see what one would see.
+"""
+
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from hftune.tasks.contract import blank_row
+
+Strategy = Literal["random", "sequential", "group_by_length"]
+
+
+class SeededSampler(Sampler[int]):
+    """Indices of one epoch, padded with the blank row's index.
+
+    Args:
+        rows: How many rows there are; the blank row's index is ``rows``.
+        strategy: ``TrainingArguments.train_sampling_strategy``.
+        seed: With the epoch, decides the order.
+        multiple: The number of indices is padded up to a multiple of this.
+        lengths: Tokens of each row, for ``group_by_length``.
+        group: Rows of one optimizer step, for ``group_by_length``.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        strategy: Strategy,
+        seed: int,
+        *,
+        multiple: int = 1,
+        lengths: Sequence[int] = (),
+        group: int = 1,
+    ) -> None:
+        self.rows = rows
+        self.strategy = strategy
+        self.seed = seed
+        self.multiple = multiple
+        self.lengths = list(lengths)
+        self.group = group
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.multiple) * self.multiple
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._order()
+        yield from [self.rows] * (len(self) - self.rows)
+
+    def _order(self) -> list[int]:
+        if self.strategy == "sequential":
+            return list(range(self.rows))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self.strategy == "group_by_length":
+            return get_length_grouped_indices(self.lengths, self.group, generator=generator)
+        return torch.randperm(self.rows, generator=generator).tolist()
+
+
+class WithBlankRow(Dataset[dict[str, Any]]):
+    """Rows of a dataset, and one more at the end that counts nothing."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return blank_row(self.rows[0]) if index == len(self.rows) else self.rows[index]
+
+
+def row_lengths(rows: Sized) -> list[int]:
+    """Return the number of tokens of each row."""
+    return [len(ids) for ids in rows["input_ids"]]  # type: ignore[index]

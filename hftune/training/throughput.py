@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real tokens per second, padding share and peak memory of a training run."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+
+class Throughput(TrainerCallback):
+    """Counts tokens and positions, and the seconds between fetching a group and its step.
+
+    Evaluation and saving are not in the seconds. Counts are of this process.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.positions = 0
+        self.seconds = 0.0
+        self._began = 0.0
+
+    def begin(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Count the batches of one optimizer step and start its clock."""
+        self._began = time.perf_counter()
+        for batch in batches:
+            mask = batch.get("attention_mask", batch["input_ids"])
+            self.positions += mask.numel()
+            self.tokens += int(mask.sum()) if "attention_mask" in batch else mask.numel()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock of the step."""
+        self.seconds += time.perf_counter() - self._began
+
+    def summary(self) -> dict[str, float]:
+        """Return the metrics; memory in MiB."""
+        result = {
+            "train_tokens": self.tokens,
+            "train_tokens_per_second": round(self.tokens / max(self.seconds, 1e-9), 1),
+            "train_padding_share": round(1 - self.tokens / max(self.positions, 1), 4),
+            "peak_memory_mib": round(_peak_memory() / 2**20),
+        }
+        if torch.cuda.is_available():
+            result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        return result
+
+
+def _peak_memory() -> int:
+    """Largest resident size of the process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one subclass of ``transformers.Trainer``.
+
+Overrides, each held by a test of its signature:
+
+- ``get_batch_samples`` adds the loss's denominators over the accumulation group and all ranks.
+- ``compute_loss`` divides the loss's sum by it, once.
+- ``prediction_step`` keeps the few numbers a row that the task's metrics need.
+- ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
+- ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+from hftune.losses.contract import Loss, forward
+from hftune.tasks.contract import Task
+from hftune.training.checkpoints import STAGING, publish
+from hftune.training.sampler import SeededSampler, WithBlankRow, row_lengths
+from hftune.training.throughput import Throughput
+
+
+class HftuneTrainer(Trainer):
+    """A Trainer whose gradients do not depend on how a batch is split.
+
+    Args:
+        task: Says what evaluation keeps and which metrics come of it.
+        loss: Sum and denominator; see :class:`hftune.losses.contract.Loss`.
+        options: For :class:`transformers.Trainer`.
+    """
+
+    def __init__(self, *, task: Task, loss: Loss, **options: Any) -> None:
+        self.task = task
+        self.loss = loss
+        self.throughput = Throughput()
+        self._staging: Path | None = None
+        super().__init__(compute_metrics=self._metrics, **options)
+        self.loss_is_scaled_for_ga = True
+        self.label_names = ["labels"]
+        self.add_callback(self.throughput)
+        if self.args.world_size > 1:
+            self.train_dataset = WithBlankRow(self.train_dataset)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """Return the batches of one optimizer step and their denominator over all ranks."""
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        self.throughput.begin(batches)
+        denominator = torch.zeros((), dtype=torch.float64)
+        for batch in batches:
+            denominator += self.loss.denominator(batch).to(denominator)
+        denominator = denominator.to(device, _float_of(device))
+        if self.args.world_size > 1:
+            denominator = self.accelerator.reduce(denominator, reduction="sum")
+        return batches, torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return this micro-batch's share of the step's loss.
+
+        Gradients are averaged over the ranks afterwards, so the share is multiplied by their number.
+        """
+        total, outputs = self.loss.total(model, inputs)
+        share = total / num_items_in_batch * self.args.world_size
+        share = share.to(total.dtype)
+        return (share, outputs) if return_outputs else share
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, Tensor, Tensor]:
+        """Return what the task keeps of each row; the loss comes out of it over all rows."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = forward(model, inputs).logits
+        kept = self.task.keep(logits, inputs["labels"])
+        labels = inputs["labels"]
+        return None, kept, labels if labels.dim() == 1 else labels[:, 0]
+
+    def _metrics(self, prediction: Any) -> dict[str, float]:
+        return self.task.metrics(prediction.predictions, prediction.label_ids)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        if isinstance(rows, WithBlankRow):
+            rows = rows.rows
+        args = self.args
+        batch = args.train_batch_size * args.world_size
+        by_length = args.train_sampling_strategy == "group_by_length"
+        return SeededSampler(
+            len(rows),
+            args.train_sampling_strategy,
+            args.seed if args.data_seed is None else args.data_seed,
+            multiple=batch if args.world_size > 1 else 1,
+            lengths=row_lengths(rows) if by_length else (),
+            group=batch * args.gradient_accumulation_steps,
+        )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        staging, limit = folder / STAGING, self.args.save_total_limit
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging, self.args.save_total_limit = staging, None
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+        finally:
+            self._staging, self.args.save_total_limit = None, limit
+        if self.state.best_model_checkpoint == str(staging / name):
+            self.state.best_model_checkpoint = str(folder / name)
+        if self.args.should_save:
+            self.state.save_to_json(str(staging / name / "trainer_state.json"))
+            publish(staging / name, folder / name)
+            staging.rmdir()
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+        self.accelerator.wait_for_everyone()
+
+
+def _float_of(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
