@@ -71,7 +71,6 @@ def train(
     plots, checkpoints, and the model.
 
     Examples:
-
         hftune train recipes/quickstart.yaml
 
         hftune train mine.yaml method.r=16 training.num_train_epochs=5

@@ -21,7 +21,7 @@ from hftune.losses.contract import Loss
 from hftune.recipe.recipe import Recipe
 from hftune.report.curves import draw_curves
 from hftune.report.summary import print_summary
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_model, build_trainer, parameter_counts
 from hftune.training.callbacks import JsonLog, ProgressReport
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.prepare import Plan, prepare
@@ -127,15 +127,13 @@ def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
     """Evaluate the model that is kept, class by class where there are classes."""
     if plan.validation is None:
         return {}
-    output = trainer.predict(plan.validation.rows, metric_key_prefix="eval")
+    output: Any = trainer.predict(plan.validation.rows, metric_key_prefix="eval")
     per_class = plan.task.per_class(output.predictions, output.label_ids)
     return {**output.metrics, **({"eval_per_class": per_class} if per_class else {})}
 
 
 def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, Any]) -> None:
-    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    every = sum(p.numel() for p in trainer.model.parameters())
-    metrics |= {"trainable_parameters": trainable, "parameters": every}
+    metrics |= parameter_counts(trainer.model)
     facts = model_facts(plan)
     card = model_card(facts, metrics, adapter=plan.method.saves_adapter)
     save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)

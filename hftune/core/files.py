@@ -10,7 +10,7 @@ from typing import Any
 
 
 def cache_folder(name: str) -> Path:
-    """Return (and create) ``name`` under hftune's cache: ``$HFTUNE_CACHE`` or ``~/.cache/hftune``."""
+    """Return (and create) a folder of the cache: ``$HFTUNE_CACHE`` or ``~/.cache/hftune``."""
     root = Path(os.environ.get("HFTUNE_CACHE") or Path.home() / ".cache" / "hftune")
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -18,7 +18,7 @@ def cache_folder(name: str) -> Path:
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path`` so that a reader, or a crash, sees the old file or the new one."""
+    """Write a file so that a reader, or a crash, sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     partial = Path(name)

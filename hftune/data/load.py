@@ -134,7 +134,7 @@ def _not_empty(rows: Dataset, path: Any) -> Dataset:
 
 
 def _read_files(files: list[Path]) -> Dataset:
-    tables = []
+    tables: list[pa.Table] = []
     for file in files:
         if file.suffix not in READERS:
             raise HftuneError(f"{file}: unknown kind of file; known: {', '.join(READERS)}")

@@ -36,18 +36,16 @@ def split_indices(
 
     share = size if size < 1 else min(size / len(keys), 1.0)
     ordered = sorted(by_stratum, key=str)
-    wanted = _largest_remainder(
-        [share * sum(map(len, by_stratum[stratum])) for stratum in ordered]
-    )
+    wanted = _largest_remainder([share * sum(map(len, by_stratum[stratum])) for stratum in ordered])
     generator = np.random.default_rng(seed)
     validation: set[int] = set()
     for stratum, number in zip(ordered, wanted, strict=True):
-        members = by_stratum[stratum]
+        candidates = by_stratum[stratum]
         taken = 0
-        for position in generator.permutation(len(members))[: len(members) - 1]:
-            if taken + len(members[position]) <= number:
-                validation.update(members[position])
-                taken += len(members[position])
+        for position in generator.permutation(len(candidates))[: len(candidates) - 1]:
+            if taken + len(candidates[position]) <= number:
+                validation.update(candidates[position])
+                taken += len(candidates[position])
     return [i for i in range(len(keys)) if i not in validation], sorted(validation)
 
 

@@ -13,16 +13,19 @@ AUTO_CLASSES = {
 }
 CARD_METRICS = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
 
-MEAN_POOLING = '''
+MEAN_POOLING = """
 The head of this model reads the mean over all tokens, not the first one. Transformers has no
 switch for that in this architecture, so put the mean in the first place before using it:
 
 ```python
 import torch
 
-encoder = model.base_model.model.base_model if hasattr(model, "peft_config") else model.base_model
-stack = next(c for c in encoder.children() if any(isinstance(p, torch.nn.ModuleList) for p in c.children()))
-seen = {{}}
+encoder = ENCODER
+stack = next(
+    child for child in encoder.children()
+    if any(isinstance(part, torch.nn.ModuleList) for part in child.children())
+)
+seen = {}
 
 def remember(module, args, kwargs):
     seen["mask"] = kwargs["attention_mask"]
@@ -38,7 +41,7 @@ stack.register_forward_hook(mean_first)
 ```
 
 `hftune.load("FOLDER")` does the same by itself.
-'''
+"""
 
 
 def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) -> str:
@@ -64,7 +67,8 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
         lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]
     lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
     if facts.classifier_pooling == "mean":
-        lines.append(MEAN_POOLING.format())
+        encoder = "model.base_model.model.base_model" if adapter else "model.base_model"
+        lines.append(MEAN_POOLING.replace("ENCODER", encoder))
     if facts.max_length is not None and facts.task == "text-classification":
         lines += ["", f"Texts were cut at {facts.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models by name, from the Hub, a folder or the demo set, with mistakes named before weights load."""
+"""Models by name: from the Hub, a folder or the demo set; mistakes are named before loading."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from hftune.core.errors import HftuneError
 from hftune.core.surgery import pool_by_mean
-from hftune.data.demo_models import demo_model_path
+from hftune.hub.demo_models import demo_model_path
 from hftune.hub.save import ModelFacts
 
 DEMO = "demo:"
@@ -44,6 +45,12 @@ def model_location(path: str) -> str:
     return path
 
 
+def recommends_mean_pooling(location: str) -> bool:
+    """Tell whether a local model says, as sentence-transformers does, that it pools by mean."""
+    path = Path(location) / "1_Pooling" / "config.json"
+    return path.exists() and bool(json.loads(path.read_text("utf-8"))["pooling_mode_mean_tokens"])
+
+
 def load_config(
     location: str, overrides: dict[str, Any], revision: str | None = None
 ) -> PreTrainedConfig:
@@ -53,7 +60,7 @@ def load_config(
         HftuneError: There is no such model, or an override names no field of its config.
     """
     try:
-        config = AutoConfig.from_pretrained(location, revision=revision)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(location, revision=revision)
     except (OSError, ValueError) as error:
         raise HftuneError(f"model.path: {location}: {_first_line(error)}") from error
     known = config.to_dict()

@@ -29,7 +29,6 @@ NOT_FROM_A_RECIPE = {
     "shadow": "it needs a shadow model beside the base",
     "xlora": "it mixes adapters that were trained before",
 }
-LANGUAGE_MODELS_ONLY = {"adaption_prompt", "trainable_tokens"}
 PEFT_TASKS = {"text-classification": "SEQ_CLS", "text-generation": "CAUSAL_LM"}
 
 
@@ -40,7 +39,7 @@ def peft_configs() -> dict[str, type[PeftConfig]]:
 
 
 class Peft(Method):
-    """A PEFT adapter on a frozen base, with the modules that the checkpoint lacks trained beside it.
+    """A PEFT adapter on a frozen base; modules that the checkpoint lacks train beside it.
 
     Args:
         name: The PEFT type in lower case.
@@ -54,8 +53,8 @@ class Peft(Method):
         self.options = options
         self.config_class = peft_configs()[name]
 
-    def config(self, context: MethodContext) -> PeftConfig:
-        """Build the PEFT config.
+    def config(self, context: MethodContext, **overrides: Any) -> PeftConfig:
+        """Build the PEFT config, with the recipe's options and ``overrides`` over them.
 
         Raises:
             HftuneError: PEFT's own constructor refuses the options.
@@ -63,8 +62,10 @@ class Peft(Method):
         fields = {field.name for field in dataclasses.fields(self.config_class)}
         hints = get_type_hints(self.config_class)
         options = {
-            key: TypeAdapter(hints[key]).validate_python(value) if isinstance(value, dict) else value
-            for key, value in self.options.items()
+            key: TypeAdapter(hints[key]).validate_python(value)
+            if isinstance(value, dict)
+            else value
+            for key, value in (self.options | overrides).items()
         }
         options["task_type"] = PEFT_TASKS[context.task]
         if "modules_to_save" in fields and context.new_modules:
@@ -89,9 +90,9 @@ class Peft(Method):
         """
         self._check_targets(skeleton)
         cheap = dataclasses.replace(context, new_modules=())
-        config = self.config(cheap)
-        if getattr(config, "init_lora_weights", True) not in (True, False):
-            config.init_lora_weights = True  # the others compute from weights, which are not here
+        # A named initialisation computes from weights, which are not here.
+        named = isinstance(self.options.get("init_lora_weights"), str)
+        config = self.config(cheap, **({"init_lora_weights": True} if named else {}))
         try:
             get_peft_model(skeleton, config)
         except NotImplementedError:
@@ -113,7 +114,9 @@ class Peft(Method):
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return AdaLoRA's rank allocation; the other types need none."""
-        return [AllocateRanks(model)] if self.name == "adalora" else []
+        if self.name == "adalora" and isinstance(model, PeftModel):
+            return [AllocateRanks(model)]
+        return []
 
     def _check_targets(self, skeleton: nn.Module) -> None:
         names = self.options.get("target_modules")
@@ -134,23 +137,18 @@ class Peft(Method):
 class AllocateRanks(TrainerCallback):
     """Let AdaLoRA move its rank budget after each optimizer step, while gradients still exist."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: PeftModel) -> None:
+        self.tuner: Any = model.base_model
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Update the importance scores and mask ranks."""
-        self.model.base_model.update_and_allocate(state.global_step)
+        self.tuner.update_and_allocate(state.global_step)
 
 
 def is_prompt_learning(name: str) -> bool:
     """Tell whether a method adds virtual tokens in place of weights."""
     config = peft_configs().get(name)
     return config is not None and issubclass(config, peft.PromptLearningConfig)
-
-
-def adapter_of(model: nn.Module) -> PeftModel | None:
-    """Return the model as a PEFT model when it is one."""
-    return model if isinstance(model, PeftModel) else None
 
 
 def set_minus(names: Iterable[str], taken: Iterable[str]) -> list[str]:

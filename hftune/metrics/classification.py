@@ -28,7 +28,9 @@ def classification_metrics(
     """
     predicted = scores.argmax(-1)
     result = {
-        "loss": float(-log_softmax(scores.astype(np.float64), -1)[np.arange(len(labels)), labels].mean()),
+        "loss": float(
+            -log_softmax(scores.astype(np.float64), -1)[np.arange(len(labels)), labels].mean()
+        ),
         "accuracy": float(accuracy_score(labels, predicted)),
         "mcc": float(matthews_corrcoef(labels, predicted)),
     }
@@ -66,4 +68,3 @@ def confusion(
         labels, scores.argmax(-1), labels=np.arange(scores.shape[1])
     )
     return matrix
-

@@ -6,7 +6,8 @@ Knows the keywords that :mod:`hftune.recipe.fields` writes, and answers in a rec
 """
 
 import math
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hftune.core.errors import RecipeError
@@ -23,11 +24,11 @@ TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list, tuple),
 }
-BOUNDS = {
-    "minimum": ("at least", lambda value, bound: value >= bound),
-    "exclusiveMinimum": ("above", lambda value, bound: value > bound),
-    "maximum": ("at most", lambda value, bound: value <= bound),
-    "exclusiveMaximum": ("below", lambda value, bound: value < bound),
+BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "minimum": ("at least", operator.ge),
+    "exclusiveMinimum": ("above", operator.gt),
+    "maximum": ("at most", operator.le),
+    "exclusiveMaximum": ("below", operator.lt),
 }
 
 

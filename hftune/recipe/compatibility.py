@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes with what: one table of rules, checked before anything heavy is imported.
 
-The docs page of the same name is printed from this table by ``python -m hftune.recipe.compatibility``.
+``python -m hftune.recipe.compatibility`` prints the docs page of the same name from this table.
 """
 
 from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ RULES = (
     ),
     Rule(
         "method.init_lora_weights",
-        "pissa_niter_N draws a random decomposition that cannot be drawn again on loading; use pissa",
+        "pissa_niter_N is random and cannot be drawn again on loading; use pissa",
         lambda s: str(_option(s, "init_lora_weights")).startswith("pissa_niter_"),
     ),
     Rule(

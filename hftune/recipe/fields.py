@@ -2,8 +2,8 @@
 """One JSON Schema of everything a recipe may say, read from the installed classes and cached.
 
 ``training`` is ``transformers.TrainingArguments``, ``method`` the PEFT config of that name,
-``model.quantization`` ``transformers.BitsAndBytesConfig``; none is retyped here. Reading them imports
-torch, so the result is kept by package versions, and a recipe is then checked without it.
+``model.quantization`` ``transformers.BitsAndBytesConfig``; none is retyped here. Reading them
+imports torch, so the result is kept by package versions, and a recipe is then checked without it.
 """
 
 import dataclasses
@@ -107,7 +107,8 @@ def recipe_schema() -> Schema:
     """Return the JSON Schema of a recipe, from the cache when the installed versions are known."""
     path = cache_folder("schema") / f"{_fingerprint()}.json"
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        schema: Schema = json.loads(path.read_text(encoding="utf-8"))
+        return schema
     print("Reading the fields of transformers and peft (once for these versions) ...",
           file=sys.stderr)  # fmt: skip
     schema = build_schema()
@@ -141,9 +142,7 @@ def build_schema() -> Schema:
         "properties": {
             "task": {"type": "string", "enum": sorted(TASKS)},
             "model": {"anyOf": [{"type": "string"}, model]},
-            "data": {
-                "anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]
-            },
+            "data": {"anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]},
             "method": _choice_schema(methods),
             "loss": _choice_schema(losses),
             "training": training,
@@ -162,7 +161,9 @@ def refused_training(name: str) -> str | None:
 
 def choice_names(section: Schema) -> dict[str, Schema]:
     """Return name -> object schema of a section that picks a technique by name."""
-    return {option["properties"]["name"]["const"]: option for option in section["anyOf"][1]["oneOf"]}
+    return {
+        option["properties"]["name"]["const"]: option for option in section["anyOf"][1]["oneOf"]
+    }
 
 
 def _choice_schema(options: dict[str, Schema]) -> Schema:
@@ -227,7 +228,8 @@ def _without_references(schema: Schema) -> Schema:
             return inline(definitions[node["$ref"].rpartition("/")[2]])
         return {key: inline(value) for key, value in node.items() if key != "title"}
 
-    return inline(schema)
+    inlined: Schema = inline(schema)
+    return inlined
 
 
 def _signature_schema(config: type) -> Schema:

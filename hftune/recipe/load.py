@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 
@@ -79,11 +80,11 @@ def _parse(text: str, name: str) -> Any:
 
 def _plain(node: Any, path: KeyPath, source: Source) -> Any:
     """Turn ruamel's annotated nodes into plain values and note their lines."""
-    if isinstance(node, dict):
+    if isinstance(node, CommentedMap):
         for key in node:
             source.places[(*path, key)] = f"{source.name}:{node.lc.key(key)[0] + 1}"
         return {key: _plain(value, (*path, key), source) for key, value in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, CommentedSeq):
         for index in range(len(node)):
             source.places[(*path, index)] = f"{source.name}:{node.lc.item(index)[0] + 1}"
         return [_plain(value, (*path, index), source) for index, value in enumerate(node)]

@@ -38,7 +38,7 @@ LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5}
 
 
 def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
-    """Turn a checked tree into records, short forms spelled out, no defaults of ``training`` yet."""
+    """Turn a checked tree into records, short forms spelled out; ``training`` stays as given."""
     return {
         "task": tree["task"],
         "model": ModelSection(**_spelled_out(tree["model"], "path")),

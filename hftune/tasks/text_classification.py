@@ -26,7 +26,7 @@ SHOWN_ROWS = 5
 
 
 class TextClassification(Task):
-    """Label names come from the training rows; numbers are ordered as numbers, names by alphabet."""
+    """Label names come from the training rows: numbers in their order, then names in theirs."""
 
     name = "text-classification"
     auto_model = AutoModelForSequenceClassification

@@ -81,7 +81,7 @@ class TextGeneration(Task):
         """Keep equal questions together; see :class:`Task`."""
         if "prompt" in rows.column_names:
             return list(rows["prompt"]), None
-        return [json.dumps(_before_answer(row)) for row in rows["messages"]], None
+        return [json.dumps(before_answer(row)) for row in rows["messages"]], None
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
@@ -147,7 +147,7 @@ class TextGeneration(Task):
 
     def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
         """Return the tokens; see :class:`Task`."""
-        tokens = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), num_classes)))
+        tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), num_classes))))
         return [*tokens, *(f"<unused {i}>" for i in range(len(tokens), num_classes))]
 
     def keep(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -209,7 +209,8 @@ def _docstring_conversations(rows: Dataset) -> Dataset:
     )
 
 
-def _before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the turns before the assistant first speaks."""
     first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
     return messages[:first]
 

@@ -68,3 +68,12 @@ def weight_dtype(plan: Plan) -> Any:
         return getattr(torch, dtype)
     on_cpu = plan.arguments.device.type == "cpu"
     return "auto" if plan.method.saves_adapter and not on_cpu else torch.float32
+
+
+def parameter_counts(model: nn.Module | None) -> dict[str, int]:
+    """Return how many parameters train, and how many there are."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()] if model else []
+    return {
+        "trainable_parameters": sum(size for size, trains in sizes if trains),
+        "parameters": sum(size for size, _ in sizes),
+    }

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything before the weights: recipe to arguments, tokenizer, config, rows and method, checked."""
+"""Everything before the weights: arguments, tokenizer, config, rows, method and loss, checked."""
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,13 @@ class Plan:
     max_length: int | None
     method: Method
     loss: Loss
-    notes: list[str] = field(default_factory=list)
+
+    @property
+    def empty_texts(self) -> int:
+        """How many training rows have no text."""
+        if "text" not in self.examples.column_names:
+            return 0
+        return sum(not text.strip() for text in self.examples["text"])
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
         """Return what the method may know."""
@@ -104,6 +110,7 @@ class Plan:
             "sources": {str(file): sha256_of(file) for file in files} or str(section.path),
             "columns": self.columns,
             "max_length": self.max_length,
+            "empty_texts": self.empty_texts,
             "train": _part_report(self.train),
             "validation": None if self.validation is None else _part_report(self.validation),
             "classes": dict(zip(self.task.label_names, map(int, counts), strict=False)),
@@ -111,7 +118,7 @@ class Plan:
 
     def num_classes(self) -> int:
         """Return how many classes the model's head tells apart."""
-        return len(self.task.label_names) or self.config.get_text_config().vocab_size
+        return len(self.task.label_names) or int(self.config.get_text_config().vocab_size)
 
 
 def prepare(
@@ -143,7 +150,8 @@ def prepare(
     given_train, given_validation = _rows(recipe, train_dataset, eval_dataset)
     columns = find_columns(given_train.column_names, task.roles, _columns_of(recipe, given_train))
     guessed = {role: name for role, name in columns.items() if role not in recipe.data.columns}
-    notes = [f"columns: {', '.join(f'{r} = {c}' for r, c in guessed.items())}"] if guessed else []
+    if guessed:
+        say(f"columns: {', '.join(f'{role} = {name}' for role, name in guessed.items())}")
     train, validation = _parts(recipe, task, columns, given_train, given_validation)
     task.learn(train, validation)
     task.configure(config, tokenizer)
@@ -168,8 +176,9 @@ def prepare(
         examples=train,
         max_length=limit,
         method=build_method(recipe),
-        loss=loss if loss is not None else LOSSES[recipe.loss.name].resolve()(**recipe.loss.options),
-        notes=notes,
+        loss=loss
+        if loss is not None
+        else LOSSES[recipe.loss.name].resolve()(**recipe.loss.options),
     )
     plan.loss.fit(
         task.classes(tokenizer, plan.num_classes()),
@@ -177,8 +186,6 @@ def prepare(
         label_smoothing=arguments.label_smoothing_factor,
     )
     plan.method.check(plan.skeleton(), plan.context())
-    for note in notes:
-        say(note)
     return plan
 
 
@@ -233,10 +240,12 @@ def max_length(
     asked = recipe.data.max_length
     if asked is not None:
         if positions is not None and asked > positions:
-            raise RecipeError([f"data.max_length: {asked} is beyond the model's {positions} positions"])
+            raise RecipeError(
+                [f"data.max_length: {asked} is beyond the model's {positions} positions"]
+            )
         return asked
     takes = [positions, tokenizer.model_max_length]
-    known = [limit for limit in takes if limit is not None and limit < NO_LIMIT]
+    known: list[int] = [limit for limit in takes if limit is not None and limit < NO_LIMIT]
     return min(known, default=None)
 
 

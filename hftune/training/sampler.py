@@ -6,7 +6,7 @@ again from the first rows, which then count twice. Here blank rows, whose labels
 the last batches, so two processes see what one would see.
 """
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -64,8 +64,8 @@ class SeededSampler(Sampler[int]):
             return list(range(self.rows))
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         if self.strategy == "group_by_length":
-            return get_length_grouped_indices(self.lengths, self.group, generator=generator)
-        return torch.randperm(self.rows, generator=generator).tolist()
+            return list(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+        return list(map(int, torch.randperm(self.rows, generator=generator)))
 
 
 class WithBlankRow(Dataset[dict[str, Any]]):
@@ -79,8 +79,3 @@ class WithBlankRow(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return blank_row(self.rows[0]) if index == len(self.rows) else self.rows[index]
-
-
-def row_lengths(rows: Sized) -> list[int]:
-    """Return the number of tokens of each row."""
-    return [len(ids) for ids in rows["input_ids"]]  # type: ignore[index]

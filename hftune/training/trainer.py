@@ -13,7 +13,7 @@ Overrides, each held by a test of its signature:
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from hftune.losses.contract import Loss, forward
 from hftune.tasks.contract import Task
 from hftune.training.checkpoints import STAGING, publish
-from hftune.training.sampler import SeededSampler, WithBlankRow, row_lengths
+from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
 from hftune.training.throughput import Throughput
 
 
@@ -71,8 +71,9 @@ class HftuneTrainer(Trainer):
     ) -> Any:
         """Return this micro-batch's share of the step's loss.
 
-        Gradients are averaged over the ranks afterwards, so the share is multiplied by their number.
+        Gradients are averaged over the ranks afterwards, so it is multiplied by their number.
         """
+        assert num_items_in_batch is not None, "get_batch_samples counts every group"
         total, outputs = self.loss.total(model, inputs)
         share = total / num_items_in_batch * self.args.world_size
         share = share.to(total.dtype)
@@ -97,7 +98,7 @@ class HftuneTrainer(Trainer):
         return self.task.metrics(prediction.predictions, prediction.label_ids)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         if isinstance(rows, WithBlankRow):
             rows = rows.rows
         args = self.args
@@ -105,10 +106,10 @@ class HftuneTrainer(Trainer):
         by_length = args.train_sampling_strategy == "group_by_length"
         return SeededSampler(
             len(rows),
-            args.train_sampling_strategy,
+            cast(Strategy, args.train_sampling_strategy),
             args.seed if args.data_seed is None else args.data_seed,
             multiple=batch if args.world_size > 1 else 1,
-            lengths=row_lengths(rows) if by_length else (),
+            lengths=[len(ids) for ids in rows["input_ids"]] if by_length else (),
             group=batch * args.gradient_accumulation_steps,
         )
 
@@ -116,7 +117,7 @@ class HftuneTrainer(Trainer):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir)
+        folder = Path(str(self.args.output_dir))
         name = f"checkpoint-{self.state.global_step}"
         staging, limit = folder / STAGING, self.args.save_total_limit
         if self.args.should_save:

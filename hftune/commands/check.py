@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hftune check``: a recipe and its data, looked at before any time is spent."""
+
+import numpy as np
+import torch
+from rich.table import Table
+from rich.text import Text
+
+from hftune.core.console import console, say, warn
+from hftune.hub.load import recommends_mean_pooling
+from hftune.recipe.recipe import Recipe
+from hftune.training.build import weight_dtype
+from hftune.training.memory import MemoryEstimate, estimate_memory
+from hftune.training.prepare import Plan, num_training_steps, prepare
+
+EXAMPLES = 3
+SHOWN_TOKENS = 160
+SHOWN_CLASSES = 30
+MIB = 2**20
+
+
+def check(recipe: Recipe) -> Plan:
+    """Validate the recipe and its data; print what training would see.
+
+    Returns:
+        The plan, with its tokenizer, config and encoded rows.
+
+    Raises:
+        HftuneError: Something does not fit; the message says what and where.
+    """
+    plan = prepare(recipe)
+    _print_rows(plan)
+    _print_classes(plan)
+    _print_examples(plan)
+    _print_memory(plan)
+    if recipe.model.classifier_pooling == "cls" and recommends_mean_pooling(plan.location):
+        warn(
+            "this encoder was trained with mean pooling; model.classifier_pooling: mean learns "
+            "faster from it"
+        )
+    say("the recipe is fine")
+    return plan
+
+
+def _print_rows(plan: Plan) -> None:
+    table = Table("part", "rows", "tokens 50 %", "90 %", "99 %", "longest", "cut", box=None)
+    parts = {"train": plan.train, "validation": plan.validation}
+    for name, part in parts.items():
+        if part is not None:
+            lengths = np.percentile(part.lengths, (50, 90, 99, 100), method="inverted_cdf")
+            share = f"{part.cut} ({part.cut / len(part.lengths):.1%})"
+            table.add_row(name, str(len(part.rows)), *(f"{n:.0f}" for n in lengths), share)
+    console().print(table)
+    limit = "no limit" if plan.max_length is None else f"{plan.max_length} tokens"
+    steps = num_training_steps(plan.arguments, len(plan.train.rows))
+    say(f"longest row taken: {limit}; optimizer steps: {steps}")
+    untrained = sum(part.untrained for part in parts.values() if part is not None)
+    if untrained:
+        warn(f"{untrained} rows have no trained token and are left out")
+    if plan.empty_texts:
+        warn(f"{plan.empty_texts} training rows have an empty text")
+
+
+def _print_classes(plan: Plan) -> None:
+    names = plan.task.label_names
+    if not names:
+        return
+    counts = plan.task.class_counts(plan.train.rows, len(names))
+    table = Table("label", "rows", "share", box=None)
+    for index in np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]:
+        table.add_row(names[index], str(counts[index]), f"{counts[index] / counts.sum():.1%}")
+    console().print(table)
+    if len(names) > SHOWN_CLASSES:
+        say(f"and {len(names) - SHOWN_CLASSES} labels more")
+
+
+def _print_examples(plan: Plan) -> None:
+    """Show rows as the model gets them; what is trained is green."""
+    for index in range(min(EXAMPLES, len(plan.train.rows))):
+        row = plan.train.rows[index]
+        labels = row["labels"]
+        if isinstance(labels, int):
+            text = Text(str(plan.tokenizer.decode(row["input_ids"][:SHOWN_TOKENS])))
+            text.append(f"  -> {plan.task.label_names[labels]}", style="green")
+        else:
+            text = Text()
+            for token, label in list(zip(row["input_ids"], labels, strict=True))[:SHOWN_TOKENS]:
+                text.append(
+                    str(plan.tokenizer.decode([token])), style="green" if label != -100 else ""
+                )
+        if len(row["input_ids"]) > SHOWN_TOKENS:
+            text.append(" ...", style="dim")
+        console().print(Text(f"example {index + 1}: ", style="bold").append_text(text))
+
+
+def _print_memory(plan: Plan) -> None:
+    estimate = plan_memory(plan)
+    parts = (f"{name} {getattr(estimate, name) / MIB:,.0f}" for name in
+             ("weights", "gradients", "optimizer", "activations"))  # fmt: skip
+    say(f"memory for training, about: {estimate.total / MIB:,.0f} MiB ({', '.join(parts)})")
+
+
+def plan_memory(plan: Plan) -> MemoryEstimate:
+    """Estimate the memory of a plan at its longest row; see :func:`estimate_memory`."""
+    context = plan.context()
+    model = plan.method.apply(plan.skeleton(), context)
+    dtype = weight_dtype(plan)
+    quantization = plan.recipe.model.quantization or {}
+    per_weight = 4.0 if dtype == "auto" else float(dtype.itemsize)
+    if quantization.get("load_in_4bit"):
+        per_weight = 0.5
+    elif quantization.get("load_in_8bit"):
+        per_weight = 1.0
+    half = plan.arguments.bf16 or plan.arguments.fp16
+    longest = max(plan.train.lengths)
+    return estimate_memory(
+        model,
+        plan.config,
+        rows=plan.arguments.per_device_train_batch_size,
+        length=min(longest, plan.max_length or longest),
+        bytes_per_weight=per_weight,
+        bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
+        optimizer=str(getattr(plan.arguments.optim, "value", plan.arguments.optim)),
+        recompute=context.gradient_checkpointing,
+    )

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a run will take, from the model's shapes and before any weight is loaded.
+
+Weights, gradients and optimizer state are counted exactly. Activations are estimated from the sizes
+of a transformer layer, as Korthikanti et al., "Reducing Activation Recomputation in Large
+Transformer Models", 2022, arXiv:2205.05198 count them, in the type of the computation.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+FLOAT32 = 4
+ADAM_STATES = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0, "adafactor": 1, "adagrad": 4,
+               "rmsprop": 4}  # fmt: skip
+ADAM_BYTES = 8
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that training takes.
+
+    Attributes:
+        weights: All parameters in the type they are loaded in.
+        gradients: Of the trained parameters.
+        optimizer: Its state.
+        activations: Kept for the backward pass, for one micro-batch.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate_memory(
+    model: nn.Module,
+    config: PreTrainedConfig,
+    *,
+    rows: int,
+    length: int,
+    bytes_per_weight: float = FLOAT32,
+    bytes_per_activation: int = FLOAT32,
+    optimizer: str = "adamw_torch_fused",
+    recompute: bool = False,
+) -> MemoryEstimate:
+    """Estimate one process's memory.
+
+    Args:
+        model: On the meta device, with the method applied: what needs a gradient trains.
+        config: The model's config.
+        rows: Rows of a micro-batch.
+        length: Tokens of its longest row.
+        bytes_per_weight: 4 for float32, 0.5 for 4-bit.
+        bytes_per_activation: 4, or 2 under mixed precision.
+        optimizer: ``training.optim``.
+        recompute: Whether activations are checkpointed.
+    """
+    every = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return MemoryEstimate(
+        weights=round((every - trained) * bytes_per_weight) + trained * FLOAT32,
+        gradients=trained * FLOAT32,
+        optimizer=trained * ADAM_STATES.get(optimizer, ADAM_BYTES),
+        activations=_activations(config, rows, length, bytes_per_activation, recompute),
+    )
+
+
+def _activations(
+    config: PreTrainedConfig, rows: int, length: int, size: int, recompute: bool
+) -> int:
+    """Elements kept by attention (8 widths a token), MLP (2 inner widths) and the LM head."""
+    text = config.get_text_config()
+    tokens = rows * length
+    inner = text.to_dict().get("intermediate_size") or 4 * text.hidden_size
+    layer = tokens * (8 * text.hidden_size + 3 * inner)
+    kept = tokens * text.hidden_size * text.num_hidden_layers + layer
+    if not recompute:
+        kept = layer * text.num_hidden_layers
+    is_language_model = not config.to_dict().get("problem_type")
+    logits = 2 * tokens * text.vocab_size if is_language_model else 0
+    return int((kept + logits) * size)
