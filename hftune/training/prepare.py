@@ -2,6 +2,7 @@
 """Everything before the weights: arguments, tokenizer, config, rows, method and loss, checked."""
 
 import math
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +156,7 @@ def prepare(
     train, validation = _parts(recipe, task, columns, given_train, given_validation)
     task.learn(train, validation)
     task.configure(config, tokenizer)
-    limit = max_length(recipe, config, tokenizer)
+    limit = longest_row(recipe, config, tokenizer)
     encoded = task.encode(train, tokenizer, limit)
     held_out = None if validation is None else task.encode(validation, tokenizer, limit)
     if held_out is None and arguments.eval_strategy != "no":
@@ -198,7 +199,10 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     given = {**recipe.training, "output_dir": recipe.training.get("output_dir") or "runs"}
     given.setdefault("dataloader_pin_memory", torch.accelerator.is_available())
     given.setdefault("disable_tqdm", True)
-    if not {"bf16", "fp16"} & given.keys() and not given.get("use_cpu"):
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        given["use_cpu"] = True  # without it each process would train alone, on all rows
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if not launched and not {"bf16", "fp16"} & given.keys() and not given.get("use_cpu"):
         given["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     try:
         arguments = TrainingArguments(**given, logging_nan_inf_filter=False)
@@ -223,7 +227,7 @@ def build_method(recipe: Recipe) -> Method:
     return method
 
 
-def max_length(
+def longest_row(
     recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> int | None:
     """Return the recipe's limit, or what the model takes; None where positions have no end.

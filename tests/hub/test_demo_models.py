@@ -12,8 +12,8 @@ import pytest
 
 from hftune.core.errors import HftuneError
 from hftune.core.files import sha256_of
-from hftune.data import demo_models
-from hftune.data.demo_models import DEMO_MODELS, DemoModel, demo_model_path
+from hftune.hub import demo_models
+from hftune.hub.demo_models import DEMO_MODELS, DemoModel, demo_model_path
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: not-wanted\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -147,7 +147,7 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
 
 def test_two_processes_fetch_once(tiny: DemoModel) -> None:
     script = (
-        "from hftune.data.demo_models import *\n"
+        "from hftune.hub.demo_models import *\n"
         f"DEMO_MODELS['tiny'] = DemoModel(**{dataclasses.asdict(tiny)!r})\n"
         "print(demo_model_path('tiny'))\n"
     )
