@@ -3,7 +3,9 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -12,7 +14,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 import torch
 
-WORDS = "alpha beta gamma delta red green blue one two three four five six seven eight".split()
+if TYPE_CHECKING:
+    from hftune import Recipe
+
+COLOURS = ["red", "green", "blue"]
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+WORDS = ["alpha", "beta", "gamma", "delta", *COLOURS, *NUMBERS]
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -68,7 +75,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer Llama with a byte-level tokenizer and a chat template without generation marks."""
+    """A two-layer Llama, bytes as tokens, and a chat template without generation marks."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
@@ -142,3 +149,38 @@ def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _write(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture
+def make_recipe(
+    tmp_path: Path, tiny_encoder: Path, tiny_decoder: Path, labelled_file: Path, chat_file: Path
+) -> Callable[..., "Recipe"]:
+    """Build a recipe for a tiny model: ``make_recipe(task, method, sgd steps ...)``."""
+    from hftune import Recipe
+
+    places = {
+        "text-classification": (tiny_encoder, labelled_file),
+        "text-generation": (tiny_decoder, chat_file),
+    }
+
+    def build(
+        task: str = "text-classification", training: dict | None = None, **sections: Any
+    ) -> Recipe:
+        model, data = places[task]
+        defaults = {
+            "output_dir": str(tmp_path / "run"),
+            "use_cpu": True,
+            "max_steps": 3,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 1,
+        }
+        whole = {
+            "task": task,
+            "model": {"path": str(model)},
+            "data": {"path": str(data)},
+            "method": "full",
+            **sections,
+        }
+        return Recipe(**whole, training={**defaults, **(training or {})})
+
+    return build

@@ -7,7 +7,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hftune.core.console import console, say, warn
-from hftune.hub.load import recommends_mean_pooling
 from hftune.recipe.recipe import Recipe
 from hftune.training.build import weight_dtype
 from hftune.training.memory import MemoryEstimate, estimate_memory
@@ -33,11 +32,6 @@ def check(recipe: Recipe) -> Plan:
     _print_classes(plan)
     _print_examples(plan)
     _print_memory(plan)
-    if recipe.model.classifier_pooling == "cls" and recommends_mean_pooling(plan.location):
-        warn(
-            "this encoder was trained with mean pooling; model.classifier_pooling: mean learns "
-            "faster from it"
-        )
     say("the recipe is fine")
     return plan
 

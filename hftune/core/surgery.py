@@ -38,6 +38,14 @@ def _is_new(model: nn.Module, name: str, missing: set[str]) -> bool:
     return all(key in missing for key, _ in parameters)
 
 
+def unused_pooler(model: PreTrainedModel) -> str | None:
+    """Return the name of the encoder's own pooler, if it has one."""
+    for name, _ in model.base_model.named_children():
+        if name == "pooler" and model.base_model.pooler is not None:
+            return f"{model.base_model_prefix}.{name}"
+    return None
+
+
 def pool_by_mean(model: PreTrainedModel) -> None:
     """Let an encoder's classification head read the mean over all tokens.
 

@@ -22,6 +22,10 @@ class Role:
     required: bool = True
 
 
+#: Rows of one group, such as a patient or a document, never stand in both parts.
+GROUP = Role("group", (), required=False)
+
+
 def find_columns(
     columns: Sequence[str], roles: Iterable[Role], given: Mapping[str, str]
 ) -> dict[str, str]:

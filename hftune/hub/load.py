@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 from hftune.core.errors import HftuneError
 from hftune.core.surgery import pool_by_mean
@@ -15,6 +16,7 @@ from hftune.hub.demo_models import demo_model_path
 from hftune.hub.save import ModelFacts
 
 DEMO = "demo:"
+MEAN_TOKENS = "pooling_mode_mean_tokens"
 
 
 def model_location(path: str) -> str:
@@ -45,10 +47,19 @@ def model_location(path: str) -> str:
     return path
 
 
-def recommends_mean_pooling(location: str) -> bool:
-    """Tell whether a local model says, as sentence-transformers does, that it pools by mean."""
-    path = Path(location) / "1_Pooling" / "config.json"
-    return path.exists() and bool(json.loads(path.read_text("utf-8"))["pooling_mode_mean_tokens"])
+def was_pooled_by_mean(location: str, revision: str | None = None) -> bool:
+    """Tell whether a checkpoint says, as sentence-transformers does, that it pools by mean.
+
+    The pooler that such a checkpoint carries for its first position has then never been of use.
+    """
+    path = cached_file(
+        location,
+        "1_Pooling/config.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return path is not None and bool(json.loads(Path(path).read_text("utf-8")).get(MEAN_TOKENS))
 
 
 def load_config(

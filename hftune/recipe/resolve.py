@@ -63,7 +63,7 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
         "num_train_epochs": 3,
         "warmup_steps": 0.1,
         "weight_decay": 0.01,
-        "logging_steps": 10,
+        "logging_steps": 0.02,
         "seed": 42,
         "eval_strategy": evaluates,
         "save_strategy": evaluates if evaluates != "no" else "epoch",

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hftune.core.errors import HftuneError
-from hftune.data.columns import Role
+from hftune.data.columns import GROUP, Role
 from hftune.metrics.classification import classification_metrics, per_class_metrics
 from hftune.tasks.contract import Encoded, Task
 
@@ -42,6 +42,7 @@ class TextClassification(Task):
             ("sentence2", "hypothesis", "passage", "context", "question2"),
             required=False,
         ),
+        GROUP,
     )  # fmt: skip
 
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
@@ -88,7 +89,9 @@ class TextClassification(Task):
             )
 
     def split_keys(self, rows: Dataset) -> tuple[list[Hashable], list[Hashable] | None]:
-        """Keep equal texts together and the classes balanced alike; see :class:`Task`."""
+        """Keep groups, or equal texts, together and the classes alike; see :class:`Task`."""
+        if "group" in rows.column_names:
+            return list(rows["group"]), list(rows["label"])
         pairs = rows["text_pair"] if "text_pair" in rows.column_names else [""] * len(rows)
         return list(zip(rows["text"], pairs, strict=True)), list(rows["label"])
 

@@ -25,7 +25,7 @@ from transformers import (
 
 from hftune.core.errors import HftuneError
 from hftune.data.chat import Span, assistant_spans, is_conversation
-from hftune.data.columns import Role
+from hftune.data.columns import GROUP, Role
 from hftune.losses.contract import aligned, targets
 from hftune.metrics.language_modelling import language_modelling_metrics
 from hftune.tasks.contract import Encoded, Task
@@ -42,24 +42,30 @@ class TextGeneration(Task):
         Role("messages", ("conversation",), required=False),
         Role("prompt", ("question",), required=False),
         Role("completion", ("answer", "response"), required=False),
+        GROUP,
     )
 
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
         """Return ``messages``, or ``prompt`` and ``completion``; see :class:`Task`."""
-        if not columns and {"signature", "summary"} <= set(rows.column_names):
-            return _docstring_conversations(rows)
+        group = {"group": rows[columns["group"]][:]} if "group" in columns else {}
+        if not columns.keys() - {"group"} and {"signature", "summary"} <= set(rows.column_names):
+            return Dataset.from_dict({"messages": docstring_conversations(rows), **group})
         if "messages" in columns:
             conversations = rows[columns["messages"]][:]
             _check_conversations(conversations, columns["messages"])
-            return Dataset.from_dict({"messages": conversations})
+            return Dataset.from_dict({"messages": conversations, **group})
         if "prompt" not in columns:
             raise HftuneError(
                 f"no column for messages, nor for prompt and completion; "
                 f"columns: {rows.column_names}",
                 hint="say which: data: {columns: {prompt: ..., completion: ...}}",
             )
-        selected = {role: _texts(rows[column][:], column) for role, column in columns.items()}
-        return Dataset.from_dict(selected)
+        texts = {
+            role: _texts(rows[columns[role]][:], columns[role])
+            for role in ("prompt", "completion")
+            if role in columns
+        }
+        return Dataset.from_dict({**texts, **group})
 
     def learn(self, train: Dataset, validation: Dataset | None) -> None:
         """Check that there is something to learn from.
@@ -78,7 +84,9 @@ class TextGeneration(Task):
             )
 
     def split_keys(self, rows: Dataset) -> tuple[list[Hashable], list[Hashable] | None]:
-        """Keep equal questions together; see :class:`Task`."""
+        """Keep groups, or equal questions, together; see :class:`Task`."""
+        if "group" in rows.column_names:
+            return list(rows["group"]), None
         if "prompt" in rows.column_names:
             return list(rows["prompt"]), None
         return [json.dumps(before_answer(row)) for row in rows["messages"]], None
@@ -195,18 +203,15 @@ def _ends_with_special(
     }
 
 
-def _docstring_conversations(rows: Dataset) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "messages": [
-                [
-                    {"role": "user", "content": DOCSTRING_QUESTION + row["signature"]},
-                    {"role": "assistant", "content": row["summary"]},
-                ]
-                for row in rows
-            ]
-        }
-    )
+def docstring_conversations(rows: Dataset) -> list[list[dict[str, str]]]:
+    """Turn rows of ``demo:docstrings`` into a question about the signature and its answer."""
+    return [
+        [
+            {"role": "user", "content": DOCSTRING_QUESTION + row["signature"]},
+            {"role": "assistant", "content": row["summary"]},
+        ]
+        for row in rows
+    ]
 
 
 def before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

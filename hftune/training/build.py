@@ -9,8 +9,9 @@ import transformers
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
-from hftune.core.surgery import new_modules, pool_by_mean
-from hftune.hub.load import load_weights
+from hftune.core.console import say
+from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
+from hftune.hub.load import load_weights, was_pooled_by_mean
 from hftune.training.prepare import Plan, quantization_config
 from hftune.training.trainer import HftuneTrainer
 
@@ -31,9 +32,17 @@ def build_model(plan: Plan) -> nn.Module:
         attn_implementation=section.attn_implementation,
         quantization_config=quantization_config(plan.recipe),
     )
+    new = new_modules(model, missing)
     if section.classifier_pooling == "mean":
         pool_by_mean(model)
-    return plan.method.apply(model, plan.context(new_modules(model, missing)))
+    elif was_pooled_by_mean(plan.location, section.revision):
+        unused = unused_pooler(model)
+        if unused and unused not in new:
+            say(
+                f"{unused} trains too: this checkpoint was made with mean pooling and never used it"
+            )
+            new = (*new, unused)
+    return plan.method.apply(model, plan.context(new))
 
 
 def build_trainer(

@@ -23,7 +23,7 @@ from hftune.core.console import say
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
 from hftune.data.columns import find_columns
-from hftune.data.load import load_parts, source_files
+from hftune.data.load import DEMO, load_parts, source_files
 from hftune.data.split import split_indices
 from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.losses import LOSSES
@@ -55,7 +55,8 @@ class Plan:
         columns: Role to column name.
         train: Encoded training rows.
         validation: Encoded validation rows, if there are any.
-        examples: Selected, untokenized training rows.
+        examples: Selected training rows before tokenizing.
+        validation_examples: The same of the validation rows.
         max_length: Tokens a row may have; None for no limit.
         method: What trains.
         loss: Fitted to the training rows.
@@ -71,6 +72,7 @@ class Plan:
     train: Encoded
     validation: Encoded | None
     examples: Dataset
+    validation_examples: Dataset | None
     max_length: int | None
     method: Method
     loss: Loss
@@ -149,7 +151,7 @@ def prepare(
         tokenizer.pad_token = tokenizer.eos_token
 
     given_train, given_validation = _rows(recipe, train_dataset, eval_dataset)
-    columns = find_columns(given_train.column_names, task.roles, _columns_of(recipe, given_train))
+    columns = find_columns(given_train.column_names, task.roles, _named_columns(recipe))
     guessed = {role: name for role, name in columns.items() if role not in recipe.data.columns}
     if guessed:
         say(f"columns: {', '.join(f'{role} = {name}' for role, name in guessed.items())}")
@@ -175,6 +177,7 @@ def prepare(
         train=encoded,
         validation=held_out,
         examples=train,
+        validation_examples=validation,
         max_length=limit,
         method=build_method(recipe),
         loss=loss
@@ -259,7 +262,7 @@ def num_training_steps(arguments: TrainingArguments, rows: int) -> int:
         return arguments.max_steps
     batches = math.ceil(rows / (arguments.train_batch_size * arguments.world_size))
     steps = math.ceil(batches / arguments.gradient_accumulation_steps)
-    return math.ceil(steps * arguments.num_train_epochs)
+    return math.ceil(steps * float(arguments.num_train_epochs))
 
 
 def quantization_config(recipe: Recipe) -> BitsAndBytesConfig | None:
@@ -286,11 +289,14 @@ def _rows(
     return rows, validation if validation is not None else held_out
 
 
-def _columns_of(recipe: Recipe, rows: Dataset) -> dict[str, str]:
-    demo = {"signature", "summary", "package"} <= set(rows.column_names)
-    if demo and recipe.task == "text-classification":
-        return {"text": "summary", "label": "package", **recipe.data.columns}
-    return recipe.data.columns
+def _named_columns(recipe: Recipe) -> dict[str, str]:
+    """The user's columns over those of the demo rows."""
+    if recipe.data.path != DEMO:
+        return recipe.data.columns
+    columns = {"group": "module"}
+    if recipe.task == "text-classification":
+        columns |= {"text": "summary", "label": "package"}
+    return {**columns, **recipe.data.columns}
 
 
 def _parts(

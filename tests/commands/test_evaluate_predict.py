@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A finished run on new data: the figures of training again, and predictions row by row."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import hftune
+from hftune import HftuneError, Recipe
+
+
+@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+def test_evaluate_gives_what_training_gave(
+    task: str, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    data = make_recipe(task).data.path
+    recipe = make_recipe(task, data={"path": data, "validation": data}, method="lora")
+    run = hftune.train(recipe)
+    metrics = hftune.evaluate(run.path, data, batch_size=7, output=tmp_path / "metrics.json")
+    for name, value in metrics.items():
+        if name in run.metrics and isinstance(value, float):
+            assert value == pytest.approx(run.metrics[name], abs=1e-5), name
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+
+
+def test_predicted_labels_are_the_models(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = hftune.train(make_recipe(method="lora"))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,id\nalpha red one,1\nblue,2\ngreen two three alpha four,3\n")
+    output = tmp_path / "out.jsonl"
+    hftune.predict(run.path, str(rows), output, batch_size=2)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["1", "2", "3"]
+    model, tokenizer = run.model.eval(), run.tokenizer
+    for line in lines:
+        with torch.no_grad():
+            logits = model(**tokenizer(line["text"], return_tensors="pt")).logits[0]
+        assert line["prediction"] == run.task.label_names[int(logits.argmax())]
+        expected = dict(zip(run.task.label_names, logits.softmax(-1).tolist(), strict=True))
+        assert line["scores"] == pytest.approx(expected, abs=1e-5)
+        assert line["score"] == max(line["scores"].values())
+
+
+def test_generated_text_does_not_depend_on_the_batch(make_recipe: Callable[..., Recipe]) -> None:
+    run = hftune.train(make_recipe("text-generation", method="lora"))
+    data = run.recipe.data.path
+    alone = hftune.predict(run, data, batch_size=1, max_new_tokens=5)["prediction"][:]
+    together = hftune.predict(run, data, batch_size=16, max_new_tokens=5)["prediction"][:]
+    assert alone == together
+
+
+def test_unknown_labels_and_wrong_output_are_refused(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = hftune.train(make_recipe(method="lora"))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\nalpha,purple\nblue,red\n")
+    with pytest.raises(HftuneError, match="labels that training does not know: purple"):
+        hftune.evaluate(run, str(rows))
+    with pytest.raises(HftuneError, match=r"written as \.jsonl"):
+        hftune.predict(run, str(rows), tmp_path / "out.csv")
+    with pytest.raises(HftuneError, match="no finished model"):
+        hftune.load(tmp_path)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Properties of the validation split, over many random inputs."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hftune.data.split import split_indices
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_disjoint_complete_ordered_and_no_key_torn(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    number = int(generator.integers(2, 200))
+    keys = generator.integers(0, max(2, number // 2), number).tolist()
+    strata = generator.choice(["a", "b", "c"], number, p=[0.7, 0.2, 0.1]).tolist()
+    size = float(generator.uniform(0, 0.9))
+    train, validation = split_indices(keys, strata, size, seed)
+    assert sorted(train + validation) == list(range(number))
+    assert train == sorted(train)
+    assert validation == sorted(validation)
+    assert not {keys[i] for i in train} & {keys[i] for i in validation}
+    assert len(validation) <= round(size * number)
+
+
+@pytest.mark.parametrize("size", [0.1, 0.25, 1 / 3, 0.29, 0.5])
+@pytest.mark.parametrize("counts", [(30, 20, 10), (97, 11, 5), (50, 50, 3)])
+def test_stratified_within_rounding(counts: tuple[int, ...], size: float) -> None:
+    strata = [name for name, count in zip("abc", counts, strict=True) for _ in range(count)]
+    _, validation = split_indices(range(len(strata)), strata, size, seed=1)
+    held = Counter(strata[i] for i in validation)
+    assert len(validation) == round(size * len(strata))
+    for name, count in zip("abc", counts, strict=True):
+        assert abs(held[name] - size * count) < 1
+
+
+def test_groups_fill_the_share_up_to_one_group() -> None:
+    keys = [i // 3 for i in range(90)]
+    _, validation = split_indices(keys, None, 0.25, seed=0)
+    assert round(0.25 * 90) - 3 < len(validation) <= round(0.25 * 90)
+
+
+def test_seed_alone_decides() -> None:
+    strata = ["a", "b"] * 50
+    parts = [split_indices(range(100), strata, 0.2, seed) for seed in (3, 3, 4)]
+    assert parts[0] == parts[1]
+    assert parts[0] != parts[2]
+    assert len({tuple(split_indices(range(100), None, 0.1, seed)[1]) for seed in range(10)}) > 5
+
+
+def test_every_row_can_be_held_out() -> None:
+    held = [set(split_indices(range(20), None, 0.25, seed)[1]) for seed in range(100)]
+    assert set.union(*held) == set(range(20))
+
+
+@pytest.mark.parametrize("size", [1, 7, 19])
+def test_size_as_a_number_of_rows(size: int) -> None:
+    assert len(split_indices(range(20), None, size, seed=0)[1]) == size
+    assert len(split_indices(range(20), ["a", "b"] * 10, size, seed=0)[1]) in {size, size - 1}
+
+
+def test_more_rows_than_there_are() -> None:
+    train, validation = split_indices(range(5), None, 1000, seed=0)
+    assert (len(train), len(validation)) == (1, 4)
+
+
+@pytest.mark.parametrize("size", [0, 0.0])
+def test_nothing_held_out(size: float) -> None:
+    assert split_indices(range(5), None, size, seed=0) == (list(range(5)), [])
+
+
+@pytest.mark.parametrize("size", [0.5, 0.99, 100])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_stratum_keeps_its_last_key(size: float, seed: int) -> None:
+    keys = ["x", "x", "x", "y", "z", "w", "v", "v"]
+    strata = ["one", "one", "one", "two", "two", "two", "three", "three"]
+    train, _ = split_indices(keys, strata, size, seed)
+    assert {strata[i] for i in train} == {"one", "two", "three"}
+    assert {0, 1, 2, 6, 7} <= set(train), "strata of one key are never held out"
+
+
+def test_one_key_in_two_strata_stays_together() -> None:
+    keys = ["same"] * 4 + list(range(16))
+    strata = ["a", "b"] * 10
+    for seed in range(10):
+        _, validation = split_indices(keys, strata, 0.5, seed)
+        assert len({0, 1, 2, 3} & set(validation)) in {0, 4}

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sum over the denominator is torch's cross-entropy, for classifiers and language models."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, nn
+
+from hftune.core.errors import HftuneError
+from hftune.losses.cross_entropy import ClassWeights, CrossEntropy, class_weight_tensor
+
+CLASSES = ["a", "b", "c", "d"]
+WEIGHTS = [0.5, 2.0, 1.0, 0.0]
+
+
+class Given(nn.Module):
+    """A model whose logits are a parameter."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, **inputs: Tensor) -> Any:
+        assert "labels" not in inputs
+        return SimpleNamespace(logits=self.logits)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return 3 * torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+def language_labels() -> Tensor:
+    """Three rows of six tokens; the first position is labelled in one, and one row is blank."""
+    labels = torch.randint(0, 4, (3, 6), generator=torch.Generator().manual_seed(1))
+    labels[0, :3] = -100
+    labels[1, 4:] = -100
+    labels[2] = -100
+    return labels
+
+
+def naive_pairs(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and the labels they predict, one position after the other."""
+    ahead = logits.shape[1] - labels.shape[1]
+    pairs = [
+        (logits[b, ahead + t - 1], labels[b, t])
+        for b in range(labels.shape[0])
+        for t in range(1, labels.shape[1])
+        if labels[b, t] != -100
+    ]
+    return torch.stack([row for row, _ in pairs]), torch.stack([label for _, label in pairs])
+
+
+def run(
+    logits: Tensor, labels: Tensor, weights: ClassWeights | None, smoothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss, total and gradient."""
+    loss = CrossEntropy(class_weights=weights)
+    loss.fit(CLASSES, [1, 1, 1, 1], label_smoothing=smoothing)
+    model = Given(logits)
+    batch = {"labels": labels, "input_ids": torch.zeros(1)}
+    total, outputs = loss.total(model, batch)
+    assert outputs.logits is model.logits
+    mean = total / loss.denominator(batch)
+    (gradient,) = torch.autograd.grad(mean, model.logits)
+    return mean.detach(), total.detach(), gradient
+
+
+def reference(
+    logits: Tensor, labels: Tensor, weights: list[float] | None, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    logits = logits.clone().requires_grad_()
+    pairs = naive_pairs(logits, labels) if labels.dim() == 2 else (logits, labels)
+    weight = None if weights is None else torch.tensor(weights, dtype=logits.dtype)
+    mean = F.cross_entropy(*pairs, weight=weight, label_smoothing=smoothing)
+    return mean.detach(), torch.autograd.grad(mean, logits)[0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("kind", ["classifier", "blanks", "language", "virtual tokens"])
+def test_equals_torch(kind: str, weights: list[float] | None, smoothing: float) -> None:
+    if kind in {"classifier", "blanks"}:
+        labels = torch.tensor([0, 1, 2, 1, 3, 0, 2, 2])
+        labels[:2] = -100 if kind == "blanks" else labels[:2]
+        logits = normal(8, 4)
+    else:
+        labels = language_labels()
+        logits = normal(3, 6 if kind == "language" else 11, 4)
+    mean, total, gradient = run(logits, labels, weights, smoothing)
+    expected, expected_gradient = reference(logits, labels, weights, smoothing)
+    assert total.dtype == torch.float64
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1, 2, 1, 3, 0]), language_labels()])
+def test_parts_add_up(labels: Tensor, weights: list[float] | None) -> None:
+    logits = normal(*labels.shape, 4)
+    loss = CrossEntropy(class_weights=weights)
+    loss.fit(CLASSES, [1] * 4, label_smoothing=0.2)
+
+    def both(rows: slice) -> Tensor:
+        batch = {"labels": labels[rows]}
+        total, _ = loss.total(Given(logits[rows]), batch)
+        return torch.stack([total, loss.denominator(batch)])
+
+    whole = both(slice(None))
+    single = [both(slice(i, i + 1)) for i in range(len(labels))]
+    torch.testing.assert_close(torch.stack(single).sum(0), whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_precision(given: torch.dtype, expected: torch.dtype) -> None:
+    logits = normal(4, 4).to(given)
+    labels = torch.tensor([0, 1, 2, 3])
+    mean, total, gradient = run(logits, labels, WEIGHTS, 0.0)
+    assert total.dtype == expected
+    assert gradient.dtype == given
+    exact, _ = reference(logits.double(), labels, WEIGHTS, 0.0)
+    torch.testing.assert_close(mean.double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 5)])
+def test_blank_batch_counts_nothing(shape: tuple[int, ...]) -> None:
+    labels = torch.full(shape, -100)
+    model = Given(normal(*shape, 4))
+    loss = CrossEntropy(class_weights=WEIGHTS)
+    loss.fit(CLASSES, [1] * 4)
+    total, _ = loss.total(model, {"labels": labels})
+    total.backward()
+    assert loss.denominator({"labels": labels}) == 0
+    assert total == 0
+    assert model.logits.grad.abs().max() == 0
+
+
+def test_denominator_is_the_summed_weight() -> None:
+    labels = torch.tensor([1, 1, 0, -100, 3])
+    loss = CrossEntropy()
+    loss.fit(CLASSES, [1] * 4)
+    assert loss.denominator({"labels": labels}).item() == 4
+    loss = CrossEntropy(class_weights=WEIGHTS)
+    loss.fit(CLASSES, [1] * 4)
+    assert loss.denominator({"labels": labels}).item() == 2 + 2 + 0.5 + 0
+
+
+@pytest.mark.parametrize("counts", [(30, 20, 10), (1, 1, 998), (5, 5, 5)])
+def test_balanced_is_sklearns(counts: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(3), counts)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    weight = class_weight_tensor("balanced", ["a", "b", "c"], counts)
+    np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-6)
+
+
+def test_absent_class_weighs_one() -> None:
+    labels = np.repeat([0, 2], [30, 10])
+    present = compute_class_weight("balanced", classes=np.array([0, 2]), y=labels)
+    weight = class_weight_tensor("balanced", ["a", "b", "c"], [30, 0, 10])
+    np.testing.assert_allclose(weight.numpy(), [present[0], 1.0, present[1]], rtol=1e-6)
+
+
+def test_names_and_lists() -> None:
+    assert class_weight_tensor({"c": 3, "a": 0.5}, CLASSES, []).tolist() == [0.5, 1.0, 3.0, 1.0]
+    weight = class_weight_tensor([1, 2, 3, 4], CLASSES, [])
+    assert weight.tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"a": 1.0, "z": 2.0, "y": 2.0}, "unknown labels y, z\nlabels: a, b, c, d"),
+        ([1.0, 2.0], "2 weights for 4 classes\nlabels in order: a, b, c, d"),
+        ([1.0, -0.1, 1.0, 1.0], "weights must not be negative"),
+        ({"a": -1.0}, "weights must not be negative"),
+        ([0.0] * 4, "nor all of them zero"),
+        ([float("nan"), 1.0, 1.0, 1.0], "class_weights"),
+        ([float("inf"), 1.0, 1.0, 1.0], "class_weights"),
+    ],
+)
+def test_refused(weights: ClassWeights, message: str) -> None:
+    with pytest.raises(HftuneError, match=message):
+        CrossEntropy(class_weights=weights).fit(CLASSES, [1] * 4)
