@@ -80,7 +80,7 @@ def train(
             raise
         finally:
             progress.close()
-        metrics = {**result.metrics, **trainer.throughput.summary()}
+        metrics = {**result.metrics, **trainer.throughput.summary(trainer.accelerator)}
         metrics |= _final_evaluation(plan, trainer)
         if main:
             _write_end(plan, run, trainer, metrics)

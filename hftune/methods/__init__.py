@@ -12,4 +12,7 @@ METHODS = {
     ),
 }
 
+#: Methods whose adapter has other shapes at the end than at the start.
+CHANGES_SHAPE = ("adalora",)
+
 PEFT = Row(target="hftune.methods.peft:Peft", summary="A PEFT adapter.")

@@ -11,7 +11,7 @@ from typing import Any
 
 from hftune.core.errors import RecipeError
 from hftune.losses import LOSSES
-from hftune.methods import METHODS
+from hftune.methods import CHANGES_SHAPE, METHODS
 from hftune.recipe.load import KeyPath, Source
 from hftune.tasks import TASKS
 
@@ -52,7 +52,6 @@ def _option(sections: Sections, name: str) -> Any:
 
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
-UNPADDED_DIMENSIONS = ("c3a", "vblora")
 
 RULES = (
     Rule(
@@ -138,6 +137,13 @@ RULES = (
             and "save_strategy" in s["training"]
             and _training(s, "save_strategy")
             not in ("best", _training(s, "eval_strategy", "epoch"))
+        ),
+    ),
+    Rule(
+        "training.load_best_model_at_end",
+        "adalora changes its ranks as it goes, so an earlier checkpoint no longer fits the model",
+        lambda s: (
+            bool(_training(s, "load_best_model_at_end")) and s["method"].name in CHANGES_SHAPE
         ),
     ),
     Rule(

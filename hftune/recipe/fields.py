@@ -147,7 +147,7 @@ def build_schema() -> Schema:
             "loss": _choice_schema(losses),
             "training": training,
         },
-        "required": ["task", "model", "data"],
+        "required": ["task", "model"],
         "additionalProperties": False,
     }
 
@@ -226,7 +226,8 @@ def _without_references(schema: Schema) -> Schema:
             return node
         if "$ref" in node:
             return inline(definitions[node["$ref"].rpartition("/")[2]])
-        return {key: inline(value) for key, value in node.items() if key != "title"}
+        inner = {key: inline(value) for key, value in node.items() if key != "title"}
+        return {"additionalProperties": False, **inner} if "properties" in inner else inner
 
     inlined: Schema = inline(schema)
     return inlined

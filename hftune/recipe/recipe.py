@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from hftune.core.errors import RecipeError
 from hftune.recipe.check import check
 from hftune.recipe.compatibility import check_compatibility
 from hftune.recipe.fields import choice_names, recipe_schema
@@ -50,6 +51,8 @@ class Recipe:
         """Read a YAML recipe and lay dotted overrides (``method.r=16``) over it."""
         recipe = cls.__new__(cls)
         recipe._fill(load_source(Path(path), overrides), Path(path))
+        if recipe.data.path is None:
+            raise RecipeError([f"{path}: data.path: missing"])
         return recipe
 
     def _fill(self, source: Source, origin: Path | None = None) -> None:

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from hftune.methods import CHANGES_SHAPE
 from hftune.recipe.schema import Choice, DataSection, ModelSection
 
 #: Learning rate by method, for methods that do not train well at LoRA's.
@@ -36,15 +37,23 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5}
 
+#: Method -> what its PEFT config leaves open, or chooses less well.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "lora": {"target_modules": "all-linear"},
+    "p_tuning": {"num_virtual_tokens": 20},
+    "prefix_tuning": {"num_virtual_tokens": 20},
+    "prompt_tuning": {"num_virtual_tokens": 20},
+}
+
 
 def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
     """Turn a checked tree into records, short forms spelled out; ``training`` stays as given."""
     return {
         "task": tree["task"],
         "model": ModelSection(**_spelled_out(tree["model"], "path")),
-        "data": DataSection(**_spelled_out(tree["data"], "path")),
-        "method": _choice(tree.get("method", "lora")),
-        "loss": _choice(tree.get("loss", "cross_entropy")),
+        "data": DataSection(**_spelled_out(tree.get("data", {}), "path")),
+        "method": _choice(tree.get("method", "lora"), METHOD_DEFAULTS),
+        "loss": _choice(tree.get("loss", "cross_entropy"), {}),
         "training": dict(tree.get("training") or {}),
     }
 
@@ -73,7 +82,8 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
     if evaluates == "steps":
         defaults["save_steps"] = given.get("eval_steps", 500)
     chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **given}
-    matches = chosen["save_strategy"] in ("best", evaluates)
+    can_go_back = sections["method"].name not in CHANGES_SHAPE
+    matches = chosen["save_strategy"] in ("best", evaluates) and can_go_back
     best = given.get("load_best_model_at_end", evaluates != "no" and matches)
     chosen["load_best_model_at_end"] = best
     if evaluates == "no":
@@ -95,6 +105,7 @@ def _spelled_out(section: Any, key: str) -> dict[str, Any]:
     return {key: section} if isinstance(section, str) else dict(section)
 
 
-def _choice(section: Any) -> Choice:
+def _choice(section: Any, defaults: dict[str, dict[str, Any]]) -> Choice:
     options = _spelled_out(section, "name")
-    return Choice(name=options.pop("name"), options=options)
+    name = options.pop("name")
+    return Choice(name=name, options={**defaults.get(name, {}), **options})

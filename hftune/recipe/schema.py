@@ -49,11 +49,12 @@ class ModelSection:
 class DataSection:
     """Which rows, and what is taken from them."""
 
-    path: str | list[str] = field(
+    path: str | list[str] | None = field(
+        default=None,
         metadata={
             "help": "csv, jsonl or parquet file, glob, list of files, saved datasets folder, Hub "
-            "id, or demo:docstrings."
-        }
+            "id, or demo:docstrings. Only Python may leave it out, and hand over a Dataset."
+        },
     )
     name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})

@@ -107,7 +107,7 @@ class Plan:
     def report(self) -> dict[str, Any]:
         """Return ``data.json``: sources, hashes, counts, lengths."""
         section = self.recipe.data
-        files = source_files(section.path) + source_files(section.validation or [])
+        files = source_files(section.path or []) + source_files(section.validation or [])
         counts = self.task.class_counts(self.train.rows, self.num_classes())
         return {
             "sources": {str(file): sha256_of(file) for file in files} or str(section.path),
@@ -261,8 +261,9 @@ def num_training_steps(arguments: TrainingArguments, rows: int) -> int:
     if arguments.max_steps > 0:
         return arguments.max_steps
     batches = math.ceil(rows / (arguments.train_batch_size * arguments.world_size))
-    steps = math.ceil(batches / arguments.gradient_accumulation_steps)
-    return math.ceil(steps * float(arguments.num_train_epochs))
+    steps: int = math.ceil(batches / arguments.gradient_accumulation_steps)
+    epochs: float = arguments.num_train_epochs
+    return math.ceil(steps * epochs)
 
 
 def quantization_config(recipe: Recipe) -> BitsAndBytesConfig | None:
@@ -283,6 +284,8 @@ def _rows(
             raise HftuneError("train_dataset: no rows")
         return train, validation
     data = recipe.data
+    if data.path is None:
+        raise RecipeError(["data.path: missing"], hint="name it, or hand over train_dataset")
     rows, held_out = load_parts(
         data.path, data.validation, name=data.name, split=data.split, revision=data.revision
     )

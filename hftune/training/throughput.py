@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import TrainerCallback
 
 
 class Throughput(TrainerCallback):
     """Counts tokens and positions, and the seconds between fetching a group and its step.
 
-    Evaluation and saving are not in the seconds. Counts are of this process.
+    Evaluation and saving are not in the seconds.
     """
 
     def __init__(self) -> None:
@@ -35,12 +36,14 @@ class Throughput(TrainerCallback):
         """Stop the clock of the step."""
         self.seconds += time.perf_counter() - self._began
 
-    def summary(self) -> dict[str, float]:
-        """Return the metrics; memory in MiB."""
+    def summary(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the metrics over all processes; memory in MiB, of this process."""
+        counts = torch.tensor([self.tokens, self.positions], device=accelerator.device)
+        tokens, positions = accelerator.reduce(counts, reduction="sum").tolist()
         result = {
-            "train_tokens": self.tokens,
-            "train_tokens_per_second": round(self.tokens / max(self.seconds, 1e-9), 1),
-            "train_padding_share": round(1 - self.tokens / max(self.positions, 1), 4),
+            "train_tokens": tokens,
+            "train_tokens_per_second": round(tokens / max(self.seconds, 1e-9), 1),
+            "train_padding_share": round(1 - tokens / max(positions, 1), 4),
             "peak_memory_mib": round(_peak_memory() / 2**20),
         }
         if torch.cuda.is_available():

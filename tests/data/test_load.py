@@ -71,6 +71,12 @@ def test_csv_cell_beyond_a_mebibyte(write: Write) -> None:
     assert read(write("a.csv", f'text,label\nshort,x\n"{long}",y\n'))[1]["text"] == long
 
 
+def test_csv_quoted_newlines_across_blocks(write: Write) -> None:
+    texts = [f"first {index}\n{'x' * (index % 90)}\nlast" for index in range(30_000)]
+    cells = "".join(f'"{text}"\n' for text in texts)
+    assert [row["text"] for row in read(write("a.csv", "text\n" + cells))] == texts
+
+
 def test_csv_quoted_column_name(write: Write) -> None:
     assert read(write("a.csv", '"the text, whole",label\na,x\n')) == [
         {"the text, whole": "a", "label": "x"}
@@ -152,6 +158,7 @@ def saved_parts(tmp_path: Path) -> str:
         (None, None, ("train", "validation")),
         (None, "extra", ("extra", None)),
         ("test", None, ("train", "test")),
+        ("extra", None, ("train", "extra")),
         ("test", "extra", ("extra", "test")),
     ],
 )

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every PEFT type that a recipe can name, on tiny models of both tasks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hftune import Recipe
+from hftune.commands.train import model_facts
+from hftune.hub.load import load_finetuned
+from hftune.hub.save import save_model
+from hftune.methods.peft import NOT_FROM_A_RECIPE, Peft, peft_configs
+from hftune.training.build import build_model, build_trainer
+from hftune.training.prepare import prepare
+
+TASKS = ("text-classification", "text-generation")
+#: What a type needs on models this small or this new; everything else runs on its defaults.
+OPTIONS = {
+    "adalora": {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1, "deltaT": 1},
+    "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
+    "c3a": {"block_size": 8},
+    "ln_tuning": {"target_modules": r".*(LayerNorm|layernorm)"},
+    "miss": {"r": 8},
+    "road": {"group_size": 16},
+    "shira": {"r": 4},
+    "trainable_tokens": {"token_indices": [6, 7, 8]},
+    "vblora": {"vector_length": 8, "num_vectors": 16},
+    "waveft": {"n_frequency": 64},
+}
+pytestmark = pytest.mark.filterwarnings("ignore")  # what PEFT's types say of themselves
+LANGUAGE_MODELS_ONLY = {"adaption_prompt", "trainable_tokens"}
+
+
+def case_ids() -> list[tuple[str, str]]:
+    return [
+        (name, task)
+        for name in sorted(peft_configs())
+        for task in TASKS
+        if task == "text-generation" or name not in LANGUAGE_MODELS_ONLY
+    ]
+
+
+@pytest.mark.parametrize(("name", "task"), case_ids())
+def test_trains_only_its_own_and_survives_saving(
+    name: str, task: str, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    training = {"max_steps": 3, "eval_strategy": "no", "save_strategy": "no"}
+    recipe = make_recipe(task, training, method={"name": name, **OPTIONS.get(name, {})})
+    plan = prepare(recipe)
+    model = build_model(plan)
+    names = dict(model.named_parameters())
+    trained = {key for key, value in names.items() if value.requires_grad}
+    before = {key: value.detach().clone() for key, value in names.items()}
+    build_trainer(plan, model).train()
+    after = dict(model.named_parameters())
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert changed, "nothing learned"
+    assert changed <= trained
+    if task == "text-classification":
+        assert any("classifier" in key and "bias" in key for key in changed)
+
+    save_model(tmp_path / "model", model, plan.tokenizer, model_facts(plan), "")
+    reloaded = load_finetuned(tmp_path / "model", model_facts(plan), plan.task.auto_model)
+    batch = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(4)])
+    batch.pop("labels")
+    model.eval()
+    with torch.no_grad():
+        expected, actual = model(**batch).logits, reloaded(**batch).logits
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["use_dora", "use_rslora", "pissa", "olora", "gaussian"])
+def test_variants_of_lora_start_at_the_base(
+    variant: str, make_recipe: Callable[..., Recipe]
+) -> None:
+    """The function is the base's at step 0, whatever the initialisation."""
+    flags = {"use_dora", "use_rslora"}
+    option = {variant: True} if variant in flags else {"init_lora_weights": variant}
+    plan = prepare(make_recipe("text-generation", method={"name": "lora", "r": 4, **option}))
+    base = prepare(make_recipe("text-generation", method="full"))
+    batch = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(4)])
+    batch.pop("labels")
+    with torch.no_grad():
+        expected = build_model(base).eval()(**batch).logits
+        actual = build_model(plan).eval()(**batch).logits
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_adalora_moves_its_rank_budget(make_recipe: Callable[..., Recipe]) -> None:
+    """The callback that no trainer calls: ranks fall from init_r to target_r on average."""
+    options = {"init_r": 4, "target_r": 1, "tinit": 1, "tfinal": 2, "deltaT": 1}
+    plan = prepare(make_recipe(training={"max_steps": 12}, method={"name": "adalora", **options}))
+    model = build_model(plan)
+    build_trainer(plan, model).train()
+    ranks = [int(value.ne(0).sum()) for name, value in model.named_parameters() if "lora_E" in name]
+    assert sum(ranks) <= len(ranks) * 1
+    assert model.peft_config["default"].total_step == 12
+
+
+def test_modules_that_the_checkpoint_lacks_train_and_are_saved(
+    make_recipe: Callable[..., Recipe],
+) -> None:
+    """The tiny encoder came without a head; its pooler is there and stays frozen."""
+    plan = prepare(make_recipe(method="lora"))
+    model = build_model(plan)
+    saved = model.peft_config["default"].modules_to_save
+    assert "classifier" in saved
+    pooler = [p for name, p in model.named_parameters() if "pooler.dense.base_layer" in name]
+    assert pooler
+    assert not any(p.requires_grad for p in pooler)
+
+
+def test_every_type_is_offered_or_excused() -> None:
+    from peft import PeftType
+
+    assert {kind.value.lower() for kind in PeftType} == set(peft_configs()) | set(NOT_FROM_A_RECIPE)
+
+
+def test_nested_configs_become_their_class(make_recipe: Callable[..., Recipe]) -> None:
+    from peft import LoraRuntimeConfig
+
+    plan = prepare(
+        make_recipe(method={"name": "lora", "runtime_config": {"ephemeral_gpu_offload": True}})
+    )
+    assert isinstance(plan.method, Peft)
+    config = plan.method.config(plan.context())
+    assert isinstance(config.runtime_config, LoraRuntimeConfig)
+    assert config.runtime_config.ephemeral_gpu_offload

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every shipped recipe runs on a tiny model for six steps, and is then resumed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hftune
+from hftune import Recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+SCRIPTS = sorted((ROOT / "recipes" / "custom").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_recipe_runs_and_resumes(
+    path: Path, tiny_encoder: Path, tiny_decoder: Path, tmp_path: Path
+) -> None:
+    encoder = "classification" in path.read_text()
+    overrides = [
+        f"model.path={tiny_encoder if encoder else tiny_decoder}",
+        f"training.output_dir={tmp_path / 'run'}",
+        "training.use_cpu=true",
+        "data.max_train_samples=48",
+        "data.max_eval_samples=16",
+        "training.max_steps=6",
+        "training.save_strategy=steps",
+        "training.eval_strategy=steps",
+        "training.eval_steps=3",
+        "training.save_steps=3",
+    ]
+    run = hftune.train(Recipe.load(path, overrides))
+    assert run.metrics["eval_loss"] > 0
+    again = hftune.train(run.recipe, resume=True)
+    assert again.metrics["eval_loss"] == pytest.approx(run.metrics["eval_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_recipe_opens_with_its_command(path: Path) -> None:
+    assert path.read_text().startswith(f"# hftune train {path.relative_to(ROOT)}\n")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_script_runs_and_importing_it_does_nothing(
+    path: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, str(path), str(tiny_encoder)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "macro F1" in done.stdout
+    imported = f"import runpy; runpy.run_path({str(path)!r}, run_name='imported')"
+    done = subprocess.run(
+        [sys.executable, "-c", imported], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == ""

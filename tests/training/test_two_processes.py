@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two CPU processes, launched as a user would, against one process with twice the accumulation."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+RECIPE = """
+task: {task}
+model: {model}
+data: {{path: {data}, validation: {data}}}
+method: full
+loss: {{name: cross_entropy, class_weights: balanced}}
+training:
+  output_dir: {output}
+  per_device_train_batch_size: 4
+  num_train_epochs: 2
+  learning_rate: 1e-3
+  optim: {optim}
+"""
+
+
+def launch(recipe: Path, *arguments: str) -> str:
+    """Run ``hftune train`` in a process of its own and return what it said."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hftune", "train", str(recipe), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+def test_two_processes_equal_one(
+    task: str,
+    tmp_path: Path,
+    tiny_encoder: Path,
+    tiny_decoder: Path,
+    labelled_file: Path,
+    chat_file: Path,
+) -> None:
+    """Rows that come out uneven: 58 and 38 rows in batches of 2 x 4 leave a short last group."""
+    model, source = {
+        "text-classification": (tiny_encoder, labelled_file),
+        "text-generation": (tiny_decoder, chat_file),
+    }[task]
+    data = tmp_path / "uneven.jsonl"
+    data.write_text("".join(source.read_text().splitlines(keepends=True)[2:]))
+    outputs = {}
+    for name in ("one", "two"):
+        outputs[name] = tmp_path / name
+        text = RECIPE.format(task=task, model=model, data=data, output=outputs[name], optim="sgd")
+        (tmp_path / f"{name}.yaml").write_text(text)
+    launch(tmp_path / "one.yaml", "training.gradient_accumulation_steps=2", "training.use_cpu=true")
+    said = launch(tmp_path / "two.yaml", "--accelerate", "multi_cpu")
+    assert said.count("run folder:") == 1  # only rank 0 speaks
+    environment = json.loads((outputs["two"] / "environment.json").read_text())
+    assert environment["processes"] == 2
+    one, two = (load_file(outputs[name] / "model" / "model.safetensors") for name in outputs)
+    start = load_file(model / "model.safetensors")
+    moved = 0.0
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-6, rtol=0)
+        before = start.get(key.removeprefix("bert."))
+        moved += 0.0 if before is None else float((value - before).abs().sum())
+    assert moved > 0.01  # the comparison is of trained weights
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in outputs.values()]
+    for key in ("eval_loss", "train_loss"):
+        assert metrics[0][key] == pytest.approx(metrics[1][key], abs=1e-5)
+    if task == "text-classification":
+        support = sum(row["support"] for row in metrics[1]["eval_per_class"].values())
+        assert support == 58
