@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A saved model is whole or absent, and remembers what it was trained on."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,24 @@ def test_crash_leaves_what_was_there(
     def crash(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
+    def crash_at_the_end(source: Path, target: Path) -> Path:
+        if source == tmp_path / ".model.partial":
+            raise OSError("disk full")
+        os.rename(source, target)
+        return target
+
     where = {
         "weights": (type(model), "save_pretrained"),
         "tokenizer": (type(tokenizer), "save_pretrained"),
         "facts": ("hftune.hub.save.atomic_write_json",),
         "card": ("hftune.hub.save.atomic_write",),
-        "rename": (Path, "rename"),
+        "rename": (),
     }[part]
-    monkeypatch.setattr(*where, crash)
+    if where:
+        monkeypatch.setattr(*where, crash)
+    else:
+        monkeypatch.setattr(Path, "rename", crash_at_the_end)
+        monkeypatch.setattr(Path, "replace", crash_at_the_end)
     with pytest.raises(OSError, match="disk full"):
         save_model(folder, model, tokenizer, FACTS, "")
     assert files(tmp_path) == before
