@@ -26,6 +26,14 @@ TEMPLATE = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _single_thread() -> None:
     """Tiny models run faster so, and sums have one order."""
@@ -97,11 +105,11 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_seed(0)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
+        hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
-        intermediate_size=64,
+        intermediate_size=128,
         max_position_embeddings=256,
         pad_token_id=0,
         eos_token_id=1,

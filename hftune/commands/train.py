@@ -156,4 +156,5 @@ def model_facts(plan: Plan) -> ModelFacts:
         max_length=plan.max_length,
         classifier_pooling=recipe.model.classifier_pooling,
         config=recipe.model.config,
+        quantization=recipe.model.quantization,
     )

@@ -84,9 +84,14 @@ def _loading(facts: ModelFacts, adapter: bool) -> list[str]:
             for index, name in enumerate(facts.label_names)
         ) + "}"  # fmt: skip
         arguments += [f"num_labels={len(facts.label_names)}", f"id2label={labels}"]
+    names = "AutoTokenizer"
+    if facts.quantization:
+        names = "AutoTokenizer, BitsAndBytesConfig"
+        fields = ", ".join(f"{key}={value!r}" for key, value in facts.quantization.items())
+        arguments.append(f"quantization_config=BitsAndBytesConfig({fields})")
     return [
         f"from {'peft' if adapter else 'transformers'} import {auto}",
-        "from transformers import AutoTokenizer",
+        f"from transformers import {names}",
         "",
         f"model = {auto}.from_pretrained({', '.join(arguments)})",
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.hub import cached_file
 
 from hftune.core.errors import HftuneError
@@ -98,6 +104,20 @@ def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedToke
         raise HftuneError(f"{location}: no tokenizer: {_first_line(error)}") from error
 
 
+def quantization_config(fields: dict[str, Any] | None) -> BitsAndBytesConfig | None:
+    """Return the quantization of a base model, checked by its own class.
+
+    Raises:
+        HftuneError: The class refuses the fields.
+    """
+    if fields is None:
+        return None
+    try:
+        return BitsAndBytesConfig(**fields)
+    except (ValueError, TypeError, ImportError) as error:
+        raise HftuneError(f"model.quantization: {error}") from error
+
+
 def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, list[str]]:
     """Return a pretrained model and the names of the parameters that its checkpoint lacks.
 
@@ -134,14 +154,18 @@ def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
         if facts.label_names:
             config.id2label = dict(enumerate(facts.label_names))
             config.label2id = {name: index for index, name in enumerate(facts.label_names)}
-        options = {"config": config, "revision": facts.base_revision}
+        options = {
+            "config": config,
+            "revision": facts.base_revision,
+            "quantization_config": quantization_config(facts.quantization),
+        }
     model, _ = load_weights(auto_model, location, dtype=torch.float32, **options)
     if facts.classifier_pooling == "mean":
         pool_by_mean(model)
     if adapter:
         model = PeftModel.from_pretrained(model, str(folder))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device).eval()
+    return model.eval() if facts.quantization else model.to(device).eval()
 
 
 def _first_line(error: Exception) -> str:

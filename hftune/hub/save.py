@@ -29,6 +29,7 @@ class ModelFacts:
         max_length: Tokens a row may have.
         classifier_pooling: What the head of an encoder reads.
         config: Fields of the base's config that the recipe overrode.
+        quantization: Fields of ``BitsAndBytesConfig`` that the base was loaded with.
     """
 
     task: str
@@ -40,6 +41,7 @@ class ModelFacts:
     max_length: int | None = None
     classifier_pooling: str = "cls"
     config: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
 
 
 def save_model(

@@ -11,8 +11,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 
 from hftune.core.console import say
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
-from hftune.hub.load import load_weights, was_pooled_by_mean
-from hftune.training.prepare import Plan, quantization_config
+from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
+from hftune.training.prepare import Plan
 from hftune.training.trainer import HftuneTrainer
 
 
@@ -30,7 +30,7 @@ def build_model(plan: Plan) -> nn.Module:
         dtype=weight_dtype(plan),
         revision=section.revision,
         attn_implementation=section.attn_implementation,
-        quantization_config=quantization_config(plan.recipe),
+        quantization_config=quantization_config(section.quantization),
     )
     new = new_modules(model, missing)
     if section.classifier_pooling == "mean":

@@ -12,7 +12,6 @@ import torch
 from accelerate import init_empty_weights
 from datasets import Dataset
 from transformers import (
-    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -212,6 +211,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         on_cpu = arguments.device.type == "cpu"
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise RecipeError([f"training: {str(error).strip().splitlines()[0]}"]) from error
+    if on_cpu and (arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+        raise RecipeError(["training.fsdp: on a CPU nothing would be sharded; use multi_cpu"])
     if arguments.fp16 and on_cpu:
         raise RecipeError(["training.fp16: fp16 does nothing on a CPU; leave it out"])
     if arguments.n_gpu > 1:
@@ -264,16 +265,6 @@ def num_training_steps(arguments: TrainingArguments, rows: int) -> int:
     steps: int = math.ceil(batches / arguments.gradient_accumulation_steps)
     epochs: float = arguments.num_train_epochs
     return math.ceil(steps * epochs)
-
-
-def quantization_config(recipe: Recipe) -> BitsAndBytesConfig | None:
-    """Return the recipe's quantization, checked by its own class."""
-    if recipe.model.quantization is None:
-        return None
-    try:
-        return BitsAndBytesConfig(**recipe.model.quantization)
-    except (ValueError, TypeError, ImportError) as error:
-        raise HftuneError(f"model.quantization: {error}") from error
 
 
 def _rows(

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From plan to model: types of weights, quantized bases, pooling, and what a GPU makes of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import hftune
+from hftune import Recipe, RecipeError
+from hftune.training.build import build_model, build_trainer, weight_dtype
+from hftune.training.prepare import prepare
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_weights_come_in_the_type_asked_for(
+    dtype: str, expected: torch.dtype, make_recipe: Callable[..., Recipe], tiny_decoder: Path
+) -> None:
+    model = {"path": str(tiny_decoder), "dtype": dtype}
+    plan = prepare(make_recipe("text-generation", model=model, method="lora"))
+    assert weight_dtype(plan) is expected
+    built = build_model(plan)
+    assert built.get_base_model().model.embed_tokens.weight.dtype is expected
+    adapter = [p.dtype for p in built.parameters() if p.requires_grad]
+    assert set(adapter) == {torch.float32}  # small numbers need the precision
+
+
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself
+def test_lora_on_a_four_bit_base(make_recipe: Callable[..., Recipe], tiny_decoder: Path) -> None:
+    """QLoRA on the CPU: the base is 4-bit and stands still, the adapter learns and reloads."""
+    model = {"path": str(tiny_decoder), "quantization": NF4}
+    training = {"max_steps": 10, "learning_rate": 1e-2}
+    run = hftune.train(make_recipe("text-generation", training, model=model, method="lora"))
+    base = run.model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
+    assert type(base).__name__ == "Linear4bit"
+    log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if "loss" in line]
+    assert losses[-1] < losses[0]
+    assert "load_in_4bit: true" in (run.path / "recipe.yaml").read_text()
+    batch = run.tokenizer("alpha beta", return_tensors="pt")
+    run.model.eval()
+    with torch.no_grad():
+        expected, actual = run.model(**batch).logits, hftune.load(run.path).model(**batch).logits
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_the_unused_pooler_of_a_mean_pooled_checkpoint_trains(
+    make_recipe: Callable[..., Recipe], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """As sentence-transformers saves them: 1_Pooling/config.json beside the weights."""
+    import shutil
+
+    folder = tmp_path / "sentence"
+    shutil.copytree(tiny_encoder, folder)
+    (folder / "1_Pooling").mkdir()
+    settings = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    plan = prepare(make_recipe(model={"path": str(folder)}, method="lora"))
+    saved = build_model(plan).peft_config["default"].modules_to_save
+    assert set(saved) == {"bert.pooler", "classifier", "score"}
+
+
+def test_mean_pooling_survives_the_round_trip(
+    make_recipe: Callable[..., Recipe], tiny_encoder: Path
+) -> None:
+    model = {"path": str(tiny_encoder), "classifier_pooling": "mean"}
+    for method in ("lora", "full"):
+        output = {"output_dir": str(tiny_encoder.parent / f"pooled-{method}")}
+        run = hftune.train(make_recipe(training=output, model=model, method=method))
+        batch = run.tokenizer(
+            ["alpha red", "two green blue one"], return_tensors="pt", padding=True
+        )
+        run.model.eval()
+        with torch.no_grad():
+            expected = run.model(**batch).logits
+            actual = hftune.load(run.path).model(**batch).logits
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+        assert "The head of this model reads the mean" in (run.model_path / "README.md").read_text()
+
+
+def test_fsdp_on_a_cpu_is_refused(
+    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(RecipeError, match="nothing would be sharded"):
+        prepare(recipe)
+
+
+def test_precision_of_the_launcher_is_kept(
+    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Accelerate chose is in the resolved recipe, so that it repeats without Accelerate."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run = hftune.train(make_recipe())
+    assert "bf16: true" in (run.path / "recipe.yaml").read_text()
+    assert json.loads((run.path / "environment.json").read_text())["mixed_precision"] == "bf16"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+def test_a_gpu_trains_in_bf16_and_agrees_with_the_cpu(
+    task: str, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    on_gpu = hftune.train(make_recipe(task, {"use_cpu": False}, method="lora"))
+    environment = json.loads((on_gpu.path / "environment.json").read_text())
+    assert environment["device"] == "cuda"
+    output = {"output_dir": str(tmp_path / "cpu")}
+    on_cpu = hftune.train(make_recipe(task, output, method="lora"))
+    assert on_gpu.metrics["eval_loss"] == pytest.approx(on_cpu.metrics["eval_loss"], rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")
+def test_qlora_on_a_gpu(make_recipe: Callable[..., Recipe], tiny_decoder: Path) -> None:
+    model = {
+        "path": str(tiny_decoder),
+        "quantization": {**NF4, "bnb_4bit_compute_dtype": "bfloat16"},
+    }
+    training = {"use_cpu": False, "max_steps": 10, "learning_rate": 1e-2}
+    plan = prepare(make_recipe("text-generation", training, model=model, method="lora"))
+    trainer = build_trainer(plan, build_model(plan))
+    assert trainer.train().metrics["train_loss"] > 0
