@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
 
+#: Encoders call their stack so; a decoder's (OPT) or another tower's (Gemma 3) has another name.
+STACK_NAMES = ("encoder", "transformer")
+
 
 def new_modules(model: nn.Module, missing_keys: Iterable[str]) -> tuple[str, ...]:
     """Return the largest modules whose every parameter the checkpoint lacks.
@@ -56,7 +59,7 @@ def pool_by_mean(model: PreTrainedModel) -> None:
     Raises:
         HftuneError: The model is no encoder with one stack of layers.
     """
-    if "classifier_pooling" in model.config.to_dict() and model.config.model_type == "modernbert":
+    if "classifier_pooling" in model.config.to_dict():
         model.config.classifier_pooling = "mean"
         return
     encoder = model.base_model
@@ -70,10 +73,7 @@ def pool_by_mean(model: PreTrainedModel) -> None:
     def mean_into_first(module: nn.Module, args: Any, output: Any) -> Any:
         pooled = masked_mean(output[0], mask[0])
         hidden = torch.cat([pooled[:, None], output[0][:, 1:]], dim=1)
-        if isinstance(output, tuple):
-            return (hidden, *output[1:])
-        output["last_hidden_state"] = hidden
-        return output
+        return _with_last(output, hidden)
 
     encoder.register_forward_pre_hook(remember_mask, with_kwargs=True)
     stack.register_forward_hook(mean_into_first)
@@ -92,12 +92,30 @@ def masked_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
     return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
+def _with_last(output: Any, hidden: Tensor) -> Any:
+    """Put new last hidden states in, also where they end ``hidden_states``: DeBERTa reads those."""
+    old = output[0]
+
+    def swap(part: Any) -> Any:
+        if part is old:
+            return hidden
+        if isinstance(part, tuple) and part and part[-1] is old:
+            return (*part[:-1], hidden)
+        return part
+
+    if isinstance(output, tuple):
+        return tuple(map(swap, output))
+    for key, part in list(output.items()):
+        output[key] = swap(part)
+    return output
+
+
 def _layer_stack(model: PreTrainedModel) -> nn.Module:
     """The one child of the encoder that holds its list of layers."""
     stacks = [
         child
-        for child in model.base_model.children()
-        if any(isinstance(part, nn.ModuleList) for part in child.children())
+        for name, child in model.base_model.named_children()
+        if name in STACK_NAMES and any(isinstance(part, nn.ModuleList) for part in child.children())
     ]
     if len(stacks) != 1 or model.config.is_encoder_decoder:
         raise HftuneError(

@@ -55,6 +55,8 @@ def assistant_spans(
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
+        if index == 0:
+            continue  # a greeting: no prompt comes before it
         opening = render(tokenizer, messages[:index], prompt=True)
         turn = render(tokenizer, messages[: index + 1])
         if not (text.startswith(turn) and turn.startswith(opening)):

@@ -75,7 +75,13 @@ def source_files(path: str | list[str]) -> list[Path]:
         HftuneError: A file does not exist or a glob matches nothing.
     """
     if isinstance(path, list):
-        return [file for item in path for file in source_files(item)]
+        files = [(item, source_files(item)) for item in path]
+        strange = [item for item, found in files if not found]
+        if strange:
+            raise HftuneError(
+                f"a list holds files alone; no such file: {', '.join(map(str, strange))}"
+            )
+        return [file for _, found in files for file in found]
     if path == DEMO:
         return []
     if glob.has_magic(path) and not Path(path).exists():
@@ -98,7 +104,8 @@ def _open(path: str | list[str], name: str | None, revision: str | None) -> Data
         from hftune.data.docstrings import docstring_rows
 
         return Dataset.from_list(docstring_rows())
-    assert isinstance(path, str), "a list always stands for files"
+    if isinstance(path, list):
+        raise HftuneError("an empty list of files")
     if path.startswith("demo:"):
         raise HftuneError(f"{path}: unknown demo data; known: {DEMO}")
     if Path(path).is_dir():
@@ -115,6 +122,8 @@ def _open(path: str | list[str], name: str | None, revision: str | None) -> Data
 def _saved_folder(path: Path) -> Dataset | DatasetDict:
     try:
         return datasets.load_from_disk(str(path))
+    except IndexError as error:  # datasets cannot read back a part that it saved without rows
+        raise HftuneError(f"{path}: a part of it has no rows") from error
     except (FileNotFoundError, ValueError) as error:
         files = sorted(item.name for item in path.iterdir() if item.suffix in READERS)
         hint = f"files in it: {', '.join(files)}; name one, or a glob" if files else None
@@ -143,7 +152,7 @@ def _read_files(files: list[Path]) -> Dataset:
         table = READERS[file.suffix](file)
         if table.num_rows == 0:
             raise HftuneError(f"{file}: no rows")
-        if tables and table.schema.names != tables[0].schema.names:
+        if tables and sorted(table.schema.names) != sorted(tables[0].schema.names):
             raise HftuneError(
                 f"{file}: columns {table.schema.names} differ from {tables[0].schema.names} "
                 f"of {files[0]}"
@@ -151,14 +160,14 @@ def _read_files(files: list[Path]) -> Dataset:
         tables.append(table)
     try:
         return Dataset(pa.concat_tables(tables, promote_options="permissive"))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise HftuneError(f"{files[0]} and others: column types differ: {error}") from error
 
 
 def _read_csv(file: Path) -> pa.Table:
     _check_utf8(file)
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        header = next(csv.reader(lines))
+        header = next(csv.reader(lines), [])
     _check_columns(file, header)
     try:
         return pa.csv.read_csv(
@@ -194,6 +203,8 @@ def _column(file: Path, name: str, rows: list[tuple[int, dict[str, Any]]]) -> pa
     values = [row.get(name) for _, row in rows]
     try:
         return pa.array(values)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise HftuneError(f"{file}: column {name!r}: {error}") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         kinds: dict[str, int] = {}
         for number, row in rows:
@@ -204,11 +215,10 @@ def _column(file: Path, name: str, rows: list[tuple[int, dict[str, Any]]]) -> pa
 
 def _read_parquet(file: Path) -> pa.Table:
     try:
-        table = pa.parquet.read_table(file)
+        _check_columns(file, pa.parquet.read_schema(file).names)
+        return pa.parquet.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise HftuneError(f"{file}: broken parquet: {str(error).splitlines()[0]}") from error
-    _check_columns(file, table.schema.names)
-    return table
 
 
 READERS: dict[str, Callable[[Path], pa.Table]] = {

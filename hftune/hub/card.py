@@ -2,6 +2,7 @@
 """The model card: what the model is, how it did, and the lines that load it without hftune."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ AUTO_CLASSES = {
     "text-generation": "CausalLM",
 }
 CARD_METRICS = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
+
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 MEAN_POOLING = """
 The head of this model reads the mean over all tokens, not the first one. Transformers has no
@@ -33,7 +36,10 @@ def remember(module, args, kwargs):
 def mean_first(module, args, output):
     hidden, mask = output[0], seen["mask"][..., None].to(output[0].dtype)
     mean = (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-    output["last_hidden_state"] = torch.cat([mean, hidden[:, 1:]], 1)
+    last = torch.cat([mean, hidden[:, 1:]], 1)
+    if "hidden_states" in output:
+        output["hidden_states"] = (*output["hidden_states"][:-1], last)
+    output["last_hidden_state"] = last
     return output
 
 encoder.register_forward_pre_hook(remember, with_kwargs=True)
@@ -55,7 +61,7 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
     library = "peft" if adapter else "transformers"
     lines = ["---", f"library_name: {library}", f"pipeline_tag: {facts.task}", "tags:"]
     lines += ["- hftune", f"- {facts.method}"]
-    if ":" not in facts.base_model and "/" in facts.base_model:
+    if HUB_ID.fullmatch(facts.base_model):
         lines.append(f"base_model: {facts.base_model}")
     lines += ["---", "", f"# {facts.base_model}, fine-tuned: {facts.method}", ""]
     lines += [f"A model for {facts.task}, made with [hftune](https://pypi.org/project/hftune)."]

@@ -57,16 +57,23 @@ def save_model(
         card: The text of README.md.
     """
     partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         atomic_write_json(partial / FACTS_FILE, dataclasses.asdict(facts))
         atomic_write(partial / "README.md", card)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        if folder.exists():
+            folder.replace(old)
+        partial.replace(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def read_facts(folder: Path) -> ModelFacts | None:

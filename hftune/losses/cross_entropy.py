@@ -98,6 +98,8 @@ def class_weight_tensor(
             hint=f"labels in order: {', '.join(classes[:20])}",
         )
     values = torch.tensor([float(weight) for weight in weights])
-    if values.min() < 0 or values.max() == 0:
-        raise HftuneError("loss.class_weights: weights must not be negative, nor all of them zero")
+    if not values.isfinite().all() or values.min() < 0 or values.max() == 0:
+        raise HftuneError(
+            "loss.class_weights: weights must be finite and not negative, nor all of them zero"
+        )
     return values

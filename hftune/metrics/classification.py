@@ -32,7 +32,7 @@ def classification_metrics(
             -log_softmax(scores.astype(np.float64), -1)[np.arange(len(labels)), labels].mean()
         ),
         "accuracy": float(accuracy_score(labels, predicted)),
-        "mcc": float(matthews_corrcoef(labels, predicted)),
+        "mcc": _mcc(labels, predicted),
     }
     for average in ("macro", "weighted"):
         precision, recall, f1, _ = precision_recall_fscore_support(
@@ -44,6 +44,12 @@ def classification_metrics(
             f"f1_{average}": float(f1),
         }
     return result
+
+
+def _mcc(labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) -> float:
+    """Return the correlation; 0 where one class is all there is, which scikit-learn warns of."""
+    alone = len(np.union1d(labels, predicted)) == 1
+    return 0.0 if alone else float(matthews_corrcoef(labels, predicted))
 
 
 def per_class_metrics(

@@ -2,7 +2,7 @@
 """``text-classification``: one label for a text or a pair of texts."""
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,10 @@ class TextClassification(Task):
         GROUP,
     )  # fmt: skip
 
+    def __init__(self, label_names: Sequence[str] = ()) -> None:
+        super().__init__(label_names)
+        self._declared: list[str] = []
+
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
         """Return ``text``, ``text_pair`` where given, and ``label`` as text; see :class:`Task`."""
         feature = rows.features[columns["label"]] if "label" in columns else None
@@ -56,7 +60,7 @@ class TextClassification(Task):
             labels = selected["label"]
             if isinstance(feature, ClassLabel):
                 labels = [None if i is None or i < 0 else feature.names[i] for i in labels]
-                self._declared = list(feature.names)
+                self._declared = self._declared or list(feature.names)
             selected["label"] = _label_texts(labels, columns["label"])
         return Dataset.from_dict(selected)
 
@@ -68,7 +72,7 @@ class TextClassification(Task):
         """
         if not self.label_names:
             present = set(train["label"])
-            declared = getattr(self, "_declared", None)
+            declared = self._declared if present <= set(self._declared) else []
             self.label_names = declared or sorted(present, key=_label_order)
             if len(present) < 2:
                 raise HftuneError(
@@ -181,6 +185,7 @@ def _label_texts(values: list[Any], column: str) -> list[str]:
 def _label_order(label: str) -> tuple[int, float, str]:
     """Numbers in their order, then names in theirs."""
     try:
-        return (0, float(label), label)
+        number = float(label)
     except ValueError:
-        return (1, 0.0, label)
+        number = math.nan
+    return (1, 0.0, label) if math.isnan(number) else (0, number, label)
