@@ -41,6 +41,17 @@ def _is_new(model: nn.Module, name: str, missing: set[str]) -> bool:
     return all(key in missing for key, _ in parameters)
 
 
+def keep_unpacked(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights for a CPU.
+
+    On processors with AVX512-BF16 it packs them at the first evaluation, and version 0.50 unpacks
+    them wrongly when a state dict is taken, as every checkpoint does: the base is ruined silently.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
+
+
 def unused_pooler(model: PreTrainedModel) -> str | None:
     """Return the name of the encoder's own pooler, if it has one."""
     for name, _ in model.base_model.named_children():

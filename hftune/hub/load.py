@@ -17,7 +17,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from hftune.core.errors import HftuneError
-from hftune.core.surgery import pool_by_mean
+from hftune.core.surgery import keep_unpacked, pool_by_mean
 from hftune.hub.demo_models import demo_model_path
 from hftune.hub.save import ModelFacts
 
@@ -135,6 +135,7 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
         )
     except (OSError, ValueError, ImportError) as error:
         raise HftuneError(f"model.path: {location}: {_first_line(error)}") from error
+    keep_unpacked(model)
     return model, sorted(report["missing_keys"])
 
 
