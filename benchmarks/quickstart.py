@@ -102,7 +102,7 @@ def tfidf(plan: Plan) -> tuple[float, str]:
         cv=StratifiedGroupKFold(3, shuffle=True, random_state=0),
         n_jobs=2,
     )
-    train, held_out = plan.examples, plan.validation_examples
+    train, held_out = plan.parts.train, plan.parts.validation
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         search.fit(train["text"][:], train["label"][:], groups=np.array(train["group"][:]))

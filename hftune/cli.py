@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from hftune import __version__
-from hftune.core.errors import HftuneError
+from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
 
@@ -92,7 +92,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     Prints class counts, lengths, the share cut, three examples with the trained tokens marked, and
     an estimate of the memory that training takes.
     """
-    _verb("check")(_load(recipe, overrides))
+    loaded = _load(recipe, overrides)
+    _verb("check")(loaded)
 
 
 @app.command()
@@ -111,7 +112,7 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    data: Annotated[str, typer.Argument(help="Rows to predict: csv, jsonl or parquet.")],
+    data: Annotated[str, typer.Argument(help="Rows to predict: file, glob, folder or Hub id.")],
     output: Annotated[Path, typer.Argument(help="Where the rows go, with predictions: .jsonl.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 32,
     max_new_tokens: Annotated[
@@ -137,7 +138,14 @@ def _load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> A
         )
     if (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
-    return Recipe.load(path, overrides or ())
+    loaded = Recipe.load(path, overrides or ())
+    if loaded.data.path is None:
+        raise RecipeError(
+            [f"{path}: data.path: missing"],
+            hint="a run on rows handed over in Python goes on there: "
+            "hftune.train(hftune.load(RUN).recipe, train_dataset=..., resume=True)",
+        )
+    return loaded
 
 
 def _verb(name: str) -> Callable[..., Any]:
@@ -153,7 +161,8 @@ def _verb(name: str) -> Callable[..., Any]:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    for name in ("torch.distributed", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
 
 

@@ -3,14 +3,17 @@
 
 import numpy as np
 import torch
+from datasets import Dataset
 from rich.table import Table
 from rich.text import Text
 
 from hftune.core.console import console, say, warn
+from hftune.losses.contract import Loss
 from hftune.recipe.recipe import Recipe
 from hftune.training.build import weight_dtype
 from hftune.training.memory import MemoryEstimate, estimate_memory
 from hftune.training.prepare import Plan, num_training_steps, prepare
+from hftune.training.run import choose_folder
 
 EXAMPLES = 3
 SHOWN_TOKENS = 160
@@ -18,8 +21,20 @@ SHOWN_CLASSES = 30
 MIB = 2**20
 
 
-def check(recipe: Recipe) -> Plan:
+def check(
+    recipe: Recipe,
+    *,
+    train_dataset: Dataset | None = None,
+    eval_dataset: Dataset | None = None,
+    loss: Loss | None = None,
+) -> Plan:
     """Validate the recipe and its data; print what training would see.
+
+    Args:
+        recipe: What training would do.
+        train_dataset: Rows in place of ``data.path``.
+        eval_dataset: Rows in place of ``data.validation``.
+        loss: A loss of one's own in place of the recipe's.
 
     Returns:
         The plan, with its tokenizer, config and encoded rows.
@@ -27,7 +42,8 @@ def check(recipe: Recipe) -> Plan:
     Raises:
         HftuneError: Something does not fit; the message says what and where.
     """
-    plan = prepare(recipe)
+    plan = prepare(recipe, train_dataset=train_dataset, eval_dataset=eval_dataset, loss=loss)
+    choose_folder(recipe)
     _print_rows(plan)
     _print_classes(plan)
     _print_examples(plan)
@@ -48,11 +64,8 @@ def _print_rows(plan: Plan) -> None:
     limit = "no limit" if plan.max_length is None else f"{plan.max_length} tokens"
     steps = num_training_steps(plan.arguments, len(plan.train.rows))
     say(f"longest row taken: {limit}; optimizer steps: {steps}")
-    untrained = sum(part.untrained for part in parts.values() if part is not None)
-    if untrained:
-        warn(f"{untrained} rows have no trained token and are left out")
-    if plan.empty_texts:
-        warn(f"{plan.empty_texts} training rows have an empty text")
+    for remark in plan.remarks():
+        warn(remark)
 
 
 def _print_classes(plan: Plan) -> None:
@@ -89,15 +102,18 @@ def _print_examples(plan: Plan) -> None:
 
 def _print_memory(plan: Plan) -> None:
     estimate = plan_memory(plan)
+    if estimate is None:
+        say("memory for training: not known before the weights are there, with this method")
+        return
     parts = (f"{name} {getattr(estimate, name) / MIB:,.0f}" for name in
              ("weights", "gradients", "optimizer", "activations"))  # fmt: skip
     say(f"memory for training, about: {estimate.total / MIB:,.0f} MiB ({', '.join(parts)})")
 
 
-def plan_memory(plan: Plan) -> MemoryEstimate:
-    """Estimate the memory of a plan at its longest row; see :func:`estimate_memory`."""
-    context = plan.context()
-    model = plan.method.apply(plan.skeleton(), context)
+def plan_memory(plan: Plan) -> MemoryEstimate | None:
+    """Estimate the memory of a plan at its longest row; None where it takes weights to know."""
+    if plan.adapted is None:
+        return None
     dtype = weight_dtype(plan)
     quantization = plan.recipe.model.quantization or {}
     per_weight = 4.0 if dtype == "auto" else float(dtype.itemsize)
@@ -108,12 +124,12 @@ def plan_memory(plan: Plan) -> MemoryEstimate:
     half = plan.arguments.bf16 or plan.arguments.fp16
     longest = max(plan.train.lengths)
     return estimate_memory(
-        model,
+        plan.adapted,
         plan.config,
         rows=plan.arguments.per_device_train_batch_size,
         length=min(longest, plan.max_length or longest),
         bytes_per_weight=per_weight,
         bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
         optimizer=str(getattr(plan.arguments.optim, "value", plan.arguments.optim)),
-        recompute=context.gradient_checkpointing,
+        recompute=plan.context().gradient_checkpointing,
     )

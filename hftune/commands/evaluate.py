@@ -46,7 +46,7 @@ def evaluate(
     given = data if isinstance(data, Dataset) else load_part(data)
     columns = find_columns(given.column_names, task.roles, _present(facts.columns, given))
     rows = task.select(given, columns)
-    task.learn(rows, None)
+    task.check(rows, "given")
     encoded = task.encode(rows, run.tokenizer, facts.max_length)
     if encoded.cut:
         warn(f"{encoded.cut} of {len(given)} rows were longer than {facts.max_length} tokens")

@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback
 
@@ -46,7 +47,7 @@ def train(
         train_dataset: Rows in place of ``data.path``.
         eval_dataset: Rows in place of ``data.validation``.
         model: A model of one's own in place of ``model.path``, trained as it is: the method of the
-            recipe is not applied. The tokenizer still comes from ``model.path``.
+            recipe is not applied. Tokenizer and config still come from ``model.path``.
         loss: A loss of one's own; see :class:`hftune.Loss`.
         callbacks: More Trainer callbacks.
         resume: Continue the run in whose folder the recipe lies, from its newest whole checkpoint.
@@ -57,7 +58,14 @@ def train(
     Raises:
         HftuneError: Something does not fit; nothing has been written then.
     """
-    plan = prepare(recipe, train_dataset=train_dataset, eval_dataset=eval_dataset, loss=loss)
+    plan = prepare(
+        recipe,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        loss=loss,
+        own_model=model is not None,
+    )
+    _say_rows(plan)
     folder = _agreed_folder(plan, resume)
     main = plan.arguments.process_index == 0
     with claimed(folder) if main else nullcontext():
@@ -104,14 +112,30 @@ def _agreed_folder(plan: Plan, resume: bool) -> Path:
 
 
 def _resumed_folder(recipe: Recipe) -> Path:
+    folder = None
     if recipe.origin is not None and recipe.origin.name == RECIPE_FILE:
-        return recipe.origin.parent
-    if recipe.training.get("output_dir"):
-        return Path(recipe.training["output_dir"])
-    raise HftuneError(
-        "--resume continues a run, and this recipe does not lie in a run folder",
-        hint="hftune train runs/NAME --resume",
-    )
+        folder = recipe.origin.parent
+    elif recipe.training.get("output_dir"):
+        folder = Path(recipe.training["output_dir"])
+    if folder is None:
+        raise HftuneError(
+            "--resume continues a run, and this recipe does not lie in a run folder",
+            hint="hftune train runs/NAME --resume",
+        )
+    if Run(folder).model_path.exists():
+        raise HftuneError(f"{folder}: the run is finished; there is nothing to resume")
+    return folder
+
+
+def _say_rows(plan: Plan) -> None:
+    parts = {"train": plan.train, "validation": plan.validation}
+    known = {name: part for name, part in parts.items() if part is not None}
+    say("rows: " + ", ".join(f"{len(part.rows)} {name}" for name, part in known.items()))
+    cut = sum(part.cut for part in known.values())
+    if cut:
+        say(f"{cut} rows are cut at {plan.max_length} tokens")
+    for remark in plan.remarks():
+        warn(remark)
 
 
 def _write_start(plan: Plan, folder: Path, trainer: HftuneTrainer) -> None:
@@ -134,8 +158,9 @@ def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
 
 def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, Any]) -> None:
     metrics |= parameter_counts(trainer.model)
+    adapter = isinstance(trainer.model, PeftModel)
     facts = model_facts(plan)
-    card = model_card(facts, metrics, adapter=plan.method.saves_adapter)
+    card = model_card(facts, metrics, adapter=adapter)
     save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)
     atomic_write_json(run.path / "metrics.json", metrics)
     lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -146,15 +171,18 @@ def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, 
 def model_facts(plan: Plan) -> ModelFacts:
     """Return what the saved model must remember of its plan."""
     recipe = plan.recipe
+    config = dict(recipe.model.config)
+    if recipe.model.classifier_pooling == "mean" and "classifier_pooling" in plan.config.to_dict():
+        config["classifier_pooling"] = "mean"  # the architecture's own switch
     return ModelFacts(
         task=recipe.task,
         base_model=recipe.model.path,
         base_revision=recipe.model.revision,
         method=recipe.method.name,
         label_names=plan.task.label_names,
-        columns=plan.columns,
+        columns=plan.parts.columns,
         max_length=plan.max_length,
         classifier_pooling=recipe.model.classifier_pooling,
-        config=recipe.model.config,
+        config=config,
         quantization=recipe.model.quantization,
     )

@@ -47,9 +47,9 @@ def keep_unpacked(model: nn.Module) -> None:
     On processors with AVX512-BF16 it packs them at the first evaluation, and version 0.50 unpacks
     them wrongly when a state dict is taken, as every checkpoint does: the base is ruined silently.
     """
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module.support_avx512bf16_for_cpu = False
+    layers: list[Any] = [part for part in model.modules() if type(part).__name__ == "Linear4bit"]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
 
 
 def unused_pooler(model: PreTrainedModel) -> str | None:

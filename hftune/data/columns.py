@@ -55,7 +55,7 @@ def find_columns(
             continue
         lower = {column.lower(): column for column in columns if column not in taken}
         fits = [lower[name] for name in (role.name, *role.names) if name in lower]
-        if len(fits) > 1 and role.required and fits[0].lower() != role.name:
+        if len(fits) > 1 and fits[0].lower() != role.name:
             raise HftuneError(
                 f"data.columns: {role.name} could be {' or '.join(fits)}; columns: {list(columns)}",
                 hint=f"say which: columns: {{{role.name}: {fits[0]}}}",

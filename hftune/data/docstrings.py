@@ -33,8 +33,17 @@ PACKAGES = {
     "transformers": "transformers",
 }
 ROWS_PER_PACKAGE = 400
+QUESTION = "Write the one-sentence docstring summary of this Python definition:\n\n"
 SUMMARY_CHARACTERS = range(30, 401)
 NOT_PUBLIC = {"tests", "test", "testing", "conftest", "externals", "vendored", "benchmarks"}
+
+
+def conversation(row: dict[str, str]) -> list[dict[str, str]]:
+    """Return a row as a question about its signature, and the summary as the answer."""
+    return [
+        {"role": "user", "content": QUESTION + row["signature"]},
+        {"role": "assistant", "content": row["summary"]},
+    ]
 
 
 def docstring_rows() -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ from datasets import Dataset, DatasetDict
 from hftune.core.errors import HftuneError
 
 DEMO = "demo:docstrings"
+OTHER_SUFFIXES = (".json", ".tsv", ".txt", ".xls", ".xlsx", ".zip", ".gz")
 
 
 def load_parts(
@@ -44,6 +45,9 @@ def load_parts(
     Raises:
         HftuneError: Something is missing, empty or broken; the message names file and place.
     """
+    for key, value in {"name": name, "revision": revision}.items():
+        if value is not None and source_files(path):
+            raise HftuneError(f"data.{key}: {path} is a file; only Hub data sets have one")
     source = _open(path, name, revision)
     if isinstance(source, Dataset):
         if split is not None:
@@ -91,6 +95,8 @@ def source_files(path: str | list[str]) -> list[Path]:
         return matches
     if Path(path).is_file():
         return [Path(path)]
+    if Path(path).suffix in OTHER_SUFFIXES:
+        raise HftuneError(f"{path}: unknown kind of file; known: {', '.join(READERS)}")
     if Path(path).suffix in READERS:
         raise HftuneError(f"{path}: no such file", hint=_nearby(Path(path)))
     return []
@@ -101,9 +107,11 @@ def _open(path: str | list[str], name: str | None, revision: str | None) -> Data
     if files:
         return _read_files(files)
     if path == DEMO:
-        from hftune.data.docstrings import docstring_rows
+        from hftune.data.docstrings import conversation, docstring_rows
 
-        return Dataset.from_list(docstring_rows())
+        return Dataset.from_list(
+            [{**row, "messages": conversation(row)} for row in docstring_rows()]
+        )
     if isinstance(path, list):
         raise HftuneError("an empty list of files")
     if path.startswith("demo:"):

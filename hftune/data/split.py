@@ -15,8 +15,8 @@ def split_indices(
 ) -> tuple[list[int], list[int]]:
     """Choose validation rows so that rows of one key stay together.
 
-    Each stratum gives its share, rounded so that the shares add up (largest remainder), but never
-    its last key. Both lists keep the order of the rows.
+    Each stratum gives its share, rounded so that the shares add up (largest remainder), as nearly
+    as its groups allow, but never its last group. Both lists keep the order of the rows.
 
     Args:
         keys: What must not be torn apart, such as the row's text.
@@ -43,7 +43,7 @@ def split_indices(
         candidates = by_stratum[stratum]
         taken = 0
         for position in generator.permutation(len(candidates))[: len(candidates) - 1]:
-            if taken + len(candidates[position]) <= number:
+            if abs(taken + len(candidates[position]) - number) < abs(taken - number):
                 validation.update(candidates[position])
                 taken += len(candidates[position])
     return [i for i in range(len(keys)) if i not in validation], sorted(validation)

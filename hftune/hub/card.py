@@ -24,10 +24,8 @@ switch for that in this architecture, so put the mean in the first place before 
 import torch
 
 encoder = ENCODER
-stack = next(
-    child for child in encoder.children()
-    if any(isinstance(part, torch.nn.ModuleList) for part in child.children())
-)
+parts = dict(encoder.named_children())
+stack = parts.get("encoder") or parts["transformer"]
 seen = {}
 
 def remember(module, args, kwargs):
@@ -64,7 +62,7 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
     if HUB_ID.fullmatch(facts.base_model):
         lines.append(f"base_model: {facts.base_model}")
     lines += ["---", "", f"# {facts.base_model}, fine-tuned: {facts.method}", ""]
-    lines += [f"A model for {facts.task}, made with [hftune](https://pypi.org/project/hftune)."]
+    lines += [f"A model for {facts.task}, made with hftune."]
     if facts.label_names:
         lines += ["", f"Labels: {', '.join(f'`{name}`' for name in facts.label_names)}."]
     figures = [(name, metrics.get(f"eval_{name}")) for name in CARD_METRICS]
@@ -72,7 +70,7 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
         lines += ["", "| on the validation rows | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]
     lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
-    if facts.classifier_pooling == "mean":
+    if facts.classifier_pooling == "mean" and "classifier_pooling" not in facts.config:
         encoder = "model.base_model.model.base_model" if adapter else "model.base_model"
         lines.append(MEAN_POOLING.replace("ENCODER", encoder))
     if facts.max_length is not None and facts.task == "text-classification":
@@ -90,6 +88,8 @@ def _loading(facts: ModelFacts, adapter: bool) -> list[str]:
             for index, name in enumerate(facts.label_names)
         ) + "}"  # fmt: skip
         arguments += [f"num_labels={len(facts.label_names)}", f"id2label={labels}"]
+    if adapter:
+        arguments += [f"{key}={value!r}" for key, value in facts.config.items()]
     names = "AutoTokenizer"
     if facts.quantization:
         names = "AutoTokenizer, BitsAndBytesConfig"

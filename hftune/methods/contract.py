@@ -34,13 +34,20 @@ class Method(ABC):
 
     saves_adapter = False
 
-    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> None:
-        """Raise :class:`HftuneError` if the method cannot work on this architecture.
+    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+        """Try the method on a model without weights, so that misfits show before loading.
 
         Args:
-            skeleton: The model on the meta device, without weights; it may be changed.
+            skeleton: The model on the meta device; it is changed.
             context: What the method may know of the run.
+
+        Returns:
+            The changed model, to count from; None where it takes weights to know.
+
+        Raises:
+            HftuneError: The method cannot work on this architecture.
         """
+        return self.apply(skeleton, context)
 
     @abstractmethod
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:

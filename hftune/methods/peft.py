@@ -29,6 +29,11 @@ NOT_FROM_A_RECIPE = {
     "shadow": "it needs a shadow model beside the base",
     "xlora": "it mixes adapters that were trained before",
 }
+#: PEFT type -> options without which its config means nothing.
+NEEDS = {
+    "adaption_prompt": ("adapter_len", "adapter_layers"),
+    "trainable_tokens": ("token_indices",),
+}
 PEFT_TASKS = {"text-classification": "SEQ_CLS", "text-generation": "CAUSAL_LM"}
 
 
@@ -78,28 +83,26 @@ class Peft(Method):
         except (ValueError, TypeError, ImportError) as error:
             raise HftuneError(f"method {self.name}: {error}") from error
 
-    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> None:
-        """Put the adapter on a model without weights, so that misfits show before loading.
-
-        Args:
-            skeleton: The model on the meta device; it is changed.
-            context: What the method may know of the run.
-
-        Raises:
-            HftuneError: A target module matches nothing, or only some of the names do.
-        """
+    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+        """Put the adapter on a model without weights; see :class:`Method`."""
+        missing = [key for key in NEEDS.get(self.name, ()) if not self.options.get(key)]
+        if missing:
+            raise HftuneError(f"method {self.name} needs {' and '.join(missing)}")
         self._check_targets(skeleton)
-        cheap = dataclasses.replace(context, new_modules=())
         # A named initialisation computes from weights, which are not here.
         named = isinstance(self.options.get("init_lora_weights"), str)
-        config = self.config(cheap, **({"init_lora_weights": True} if named else {}))
+        config = self.config(context, **({"init_lora_weights": True} if named else {}))
         try:
-            get_peft_model(skeleton, config)
+            return get_peft_model(skeleton, config)
         except NotImplementedError:
-            return  # an initialisation that reads weights: nothing to learn without them
+            return None  # it reads weights as it starts
         except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+            hint = None
+            if "target_modules" in str(error):
+                layers = _layer_names(dict(skeleton.named_modules()))
+                hint = f"method.target_modules: candidates are {', '.join(layers)}, or all-linear"
             raise HftuneError(
-                f"method {self.name} does not fit {type(skeleton).__name__}: {error}"
+                f"method {self.name} does not fit {type(skeleton).__name__}: {error}", hint=hint
             ) from error
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:

@@ -75,12 +75,14 @@ RANGES: dict[str, dict[str, Schema]] = {
 #: TrainingArguments that have no effect here, or an unsafe one -> what to do instead.
 REFUSED_TRAINING = {
     "batch_eval_metrics": "metrics are computed over all rows at once",
+    "disable_tqdm": "a terminal gets a bar, a log file plain lines",
     "do_eval": "evaluation follows training.eval_strategy",
     "do_predict": "run hftune predict on the finished run",
     "do_train": "hftune train always trains",
     "eval_use_gather_object": "scores are gathered as tensors",
     "include_for_metrics": "hftune gathers what its metrics need",
     "label_names": "the task knows its labels",
+    "length_column_name": "lengths are counted from the tokens",
     "local_rank": "the launcher sets it",
     "logging_nan_inf_filter": "losses that are not finite are always shown",
     "prediction_loss_only": "the task decides what evaluation keeps",

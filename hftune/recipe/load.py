@@ -12,6 +12,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 
 from hftune.core.errors import HftuneError, RecipeError
+from hftune.recipe.schema import DEFAULT_NAMES
 
 KeyPath = tuple[str | int, ...]
 
@@ -103,6 +104,8 @@ def _override(source: Source, override: str) -> None:
         )
     value = _plain(_parse(text, f"command line: {dotted}"), (), Source({}, "command line"))
     tree = source.tree
+    if keys[0] in DEFAULT_NAMES and len(keys) > 1:
+        tree.setdefault(keys[0], DEFAULT_NAMES[keys[0]])
     for depth, key in enumerate(keys[:-1], start=1):
         if isinstance(tree.get(key), str):
             short = "path" if key in ("model", "data") else "name"

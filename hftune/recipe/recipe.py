@@ -10,7 +10,6 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from hftune.core.errors import RecipeError
 from hftune.recipe.check import check
 from hftune.recipe.compatibility import check_compatibility
 from hftune.recipe.fields import choice_names, recipe_schema
@@ -19,7 +18,7 @@ from hftune.recipe.resolve import training_defaults, typed_sections
 from hftune.recipe.schema import Choice, DataSection, ModelSection
 
 #: Fields of TrainingArguments that belong to one run on one machine and not to its recipe.
-NOT_REPEATED = ("output_dir", "run_name", "disable_tqdm", "log_level", "log_level_replica")
+NOT_REPEATED = ("output_dir", "run_name", "log_level", "log_level_replica")
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -51,8 +50,6 @@ class Recipe:
         """Read a YAML recipe and lay dotted overrides (``method.r=16``) over it."""
         recipe = cls.__new__(cls)
         recipe._fill(load_source(Path(path), overrides), Path(path))
-        if recipe.data.path is None:
-            raise RecipeError([f"{path}: data.path: missing"])
         return recipe
 
     def _fill(self, source: Source, origin: Path | None = None) -> None:

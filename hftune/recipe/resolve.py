@@ -4,7 +4,7 @@
 from typing import Any
 
 from hftune.methods import CHANGES_SHAPE
-from hftune.recipe.schema import Choice, DataSection, ModelSection
+from hftune.recipe.schema import DEFAULT_NAMES, Choice, DataSection, ModelSection
 
 #: Learning rate by method, for methods that do not train well at LoRA's.
 LEARNING_RATES = {
@@ -52,8 +52,8 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
         "task": tree["task"],
         "model": ModelSection(**_spelled_out(tree["model"], "path")),
         "data": DataSection(**_spelled_out(tree.get("data", {}), "path")),
-        "method": _choice(tree.get("method", "lora"), METHOD_DEFAULTS),
-        "loss": _choice(tree.get("loss", "cross_entropy"), {}),
+        "method": _choice(tree.get("method", DEFAULT_NAMES["method"]), METHOD_DEFAULTS),
+        "loss": _choice(tree.get("loss", DEFAULT_NAMES["loss"]), {}),
         "training": dict(tree.get("training") or {}),
     }
 

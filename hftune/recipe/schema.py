@@ -11,6 +11,9 @@ from typing import Any, Literal
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
 
+#: What a section means that a recipe leaves out.
+DEFAULT_NAMES = {"method": "lora", "loss": "cross_entropy"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:

@@ -40,11 +40,13 @@ class Task(ABC):
         auto_model: The ``transformers.AutoModelFor...`` class that loads its models.
         roles: The parts that columns play.
         label_names: Class names by id; empty where the task has none.
+        metric_names: What :meth:`metrics` returns and a best model can be chosen by.
     """
 
     name: str
     auto_model: Any
     roles: tuple[Role, ...]
+    metric_names: tuple[str, ...]
 
     def __init__(self, label_names: Sequence[str] = ()) -> None:
         self.label_names = list(label_names)
@@ -56,6 +58,15 @@ class Task(ABC):
     @abstractmethod
     def learn(self, train: Dataset, validation: Dataset | None) -> None:
         """Take from the selected rows what the task must know, such as label names."""
+
+    @abstractmethod
+    def check(self, rows: Dataset, part: str) -> None:
+        """Raise :class:`HftuneError` if a part has what the task does not know, or lacks.
+
+        Args:
+            rows: Selected rows.
+            part: The word for them in the message.
+        """
 
     @abstractmethod
     def split_keys(self, rows: Dataset) -> tuple[list[Hashable], list[Hashable] | None]:

@@ -29,6 +29,10 @@ class TextClassification(Task):
     """Label names come from the training rows: numbers in their order, then names in theirs."""
 
     name = "text-classification"
+    metric_names = (
+        "loss", "accuracy", "mcc", "precision_macro", "recall_macro", "f1_macro",
+        "precision_weighted", "recall_weighted", "f1_weighted",
+    )  # fmt: skip
     auto_model = AutoModelForSequenceClassification
     roles = (
         Role(
@@ -39,7 +43,7 @@ class TextClassification(Task):
         Role("label", ("labels", "category", "class", "target", "intent", "package")),
         Role(
             "text_pair",
-            ("sentence2", "hypothesis", "passage", "context", "question2"),
+            ("sentence2", "hypothesis", "question2"),
             required=False,
         ),
         GROUP,
@@ -79,12 +83,11 @@ class TextClassification(Task):
                     f"one class only: every label is {next(iter(present))!r}; "
                     "a classifier needs two"
                 )
-        self.check_labels(train, "training")
         if validation is not None:
-            self.check_labels(validation, "validation")
+            self.check(validation, "validation")
 
-    def check_labels(self, rows: Dataset, part: str) -> None:
-        """Raise :class:`HftuneError` if a part has labels that are not known."""
+    def check(self, rows: Dataset, part: str) -> None:
+        """Raise :class:`HftuneError` if a part has labels that training does not know."""
         unknown = sorted(set(rows["label"]) - set(self.label_names))
         if unknown:
             raise HftuneError(

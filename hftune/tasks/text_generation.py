@@ -30,13 +30,12 @@ from hftune.losses.contract import aligned, targets
 from hftune.metrics.language_modelling import language_modelling_metrics
 from hftune.tasks.contract import Encoded, Task
 
-DOCSTRING_QUESTION = "Write the one-sentence docstring summary of this Python definition:\n\n"
-
 
 class TextGeneration(Task):
     """Rows are ``messages``, or ``prompt`` and ``completion``."""
 
     name = "text-generation"
+    metric_names = ("loss", "perplexity")
     auto_model = AutoModelForCausalLM
     roles = (
         Role("messages", ("conversation",), required=False),
@@ -48,8 +47,6 @@ class TextGeneration(Task):
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
         """Return ``messages``, or ``prompt`` and ``completion``; see :class:`Task`."""
         group = {"group": rows[columns["group"]][:]} if "group" in columns else {}
-        if not columns.keys() - {"group"} and {"signature", "summary"} <= set(rows.column_names):
-            return Dataset.from_dict({"messages": docstring_conversations(rows), **group})
         if "messages" in columns:
             conversations = rows[columns["messages"]][:]
             _check_conversations(conversations, columns["messages"])
@@ -68,18 +65,20 @@ class TextGeneration(Task):
         return Dataset.from_dict({**texts, **group})
 
     def learn(self, train: Dataset, validation: Dataset | None) -> None:
-        """Check that there is something to learn from.
+        """Check the rows; there is nothing else to know of them."""
+        self.check(train, "training")
+        if validation is not None:
+            self.check(validation, "validation")
 
-        Raises:
-            HftuneError: There are prompts without completions, or no assistant ever speaks.
-        """
-        if "messages" in train.column_names:
-            turns = (message["role"] for row in train["messages"] for message in row)
+    def check(self, rows: Dataset, part: str) -> None:
+        """Raise :class:`HftuneError` if there are no answers in a part."""
+        if "messages" in rows.column_names:
+            turns = (message["role"] for row in rows["messages"] for message in row)
             if "assistant" not in turns:
-                raise HftuneError("no conversation has an assistant turn to learn from")
-        elif "completion" not in train.column_names:
+                raise HftuneError(f"no conversation of the {part} rows has an assistant turn")
+        elif "completion" not in rows.column_names:
             raise HftuneError(
-                f"prompts without a completion column; columns: {train.column_names}",
+                f"the {part} rows have prompts and no completion; columns: {rows.column_names}",
                 hint="say which: data: {columns: {completion: ...}}",
             )
 
@@ -184,12 +183,13 @@ def _encode_spans(
         for token, (begin, end) in zip(ids, encoding["offset_mapping"], strict=True)
     ]
     ends_itself = chat and _ends_with_special(ids, labels, tokenizer)
-    if not ends_itself and spans and spans[-1][1] >= len(text.rstrip()):
-        if ids[-1] == tokenizer.eos_token_id:
-            labels[-1] = ids[-1]
+    eos = tokenizer.eos_token_id
+    if eos is not None and not ends_itself and spans and spans[-1][1] >= len(text.rstrip()):
+        if ids[-1] == eos:
+            labels[-1] = eos
         else:
-            ids.append(tokenizer.eos_token_id)
-            labels.append(tokenizer.eos_token_id)
+            ids.append(eos)
+            labels.append(eos)
     return ids, labels
 
 
@@ -201,17 +201,6 @@ def _ends_with_special(
         *tokenizer.all_special_ids,
         *(tokenizer.added_tokens_decoder or {}),
     }
-
-
-def docstring_conversations(rows: Dataset) -> list[list[dict[str, str]]]:
-    """Turn rows of ``demo:docstrings`` into a question about the signature and its answer."""
-    return [
-        [
-            {"role": "user", "content": DOCSTRING_QUESTION + row["signature"]},
-            {"role": "assistant", "content": row["summary"]},
-        ]
-        for row in rows
-    ]
 
 
 def before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

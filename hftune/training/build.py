@@ -35,7 +35,7 @@ def build_model(plan: Plan) -> nn.Module:
     new = new_modules(model, missing)
     if section.classifier_pooling == "mean":
         pool_by_mean(model)
-    elif was_pooled_by_mean(plan.location, section.revision):
+    if was_pooled_by_mean(plan.location, section.revision):
         unused = unused_pooler(model)
         if unused and unused not in new:
             say(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import init_empty_weights
 from datasets import Dataset
+from torch import nn
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -19,11 +20,7 @@ from transformers import (
 )
 
 from hftune.core.console import say
-from hftune.core.errors import HftuneError, RecipeError
-from hftune.core.files import sha256_of
-from hftune.data.columns import find_columns
-from hftune.data.load import DEMO, load_parts, source_files
-from hftune.data.split import split_indices
+from hftune.core.errors import RecipeError
 from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.losses import LOSSES
 from hftune.losses.contract import Loss
@@ -31,8 +28,10 @@ from hftune.methods import METHODS, PEFT
 from hftune.methods.contract import Method, MethodContext
 from hftune.methods.peft import is_prompt_learning
 from hftune.recipe.recipe import Recipe
+from hftune.recipe.suggest import did_you_mean
 from hftune.tasks import TASKS
 from hftune.tasks.contract import Encoded, Task
+from hftune.training.rows import Parts, read_parts
 
 #: Models whose positions start behind the padding index.
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
@@ -51,14 +50,13 @@ class Plan:
         location: Hub id or folder of the base model.
         config: The model's config with overrides and labels.
         tokenizer: The base model's.
-        columns: Role to column name.
+        parts: The rows before tokenizing.
         train: Encoded training rows.
         validation: Encoded validation rows, if there are any.
-        examples: Selected training rows before tokenizing.
-        validation_examples: The same of the validation rows.
         max_length: Tokens a row may have; None for no limit.
         method: What trains.
         loss: Fitted to the training rows.
+        adapted: The model without weights as the method changes it, where that can be known.
     """
 
     recipe: Recipe
@@ -67,21 +65,13 @@ class Plan:
     location: str
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
-    columns: dict[str, str]
+    parts: Parts
     train: Encoded
     validation: Encoded | None
-    examples: Dataset
-    validation_examples: Dataset | None
     max_length: int | None
     method: Method
     loss: Loss
-
-    @property
-    def empty_texts(self) -> int:
-        """How many training rows have no text."""
-        if "text" not in self.examples.column_names:
-            return 0
-        return sum(not text.strip() for text in self.examples["text"])
+    adapted: nn.Module | None = None
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
         """Return what the method may know."""
@@ -105,18 +95,26 @@ class Plan:
 
     def report(self) -> dict[str, Any]:
         """Return ``data.json``: sources, hashes, counts, lengths."""
-        section = self.recipe.data
-        files = source_files(section.path or []) + source_files(section.validation or [])
         counts = self.task.class_counts(self.train.rows, self.num_classes())
         return {
-            "sources": {str(file): sha256_of(file) for file in files} or str(section.path),
-            "columns": self.columns,
+            "sources": self.parts.sources,
+            "columns": self.parts.columns,
             "max_length": self.max_length,
-            "empty_texts": self.empty_texts,
+            "empty_texts": self.parts.empty_texts,
             "train": _part_report(self.train),
             "validation": None if self.validation is None else _part_report(self.validation),
             "classes": dict(zip(self.task.label_names, map(int, counts), strict=False)),
         }
+
+    def remarks(self) -> list[str]:
+        """Return what the user should know of rows that do not count as meant."""
+        parts = [part for part in (self.train, self.validation) if part is not None]
+        remarks = []
+        if untrained := sum(part.untrained for part in parts):
+            remarks.append(f"{untrained} rows have no trained token and are left out")
+        if empty := self.parts.empty_texts:
+            remarks.append(f"{empty} training rows have an empty text")
+        return remarks
 
     def num_classes(self) -> int:
         """Return how many classes the model's head tells apart."""
@@ -129,6 +127,7 @@ def prepare(
     train_dataset: Dataset | None = None,
     eval_dataset: Dataset | None = None,
     loss: Loss | None = None,
+    own_model: bool = False,
 ) -> Plan:
     """Turn a recipe into a :class:`Plan`.
 
@@ -137,34 +136,29 @@ def prepare(
         train_dataset: Rows in place of ``data.path``.
         eval_dataset: Rows in place of ``data.validation``.
         loss: A loss of one's own in place of the recipe's.
+        own_model: Whether a model of one's own takes the place of the recipe's and its method.
 
     Raises:
         HftuneError: Something in the recipe, the data or the environment does not fit.
     """
     arguments = training_arguments(recipe)
     task: Task = TASKS[recipe.task].resolve()()
+    _check_best_metric(arguments, task)
     location = model_location(recipe.model.path)
+    if recipe.model.revision is not None and location != recipe.model.path:
+        raise RecipeError(["model.revision: a demo model has none"])
     config = load_config(location, recipe.model.config, recipe.model.revision)
     tokenizer = load_tokenizer(location, recipe.model.revision)
     if tokenizer.pad_token is None and recipe.task == "text-classification":
         tokenizer.pad_token = tokenizer.eos_token
 
-    given_train, given_validation = _rows(recipe, train_dataset, eval_dataset)
-    columns = find_columns(given_train.column_names, task.roles, _named_columns(recipe))
-    guessed = {role: name for role, name in columns.items() if role not in recipe.data.columns}
+    parts = read_parts(recipe, task, train_dataset, eval_dataset)
+    guessed = parts.columns.keys() - recipe.data.columns.keys()
     if guessed:
-        say(f"columns: {', '.join(f'{role} = {name}' for role, name in guessed.items())}")
-    train, validation = _parts(recipe, task, columns, given_train, given_validation)
-    task.learn(train, validation)
+        say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
+    task.learn(parts.train, parts.validation)
     task.configure(config, tokenizer)
     limit = longest_row(recipe, config, tokenizer)
-    encoded = task.encode(train, tokenizer, limit)
-    held_out = None if validation is None else task.encode(validation, tokenizer, limit)
-    if held_out is None and arguments.eval_strategy != "no":
-        raise RecipeError(
-            ["data: the rows are too few to split off a validation part"],
-            hint="set data.validation_size: 0 to train without evaluation",
-        )
     plan = Plan(
         recipe=recipe,
         arguments=arguments,
@@ -172,11 +166,11 @@ def prepare(
         location=location,
         config=config,
         tokenizer=tokenizer,
-        columns=columns,
-        train=encoded,
-        validation=held_out,
-        examples=train,
-        validation_examples=validation,
+        parts=parts,
+        train=task.encode(parts.train, tokenizer, limit),
+        validation=(
+            None if parts.validation is None else task.encode(parts.validation, tokenizer, limit)
+        ),
         max_length=limit,
         method=build_method(recipe),
         loss=loss
@@ -185,10 +179,11 @@ def prepare(
     )
     plan.loss.fit(
         task.classes(tokenizer, plan.num_classes()),
-        task.class_counts(encoded.rows, plan.num_classes()).tolist(),
+        task.class_counts(plan.train.rows, plan.num_classes()).tolist(),
         label_smoothing=arguments.label_smoothing_factor,
     )
-    plan.method.check(plan.skeleton(), plan.context())
+    if not own_model:
+        plan.adapted = plan.method.check(plan.skeleton(), plan.context())
     return plan
 
 
@@ -219,6 +214,16 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         say(f"using one of {arguments.n_gpu} GPUs; --accelerate multi_gpu uses all of them")
         arguments._n_gpu = 1
     return arguments
+
+
+def _check_best_metric(arguments: TrainingArguments, task: Task) -> None:
+    metric = arguments.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in task.metric_names:
+        near = did_you_mean(metric.removeprefix("eval_"), task.metric_names)
+        raise RecipeError(
+            [f"training.metric_for_best_model: unknown metric {metric!r}{near}"],
+            hint=f"metrics: {', '.join(task.metric_names)}",
+        )
 
 
 def build_method(recipe: Recipe) -> Method:
@@ -265,63 +270,6 @@ def num_training_steps(arguments: TrainingArguments, rows: int) -> int:
     steps: int = math.ceil(batches / arguments.gradient_accumulation_steps)
     epochs: float = arguments.num_train_epochs
     return math.ceil(steps * epochs)
-
-
-def _rows(
-    recipe: Recipe, train: Dataset | None, validation: Dataset | None
-) -> tuple[Dataset, Dataset | None]:
-    if train is not None:
-        if len(train) == 0:
-            raise HftuneError("train_dataset: no rows")
-        return train, validation
-    data = recipe.data
-    if data.path is None:
-        raise RecipeError(["data.path: missing"], hint="name it, or hand over train_dataset")
-    rows, held_out = load_parts(
-        data.path, data.validation, name=data.name, split=data.split, revision=data.revision
-    )
-    return rows, validation if validation is not None else held_out
-
-
-def _named_columns(recipe: Recipe) -> dict[str, str]:
-    """The user's columns over those of the demo rows."""
-    if recipe.data.path != DEMO:
-        return recipe.data.columns
-    columns = {"group": "module"}
-    if recipe.task == "text-classification":
-        columns |= {"text": "summary", "label": "package"}
-    return {**columns, **recipe.data.columns}
-
-
-def _parts(
-    recipe: Recipe,
-    task: Task,
-    columns: dict[str, str],
-    given: Dataset,
-    given_validation: Dataset | None,
-) -> tuple[Dataset, Dataset | None]:
-    """Select the columns, split where nothing is held out, and draw the samples asked for."""
-    data, seed = recipe.data, recipe.training["seed"]
-    rows = task.select(given, columns)
-    if given_validation is not None:
-        validation: Dataset | None = task.select(
-            given_validation, find_columns(given_validation.column_names, task.roles, columns)
-        )
-    else:
-        keys, strata = task.split_keys(rows)
-        kept, held_out = split_indices(keys, strata, data.validation_size, seed)
-        validation = rows.select(held_out) if held_out else None
-        rows = rows.select(kept)
-    rows = _sample(rows, data.max_train_samples, seed)
-    if validation is not None:
-        validation = _sample(validation, data.max_eval_samples, seed)
-    return rows, validation
-
-
-def _sample(rows: Dataset, number: int | None, seed: int) -> Dataset:
-    if number is None or number >= len(rows):
-        return rows
-    return rows.select(sorted(np.random.default_rng(seed).permutation(len(rows))[:number]))
 
 
 def _part_report(part: Encoded) -> dict[str, Any]:

@@ -68,18 +68,21 @@ def test_rows_of_a_tiny_package(tiny_package: Path) -> None:
     place = "tinypackage_for_docstrings.linear"
     expected = [
         {
+            "module": place,
             "name": f"{place}.solve",
             "signature": "def solve(matrix, vector, *, tolerance=1e-06)",
             "summary": "Solve a linear system of equations by elimination.",
             "package": "tiny-package",
         },
         {
+            "module": place,
             "name": f"{place}.Solver",
             "signature": "class Solver(Base)",
             "summary": "Solves many systems with the same matrix.",
             "package": "tiny-package",
         },
         {
+            "module": place,
             "name": f"{place}.Solver.refine",
             "signature": "def refine(self, steps: int=3)",
             "summary": "Improve the last solution by iterative refinement.",

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the recipe's data section, or rows handed over in Python, to the two parts of a run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hftune.core.errors import HftuneError, RecipeError
+from hftune.core.files import sha256_of
+from hftune.data.columns import find_columns
+from hftune.data.load import DEMO, load_part, load_parts, source_files
+from hftune.data.split import split_indices
+from hftune.recipe.recipe import Recipe
+from hftune.tasks.contract import Task
+
+HANDED_OVER = "rows handed over in Python"
+
+
+@dataclass
+class Parts:
+    """Selected rows, one column a role, before tokenizing.
+
+    Attributes:
+        train: Training rows.
+        validation: Validation rows, if there are any.
+        columns: Role to column name.
+        sources: File to SHA-256, or what else the rows came from.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    columns: dict[str, str]
+    sources: dict[str, str] | str
+
+    @property
+    def empty_texts(self) -> int:
+        """How many training rows have no text."""
+        if "text" not in self.train.column_names:
+            return 0
+        return sum(not text.strip() for text in self.train["text"])
+
+
+def read_parts(
+    recipe: Recipe, task: Task, train: Dataset | None, validation: Dataset | None
+) -> Parts:
+    """Read, select, split where nothing is held out, and draw the samples asked for.
+
+    Args:
+        recipe: Says where the rows are and how they are split.
+        task: Selects the columns.
+        train: Rows in place of ``data.path``.
+        validation: Rows in place of ``data.validation``.
+
+    Raises:
+        HftuneError: Rows are missing or broken, or columns cannot be told.
+    """
+    data, seed = recipe.data, recipe.training["seed"]
+    given, held_out = _given_rows(recipe, train, validation)
+    named = data.columns if train is not None else _named_columns(recipe)
+    columns = find_columns(given.column_names, task.roles, named)
+    rows = task.select(given, columns)
+    if held_out is not None:
+        present = {role: name for role, name in columns.items() if name in held_out.column_names}
+        found = find_columns(held_out.column_names, task.roles, present)
+        selected: Dataset | None = task.select(held_out, found)
+    else:
+        rows, selected = _split(rows, task, data.validation_size, seed)
+    return Parts(
+        train=_sample(rows, data.max_train_samples, seed),
+        validation=None if selected is None else _sample(selected, data.max_eval_samples, seed),
+        columns=columns,
+        sources=HANDED_OVER if train is not None else _sources(recipe),
+    )
+
+
+def _given_rows(
+    recipe: Recipe, train: Dataset | None, validation: Dataset | None
+) -> tuple[Dataset, Dataset | None]:
+    data = recipe.data
+    if train is not None:
+        if len(train) == 0:
+            raise HftuneError("train_dataset: no rows")
+        if validation is None and data.validation is not None:
+            validation = load_part(data.validation, "validation")
+        return train, validation
+    if data.path is None:
+        raise RecipeError(["data.path: missing"], hint="name it, or hand over train_dataset")
+    rows, held_out = load_parts(
+        data.path, data.validation, name=data.name, split=data.split, revision=data.revision
+    )
+    return rows, validation if validation is not None else held_out
+
+
+def _named_columns(recipe: Recipe) -> dict[str, str]:
+    """The user's columns over those of the demo rows."""
+    if recipe.data.path != DEMO:
+        return recipe.data.columns
+    columns = {"group": "module"}
+    if recipe.task == "text-classification":
+        columns |= {"text": "summary", "label": "package"}
+    return {**columns, **recipe.data.columns}
+
+
+def _split(
+    rows: Dataset, task: Task, size: float | int, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    if size == 0:
+        return rows, None
+    if size >= len(rows):
+        raise RecipeError(
+            [f"data.validation_size: {size} of {len(rows)} rows leaves none to train"]
+        )
+    keys, strata = task.split_keys(rows)
+    kept, held_out = split_indices(keys, strata, size, seed)
+    if not held_out:
+        raise RecipeError(
+            ["data: no validation part can be split off, since each label has one text or group"],
+            hint="set data.validation_size: 0 to train without evaluation",
+        )
+    return rows.select(kept), rows.select(held_out)
+
+
+def _sample(rows: Dataset, number: int | None, seed: int) -> Dataset:
+    if number is None or number >= len(rows):
+        return rows
+    return rows.select(sorted(np.random.default_rng(seed).permutation(len(rows))[:number]))
+
+
+def _sources(recipe: Recipe) -> dict[str, Any] | str:
+    data = recipe.data
+    files = source_files(data.path or []) + source_files(data.validation or [])
+    return {str(file): sha256_of(file) for file in files} or str(data.path)
