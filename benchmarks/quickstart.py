@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quickstart's model against a tuned TF-IDF with logistic regression, on the same rows.
 
-    python benchmarks/quickstart.py [--seeds 0 1 2] [overrides ...]
+    python benchmarks/quickstart.py [overrides ...] [--seeds 0 1 2] [--name quickstart]
 
 The seed decides the split and the training. The baseline is balanced and tuned on the training rows
 alone: words and word pairs, or character n-grams, sublinear or not, five strengths of
 regularization, chosen by cross-validation whose folds, like the split, keep modules together.
-Results go to benchmarks/results/quickstart.json.
+Results go to benchmarks/results/NAME.json.
 """
 
 import argparse
@@ -41,7 +41,8 @@ def main() -> None:
     """Measure every seed and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--name", default="quickstart", help="of the file of results")
+    parser.add_argument("overrides", nargs="*", help="values laid over the recipe")
     options = parser.parse_args()
     rows = [measure(seed, options.overrides) for seed in options.seeds]
     for row in rows:
@@ -59,7 +60,7 @@ def main() -> None:
         "seeds": rows,
         **summary,
     }
-    path = ROOT / "benchmarks" / "results" / "quickstart.json"
+    path = ROOT / "benchmarks" / "results" / f"{options.name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -161,8 +161,8 @@ def _verb(name: str) -> Callable[..., Any]:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for name in ("torch.distributed", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for chatty in ("torch.distributed", "bitsandbytes"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -129,12 +130,16 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
     Raises:
         HftuneError: There are no safetensors weights that fit.
     """
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # a new head is no news to who asked for one
     try:
         model, report = auto_model.from_pretrained(
             location, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, ImportError) as error:
         raise HftuneError(f"model.path: {location}: {_first_line(error)}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
     keep_unpacked(model)
     return model, sorted(report["missing_keys"])
 

@@ -91,11 +91,6 @@ RULES = (
     ),
     Rule(
         "method.init_lora_weights",
-        "pissa_niter_N is random and cannot be drawn again on loading; use pissa",
-        lambda s: str(_option(s, "init_lora_weights")).startswith("pissa_niter_"),
-    ),
-    Rule(
-        "method.init_lora_weights",
         "eva, corda and loftq compute their start from data or a second model; use the Python API",
         lambda s: _option(s, "init_lora_weights") in ("eva", "corda", "loftq"),
     ),

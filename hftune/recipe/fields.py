@@ -229,6 +229,8 @@ def _without_references(schema: Schema) -> Schema:
         if "$ref" in node:
             return inline(definitions[node["$ref"].rpartition("/")[2]])
         inner = {key: inline(value) for key, value in node.items() if key != "title"}
+        if "enum" in inner:  # PEFT lists a placeholder, pissa_niter_[number of iters]
+            inner["enum"] = [value for value in inner["enum"] if "[" not in str(value)]
         return {"additionalProperties": False, **inner} if "properties" in inner else inner
 
     inlined: Schema = inline(schema)

@@ -12,7 +12,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 
 from hftune.core.errors import HftuneError, RecipeError
-from hftune.recipe.schema import DEFAULT_NAMES
+from hftune.recipe.schema import DEFAULT_NAMES, SHORT_FORMS
 
 KeyPath = tuple[str | int, ...]
 
@@ -107,9 +107,8 @@ def _override(source: Source, override: str) -> None:
     if keys[0] in DEFAULT_NAMES and len(keys) > 1:
         tree.setdefault(keys[0], DEFAULT_NAMES[keys[0]])
     for depth, key in enumerate(keys[:-1], start=1):
-        if isinstance(tree.get(key), str):
-            short = "path" if key in ("model", "data") else "name"
-            tree[key] = {short: tree[key]}
+        if depth == 1 and isinstance(tree.get(key), str) and key in SHORT_FORMS:
+            tree[key] = {SHORT_FORMS[key]: tree[key]}
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
             above = ".".join(keys[:depth])

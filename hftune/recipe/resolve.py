@@ -4,7 +4,7 @@
 from typing import Any
 
 from hftune.methods import CHANGES_SHAPE
-from hftune.recipe.schema import DEFAULT_NAMES, Choice, DataSection, ModelSection
+from hftune.recipe.schema import DEFAULT_NAMES, SHORT_FORMS, Choice, DataSection, ModelSection
 
 #: Learning rate by method, for methods that do not train well at LoRA's.
 LEARNING_RATES = {
@@ -50,10 +50,10 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
     """Turn a checked tree into records, short forms spelled out; ``training`` stays as given."""
     return {
         "task": tree["task"],
-        "model": ModelSection(**_spelled_out(tree["model"], "path")),
-        "data": DataSection(**_spelled_out(tree.get("data", {}), "path")),
-        "method": _choice(tree.get("method", DEFAULT_NAMES["method"]), METHOD_DEFAULTS),
-        "loss": _choice(tree.get("loss", DEFAULT_NAMES["loss"]), {}),
+        "model": ModelSection(**_spelled_out(tree, "model")),
+        "data": DataSection(**_spelled_out(tree, "data")),
+        "method": _choice(_spelled_out(tree, "method"), METHOD_DEFAULTS),
+        "loss": _choice(_spelled_out(tree, "loss"), {}),
         "training": dict(tree.get("training") or {}),
     }
 
@@ -101,11 +101,11 @@ def learning_rate(task: str, method: str) -> float:
 _BEST_MODEL = ("metric_for_best_model", "greater_is_better")
 
 
-def _spelled_out(section: Any, key: str) -> dict[str, Any]:
-    return {key: section} if isinstance(section, str) else dict(section)
+def _spelled_out(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    section = tree.get(name, DEFAULT_NAMES.get(name, {}))
+    return {SHORT_FORMS[name]: section} if isinstance(section, str) else dict(section)
 
 
-def _choice(section: Any, defaults: dict[str, dict[str, Any]]) -> Choice:
-    options = _spelled_out(section, "name")
+def _choice(options: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> Choice:
     name = options.pop("name")
     return Choice(name=name, options={**defaults.get(name, {}), **options})

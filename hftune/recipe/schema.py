@@ -11,6 +11,9 @@ from typing import Any, Literal
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
 
+#: The key that a section's short form, a mere text, stands for.
+SHORT_FORMS = {"model": "path", "data": "path", "method": "name", "loss": "name"}
+
 #: What a section means that a recipe leaves out.
 DEFAULT_NAMES = {"method": "lora", "loss": "cross_entropy"}
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
@@ -49,7 +48,6 @@ def build_trainer(
     plan: Plan, model: nn.Module, callbacks: Sequence[TrainerCallback] = ()
 ) -> HftuneTrainer:
     """Make the Trainer."""
-    transformers.logging.set_verbosity_error()
     trainer = HftuneTrainer(
         model=model,
         args=plan.arguments,

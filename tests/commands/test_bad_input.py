@@ -13,7 +13,12 @@ import pytest
 from hftune import cli
 
 GOOD_ROWS = "text,label\n" + "".join(f"{w} {i},{w}\n" for i in range(12) for w in ("red", "blue"))
-CHAT_ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+QUESTIONS = [f'{{"role": "user", "content": "a{i}"}}' for i in range(12)]
+CHATS = "".join(
+    f'{{"messages": [{question}, {{"role": "assistant", "content": "b"}}]}}\n'
+    for question in QUESTIONS
+)
+SILENCE = "".join(f'{{"messages": [{question}]}}\n' for question in QUESTIONS)
 
 
 @dataclass
@@ -153,15 +158,15 @@ CASES = [
          recipe(rest="loss: {{name: cross_entropy, class_weights: {{green: 2}}}}")),
     Case("conversation without roles", r"row 1 is no list of messages",
          recipe(task="text-generation", model="{decoder}"), '{"messages": ["hi"]}\n', ".jsonl"),
-    Case("no trained token", r"no conversation has an assistant turn",
+    Case("no trained token", r"no conversation of the training rows has an assistant",
          recipe(task="text-generation", model="{decoder}"),
-         '{"messages": [{"role": "user", "content": "a"}]}\n' * 12, ".jsonl"),
+         SILENCE, ".jsonl"),
     Case("no trained token after the cut", r"none of the \d+ rows has a trained token",
          recipe(task="text-generation", model="{decoder}",
                 data="{{path: '{data}', max_length: 2, validation_size: 0}}"),
-         (CHAT_ROW + "\n") * 12, ".jsonl"),
+         CHATS, ".jsonl"),
     Case("no chat template", r"the tokenizer has no chat template",
-         recipe(task="text-generation", model="{folder}/silent"), (CHAT_ROW + "\n") * 12, ".jsonl",
+         recipe(task="text-generation", model="{folder}/silent"), CHATS, ".jsonl",
          _no_template),
     # The model.
     Case("missing model folder", r"model\.path: \./nowhere: no such folder",

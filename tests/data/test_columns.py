@@ -55,6 +55,8 @@ def test_refused(columns: list[str], given: dict[str, str], message: str) -> Non
         find_columns(columns, ROLES, given)
 
 
-def test_two_columns_for_an_optional_role() -> None:
+def test_two_columns_for_an_optional_role_are_not_guessed_between() -> None:
     columns = ["text", "label", "passage", "context"]
-    assert find_columns(columns, ROLES, {})["pair"] == "context", "the best name wins"
+    with pytest.raises(HftuneError, match="pair could be context or passage"):
+        find_columns(columns, ROLES, {})
+    assert find_columns(columns, ROLES, {"pair": "passage"})["pair"] == "passage"

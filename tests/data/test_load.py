@@ -183,8 +183,14 @@ def test_validation_from_a_file(write: Write, saved_parts: str) -> None:
 
 
 def test_demo_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docstrings, "docstring_rows", lambda: ROWS)
-    assert load_part("demo:docstrings").to_list() == ROWS
+    rows = [{"signature": "def f()", "summary": "Do it.", "package": "p"}]
+    monkeypatch.setattr(docstrings, "docstring_rows", lambda: rows)
+    (row,) = load_part("demo:docstrings").to_list()
+    question, answer = row.pop("messages")
+    assert row == rows[0]
+    assert question["role"] == "user"
+    assert question["content"].endswith("def f()")
+    assert answer == {"role": "assistant", "content": "Do it."}
     assert source_files("demo:docstrings") == []
 
 

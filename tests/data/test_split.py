@@ -21,7 +21,14 @@ def test_disjoint_complete_ordered_and_no_key_torn(seed: int) -> None:
     assert train == sorted(train)
     assert validation == sorted(validation)
     assert not {keys[i] for i in train} & {keys[i] for i in validation}
-    assert len(validation) <= round(size * number)
+    strata_of_keys = {key: strata[keys.index(key)] for key in keys}
+    for stratum in "abc":  # as near as the groups allow: half the largest one, and the rounding
+        members = [key for key in keys if strata_of_keys[key] == stratum]
+        held = sum(strata_of_keys[keys[i]] == stratum for i in validation)
+        if len(set(members)) > 1:
+            largest = max(map(members.count, members))
+            spare = max(0, held - size * len(members))
+            assert spare <= largest / 2 + 1
 
 
 @pytest.mark.parametrize("size", [0.1, 0.25, 1 / 3, 0.29, 0.5])

@@ -200,14 +200,6 @@ def test_split_keys_are_the_questions() -> None:
     assert before_answer(TWO) == TWO[:2]
 
 
-def test_demo_rows_become_conversations() -> None:
-    rows = Dataset.from_dict({"signature": ["def f()"], "summary": ["Do it."], "package": ["p"]})
-    (row,) = TASK.select(rows, {})
-    assert [m["role"] for m in row["messages"]] == ["user", "assistant"]
-    assert row["messages"][0]["content"].endswith("def f()")
-    assert row["messages"][1]["content"] == "Do it."
-
-
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [
@@ -225,8 +217,10 @@ def test_refused(rows: dict[str, list[Any]], columns: dict[str, str], message: s
 
 
 def test_nothing_to_learn_from() -> None:
-    with pytest.raises(HftuneError, match="no conversation has an assistant turn"):
+    with pytest.raises(
+        HftuneError, match="no conversation of the training rows has an assistant turn"
+    ):
         TASK.learn(selected(chat("user: one?")), None)
     prompts = TASK.select(Dataset.from_dict({"q": ["a"]}), {"prompt": "q"})
-    with pytest.raises(HftuneError, match=r"prompts without a completion column; .*\['prompt'\]"):
+    with pytest.raises(HftuneError, match=r"prompts and no completion; .*\['prompt'\]"):
         TASK.learn(prompts, None)

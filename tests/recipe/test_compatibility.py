@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of what goes with what, and the docs page made of it."""
+
+from pathlib import Path
+
+import pytest
+
+from hftune import Recipe, RecipeError
+from hftune.recipe.compatibility import RULES, compatibility_page
+
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+
+
+def test_the_docs_page_is_the_table() -> None:
+    assert PAGE.read_text() == compatibility_page()
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"method": "adaption_prompt"}, "made for language models"),
+        ({"model": {"path": "x", "classifier_pooling": "mean"}, "method": "prompt_tuning"},
+         "cannot see the virtual tokens"),
+        ({"model": {"path": "x", "attn_implementation": "flash_attention_2"}},
+         "flash-attn is not installed"),
+        ({"method": {"name": "lora", "init_lora_weights": "pissa_niter_4"}}, "'pissa_niter_4' is not"),
+        ({"method": {"name": "lora", "init_lora_weights": "eva"}}, "compute their start from data"),
+        ({"method": "adalora", "training": {"load_best_model_at_end": True}}, "changes its ranks"),
+        ({"training": {"eval_steps": 3}}, "only with eval_strategy: steps"),
+        ({"training": {"save_strategy": "best", "eval_strategy": "no"}}, "best needs evaluation"),
+        ({"data": {"path": "x", "validation": "y", "validation_size": 0.2}}, "nothing is split"),
+        ({"data": {"path": "x", "validation_size": 0, "max_eval_samples": 3}}, "no validation"),
+    ],
+)  # fmt: skip
+def test_conflicts(sections: dict, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hftune.recipe.compatibility.find_spec", lambda name: None)
+    whole = {"task": "text-classification", "model": "x", "data": "x", **sections}
+    with pytest.raises(RecipeError, match=says):
+        Recipe(**whole)
+
+
+def test_every_rule_has_a_key_of_the_schema() -> None:
+    from hftune.recipe.fields import choice_names, recipe_schema
+
+    schema = recipe_schema()["properties"]
+    for rule in RULES:
+        section, _, key = rule.key.partition(".")
+        part = schema[section]
+        if not key:
+            continue
+        known = part.get("properties") or part["anyOf"][1].get("properties")
+        if known is None:
+            known = {k for item in choice_names(part).values() for k in item["properties"]}
+        assert key in known, rule.key
