@@ -26,15 +26,14 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 64,
         "metric_for_best_model": "f1_macro",
-        "greater_is_better": True,
     },
     "text-generation": {
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 8,
         "metric_for_best_model": "loss",
-        "greater_is_better": False,
     },
 }
+LOWER_IS_BETTER = ("loss", "perplexity")
 LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5}
 
 #: Method -> what its PEFT config leaves open, or chooses less well.
@@ -82,6 +81,8 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
     if evaluates == "steps":
         defaults["save_steps"] = given.get("eval_steps", 500)
     chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **given}
+    metric = str(chosen["metric_for_best_model"]).removeprefix("eval_")
+    chosen.setdefault("greater_is_better", metric not in LOWER_IS_BETTER)
     can_go_back = sections["method"].name not in CHANGES_SHAPE
     matches = chosen["save_strategy"] in ("best", evaluates) and can_go_back
     best = given.get("load_best_model_at_end", evaluates != "no" and matches)
