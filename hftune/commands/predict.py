@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hftune predict``: a file in, a file out, with labels and scores or with generated text."""
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from hftune.data.chat import render
 from hftune.data.columns import find_columns
 from hftune.data.load import load_part
 from hftune.losses.contract import forward
-from hftune.tasks.text_generation import before_answer
+from hftune.tasks.text_generation import open_question
 from hftune.training.run import Run, load
 
 
@@ -89,13 +90,14 @@ def _classify(run: Run, rows: Dataset, batch_size: int) -> list[dict[str, Any]]:
 def _generate(
     run: Run, rows: Dataset, batch_size: int, max_new_tokens: int
 ) -> list[dict[str, Any]]:
-    task, tokenizer = run.task, run.tokenizer
+    task = run.task
+    tokenizer = copy.deepcopy(run.tokenizer)  # padding on the left is for this alone
     known = {role: name for role, name in run.facts.columns.items() if name in rows.column_names}
     selected = task.select(rows, find_columns(rows.column_names, task.roles, known))
     chat = "messages" in selected.column_names
     if chat:
         prompts = [
-            render(tokenizer, before_answer(turns), prompt=True) for turns in selected["messages"]
+            render(tokenizer, open_question(turns), prompt=True) for turns in selected["messages"]
         ]
     else:
         prompts = list(selected["prompt"])

@@ -93,7 +93,8 @@ def train(
         if main:
             _write_end(plan, run, trainer, metrics)
         trainer.accelerator.wait_for_everyone()
-    return Run(folder, model=trainer.model, tokenizer=plan.tokenizer)
+    trained: Any = trainer.model
+    return Run(folder, model=trained.eval(), tokenizer=plan.tokenizer)
 
 
 def _agreed_folder(plan: Plan, resume: bool) -> Path:
@@ -161,17 +162,18 @@ def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, 
     adapter = isinstance(trainer.model, PeftModel)
     facts = model_facts(plan)
     card = model_card(facts, metrics, adapter=adapter)
-    save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)
     atomic_write_json(run.path / "metrics.json", metrics)
     lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     draw_curves([json.loads(line) for line in lines], run.path / "plots")
+    # Last, since a run with a model is a finished one.
+    save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)
     print_summary(run.path, plan.task.name, metrics)
 
 
 def model_facts(plan: Plan) -> ModelFacts:
     """Return what the saved model must remember of its plan."""
     recipe = plan.recipe
-    config = dict(recipe.model.config)
+    config = {**recipe.model.config, **plan.config_changes}
     if recipe.model.classifier_pooling == "mean" and "classifier_pooling" in plan.config.to_dict():
         config["classifier_pooling"] = "mean"  # the architecture's own switch
     return ModelFacts(

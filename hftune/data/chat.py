@@ -73,5 +73,8 @@ def is_conversation(value: Any) -> TypeGuard[list[Message]]:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in value)
+        and all(isinstance(item, dict) and isinstance(item.get("role"), str) for item in value)
+        and all(
+            isinstance(item.get("content"), str | list) or item.get("tool_calls") for item in value
+        )
     )

@@ -49,6 +49,27 @@ def split_indices(
     return [i for i in range(len(keys)) if i not in validation], sorted(validation)
 
 
+def joined_keys(*columns: Sequence[Hashable]) -> list[int]:
+    """Return a number a row, equal for rows that share a value in a column, or are so linked.
+
+    Args:
+        columns: Values of each row; values of different columns are never the same.
+    """
+    parent: dict[Hashable, Hashable] = {}
+
+    def root(node: Hashable) -> Hashable:
+        while parent.setdefault(node, node) != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    rows = [list(enumerate(values)) for values in zip(*columns, strict=True)]
+    for first, *others in rows:
+        for other in others:
+            parent[root(other)] = root(first)
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(root(first), len(numbers)) for first, *_ in rows]
+
+
 def _largest_remainder(shares: list[float]) -> list[int]:
     """Round to whole numbers whose sum is the rounded sum."""
     floors = [int(share) for share in shares]

@@ -122,6 +122,8 @@ def quantization_config(fields: dict[str, Any] | None) -> BitsAndBytesConfig | N
 def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, list[str]]:
     """Return a pretrained model and the names of the parameters that its checkpoint lacks.
 
+    A head of another size, for other labels, counts as lacking.
+
     Args:
         auto_model: The ``AutoModelFor...`` class.
         location: What :func:`model_location` returned.
@@ -134,14 +136,24 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
     transformers.logging.set_verbosity_error()  # a new head is no news to who asked for one
     try:
         model, report = auto_model.from_pretrained(
-            location, use_safetensors=True, output_loading_info=True, **options
+            location,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise HftuneError(f"model.path: {location}: {_first_line(error)}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
+    resized = sorted(key for key, *_ in report["mismatched_keys"])
+    trunk = [key for key in resized if key.startswith(f"{model.base_model_prefix}.")]
+    if trunk:
+        raise HftuneError(
+            f"model.path: {location}: weights of another size: {', '.join(trunk[:3])}"
+        )
     keep_unpacked(model)
-    return model, sorted(report["missing_keys"])
+    return model, sorted({*report["missing_keys"], *resized})
 
 
 def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:

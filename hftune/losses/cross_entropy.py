@@ -85,6 +85,7 @@ def class_weight_tensor(
         balanced = number.sum() / (number.gt(0).sum() * number.clamp(min=1))
         return torch.where(number > 0, balanced, torch.ones_like(number))
     if isinstance(weights, dict):
+        weights = {str(name): weight for name, weight in weights.items()}
         unknown = sorted(set(weights) - set(classes))
         if unknown:
             raise HftuneError(

@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 
@@ -17,12 +17,16 @@ class MethodContext:
         new_modules: Names of modules that the checkpoint lacks; they train and are saved.
         num_training_steps: Optimizer steps of the whole run.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        mixed_precision: Whether the forward pass runs under autocast.
+        revision: Of the base model on the Hub.
     """
 
     task: str
     new_modules: tuple[str, ...] = ()
     num_training_steps: int = 1
     gradient_checkpointing: bool = False
+    mixed_precision: bool = False
+    revision: str | None = None
 
 
 class Method(ABC):
@@ -52,6 +56,10 @@ class Method(ABC):
     @abstractmethod
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Return the model ready to train, with ``requires_grad`` set on what trains."""
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """Return what the method adds to the loss of each optimizer step, shape ``()``."""
+        return None
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return the callbacks that the method needs during training."""

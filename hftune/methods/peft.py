@@ -11,10 +11,17 @@ from collections.abc import Iterable
 from typing import Any, get_type_hints
 
 import peft
-from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+import torch
+from peft import (
+    AdaLoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import TypeAdapter
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.errors import HftuneError
@@ -34,6 +41,7 @@ NEEDS = {
     "adaption_prompt": ("adapter_len", "adapter_layers"),
     "trainable_tokens": ("token_indices",),
 }
+ORTHOGONALITY_WEIGHT = AdaLoraConfig.orth_reg_weight
 PEFT_TASKS = {"text-classification": "SEQ_CLS", "text-generation": "CAUSAL_LM"}
 
 
@@ -88,7 +96,15 @@ class Peft(Method):
         missing = [key for key in NEEDS.get(self.name, ()) if not self.options.get(key)]
         if missing:
             raise HftuneError(f"method {self.name} needs {' and '.join(missing)}")
-        self._check_targets(skeleton)
+        if self.name in ("prompt_tuning", "p_tuning") and "score" in dict(
+            skeleton.named_children()
+        ):
+            raise HftuneError(
+                f"method {self.name}: the head of a decoder would read padding",
+                hint="use prefix_tuning or lora",
+            )
+        for option in ("target_modules", "modules_to_save", "exclude_modules"):
+            self._check_names(option, skeleton)
         # A named initialisation computes from weights, which are not here.
         named = isinstance(self.options.get("init_lora_weights"), str)
         config = self.config(context, **({"init_lora_weights": True} if named else {}))
@@ -113,7 +129,28 @@ class Peft(Method):
             )
         elif context.gradient_checkpointing:
             model.enable_input_require_grads()
-        return get_peft_model(model, self.config(context))
+        adapted = get_peft_model(model, self.config(context), revision=context.revision)
+        if context.mixed_precision:
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:  # small updates vanish in half precision
+                    parameter.data = parameter.data.float()
+        return adapted
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """Return AdaLoRA's pull towards orthogonal P and Q, Zhang et al. 2023, equation 4.
+
+        PEFT adds it to a loss that the model computes itself, which hftune never asks for.
+        """
+        weight = self.options.get("orth_reg_weight", ORTHOGONALITY_WEIGHT)
+        if self.name != "adalora" or weight == 0:
+            return None
+        terms = []
+        for name, matrix in model.named_parameters():
+            if ("lora_A" in name or "lora_B" in name) and matrix.numel():
+                product = matrix @ matrix.T if "lora_A" in name else matrix.T @ matrix
+                terms.append(torch.norm(product - torch.eye(len(product)).to(product), p="fro"))
+        penalty: Tensor = weight * torch.stack(terms).mean()
+        return penalty
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return AdaLoRA's rank allocation; the other types need none."""
@@ -121,19 +158,18 @@ class Peft(Method):
             return [AllocateRanks(model)]
         return []
 
-    def _check_targets(self, skeleton: nn.Module) -> None:
-        names = self.options.get("target_modules")
+    def _check_names(self, option: str, skeleton: nn.Module) -> None:
+        names = self.options.get(option)
         if not isinstance(names, list):
             return  # a pattern, all-linear, or PEFT's choice: PEFT says so when it finds nothing
         modules = dict(skeleton.named_modules())
         missing = [name for name in names if not any(_is(name, module) for module in modules)]
         if missing:
-            layers = _layer_names(modules)
             what = "nothing" if len(missing) == len(names) else f"only {set_minus(names, missing)}"
             raise HftuneError(
-                f"method.target_modules: {missing} {'is' if len(missing) == 1 else 'are'} not in "
+                f"method.{option}: {missing} {'is' if len(missing) == 1 else 'are'} not in "
                 f"{type(skeleton).__name__}; the list matches {what}",
-                hint=f"candidates: {', '.join(layers)}, or all-linear",
+                hint=f"candidates: {', '.join(_layer_names(modules))}, or all-linear",
             )
 
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from sklearn.metrics import (
     accuracy_score,
-    confusion_matrix,
     matthews_corrcoef,
     precision_recall_fscore_support,
 )
@@ -64,13 +63,3 @@ def per_class_metrics(
         name: {key: float(column[index]) for key, column in zip(keys, columns, strict=True)}
         for index, name in enumerate(names)
     }
-
-
-def confusion(
-    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
-) -> NDArray[np.integer[Any]]:
-    """Return counts, shape ``(classes, classes)``: rows are true labels, columns predictions."""
-    matrix: NDArray[np.integer[Any]] = confusion_matrix(
-        labels, scores.argmax(-1), labels=np.arange(scores.shape[1])
-    )
-    return matrix

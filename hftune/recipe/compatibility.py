@@ -95,6 +95,16 @@ RULES = (
         lambda s: _option(s, "init_lora_weights") in ("eva", "corda", "loftq"),
     ),
     Rule(
+        "training.gradient_checkpointing",
+        "prefix_tuning hands its prefix over as past keys, which checkpointing drops",
+        lambda s: (
+            s["method"].name == "prefix_tuning"
+            and bool(
+                _training(s, "gradient_checkpointing") or _training(s, "activation_checkpointing")
+            )
+        ),
+    ),
+    Rule(
         "training.fp16",
         "fp16 and bf16 exclude each other",
         lambda s: bool(_training(s, "fp16") and _training(s, "bf16")),

@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.recipe.schema import DEFAULT_NAMES, SHORT_FORMS
@@ -77,6 +77,8 @@ def _parse(text: str, name: str) -> Any:
     except MarkedYAMLError as error:
         line = (error.problem_mark or error.context_mark).line + 1
         raise RecipeError([f"{name}:{line}: broken YAML: {error.problem}"]) from None
+    except YAMLError as error:
+        raise RecipeError([f"{name}: broken YAML: {str(error).splitlines()[0]}"]) from None
 
 
 def _plain(node: Any, path: KeyPath, source: Source) -> Any:

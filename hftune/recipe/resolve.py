@@ -79,7 +79,8 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
         "report_to": "none",
     }
     if evaluates == "steps":
-        defaults["save_steps"] = given.get("eval_steps", 500)
+        defaults["eval_steps"] = given.get("logging_steps", defaults["logging_steps"])
+        defaults["save_steps"] = given.get("eval_steps", defaults["eval_steps"])
     chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **given}
     metric = str(chosen["metric_for_best_model"]).removeprefix("eval_")
     chosen.setdefault("greater_is_better", metric not in LOWER_IS_BETTER)

@@ -69,7 +69,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def split_keys(self, rows: Dataset) -> tuple[list[Hashable], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
         """Return what must not stand in both parts, and what both parts shall hold alike."""
 
     @abstractmethod
@@ -83,8 +83,14 @@ class Task(ABC):
         """Return what makes a batch of encoded rows."""
 
     @abstractmethod
-    def configure(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write into the model's config what the task decides."""
+    def configure(
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Write into the model's config what the task decides.
+
+        Returns:
+            The fields, but for the labels, that differ now from the base's own config.
+        """
 
     @abstractmethod
     def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:

@@ -19,6 +19,7 @@ from transformers import (
 
 from hftune.core.errors import HftuneError
 from hftune.data.columns import GROUP, Role
+from hftune.data.split import joined_keys
 from hftune.metrics.classification import classification_metrics, per_class_metrics
 from hftune.tasks.contract import Encoded, Task
 
@@ -95,12 +96,12 @@ class TextClassification(Task):
                 hint=f"known labels: {', '.join(self.label_names)}",
             )
 
-    def split_keys(self, rows: Dataset) -> tuple[list[Hashable], list[Hashable] | None]:
-        """Keep groups, or equal texts, together and the classes alike; see :class:`Task`."""
-        if "group" in rows.column_names:
-            return list(rows["group"]), list(rows["label"])
+    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+        """Keep equal texts together, and groups, and the classes alike; see :class:`Task`."""
         pairs = rows["text_pair"] if "text_pair" in rows.column_names else [""] * len(rows)
-        return list(zip(rows["text"], pairs, strict=True)), list(rows["label"])
+        texts = list(zip(rows["text"], pairs, strict=True))
+        groups = [list(rows["group"])] if "group" in rows.column_names else []
+        return joined_keys(texts, *groups), list(rows["label"])
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
@@ -122,13 +123,17 @@ class TextClassification(Task):
         """Pad to the longest row of the batch."""
         return DataCollatorWithPadding(tokenizer)
 
-    def configure(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    def configure(
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
         """Set the labels, and the padding token that decoders find the last position by."""
         config.id2label = dict(enumerate(self.label_names))
         config.label2id = {name: index for index, name in enumerate(self.label_names)}
         config.problem_type = "single_label_classification"
-        if config.get_text_config().pad_token_id is None:
-            config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        if config.get_text_config().pad_token_id == tokenizer.pad_token_id:
+            return {}
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        return {"pad_token_id": tokenizer.pad_token_id}
 
     def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
         """Count the rows of each label; see :class:`Task`."""

@@ -26,6 +26,7 @@ from transformers import (
 from hftune.core.errors import HftuneError
 from hftune.data.chat import Span, assistant_spans, is_conversation
 from hftune.data.columns import GROUP, Role
+from hftune.data.split import joined_keys
 from hftune.losses.contract import aligned, targets
 from hftune.metrics.language_modelling import language_modelling_metrics
 from hftune.tasks.contract import Encoded, Task
@@ -82,13 +83,14 @@ class TextGeneration(Task):
                 hint="say which: data: {columns: {completion: ...}}",
             )
 
-    def split_keys(self, rows: Dataset) -> tuple[list[Hashable], list[Hashable] | None]:
-        """Keep groups, or equal questions, together; see :class:`Task`."""
-        if "group" in rows.column_names:
-            return list(rows["group"]), None
+    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+        """Keep equal questions together, and groups; see :class:`Task`."""
         if "prompt" in rows.column_names:
-            return list(rows["prompt"]), None
-        return [json.dumps(before_answer(row)) for row in rows["messages"]], None
+            questions = list(rows["prompt"])
+        else:
+            questions = [json.dumps(before_answer(row)) for row in rows["messages"]]
+        groups = [list(rows["group"])] if "group" in rows.column_names else []
+        return joined_keys(questions, *groups), None
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
@@ -141,8 +143,11 @@ class TextGeneration(Task):
             tokenizer.pad_token = tokenizer.eos_token
         return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
 
-    def configure(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    def configure(
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
         """Leave the config as it is."""
+        return {}
 
     def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
         """Count how often each token is trained; see :class:`Task`."""
@@ -201,6 +206,11 @@ def _ends_with_special(
         *tokenizer.all_special_ids,
         *(tokenizer.added_tokens_decoder or {}),
     }
+
+
+def open_question(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the turns that the assistant is to answer: all, but for an answer that stands last."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import (
+    BitsAndBytesConfig,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    set_seed,
+)
 
 from hftune.core.console import say
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
@@ -29,7 +35,7 @@ def build_model(plan: Plan) -> nn.Module:
         dtype=weight_dtype(plan),
         revision=section.revision,
         attn_implementation=section.attn_implementation,
-        quantization_config=quantization_config(section.quantization),
+        quantization_config=_quantization(plan),
     )
     new = new_modules(model, missing)
     if section.classifier_pooling == "mean":
@@ -44,6 +50,16 @@ def build_model(plan: Plan) -> nn.Module:
     return plan.method.apply(model, plan.context(new))
 
 
+def _quantization(plan: Plan) -> BitsAndBytesConfig | None:
+    """The recipe's quantization, with heads and poolers left as they are: those train."""
+    config = quantization_config(plan.recipe.model.quantization)
+    if config is not None:
+        skeleton = plan.skeleton()
+        heads = {name for name, _ in skeleton.named_children()} - {skeleton.base_model_prefix}
+        config.llm_int8_skip_modules = [*(config.llm_int8_skip_modules or ()), *heads, "pooler"]
+    return config
+
+
 def build_trainer(
     plan: Plan, model: nn.Module, callbacks: Sequence[TrainerCallback] = ()
 ) -> HftuneTrainer:
@@ -53,6 +69,7 @@ def build_trainer(
         args=plan.arguments,
         task=plan.task,
         loss=plan.loss,
+        method=plan.method,
         train_dataset=plan.train.rows,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
         data_collator=plan.task.collator(plan.tokenizer),

@@ -17,6 +17,7 @@ from rich.progress import (
 from transformers import TrainerCallback
 
 from hftune.core.console import console, say
+from hftune.core.files import atomic_write
 
 SHOWN_METRICS = ("loss", "perplexity", "accuracy", "f1_macro")
 
@@ -28,11 +29,12 @@ class JsonLog(TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop lines that a resumed run writes again."""
+        """Drop a line that a crash cut off, and those that a resumed run writes again."""
         if state.is_world_process_zero and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+            lines = whole.splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            atomic_write(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write one line."""

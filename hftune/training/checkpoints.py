@@ -6,6 +6,9 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
@@ -59,6 +62,20 @@ def latest_checkpoint(folder: Path) -> Path:
         f"{folder}: no whole checkpoint to resume from",
         hint="train again without --resume, into a fresh folder",
     )
+
+
+class FindBest(TrainerCallback):
+    """Finds the best checkpoint of a resumed run where the run lies now.
+
+    The state remembers a path, which means nothing after a move or from another folder; the step
+    that it also remembers does.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the path anew."""
+        if state.best_global_step:
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
 
 
 def _sync(path: Path) -> None:

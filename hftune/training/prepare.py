@@ -49,6 +49,7 @@ class Plan:
         task: Knows its label names.
         location: Hub id or folder of the base model.
         config: The model's config with overrides and labels.
+        config_changes: Fields that the task set in it, which a plain load must be told.
         tokenizer: The base model's.
         parts: The rows before tokenizing.
         train: Encoded training rows.
@@ -64,6 +65,7 @@ class Plan:
     task: Task
     location: str
     config: PreTrainedConfig
+    config_changes: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
     parts: Parts
     train: Encoded
@@ -83,6 +85,8 @@ class Plan:
             gradient_checkpointing=bool(
                 arguments.gradient_checkpointing or arguments.activation_checkpointing
             ),
+            mixed_precision=mixed_precision(arguments) != "no",
+            revision=self.recipe.model.revision,
         )
 
     def skeleton(self) -> PreTrainedModel:
@@ -157,7 +161,7 @@ def prepare(
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
     task.learn(parts.train, parts.validation)
-    task.configure(config, tokenizer)
+    config_changes = task.configure(config, tokenizer)
     limit = longest_row(recipe, config, tokenizer)
     plan = Plan(
         recipe=recipe,
@@ -165,6 +169,7 @@ def prepare(
         task=task,
         location=location,
         config=config,
+        config_changes=config_changes,
         tokenizer=tokenizer,
         parts=parts,
         train=task.encode(parts.train, tokenizer, limit),
@@ -206,14 +211,23 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         on_cpu = arguments.device.type == "cpu"
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise RecipeError([f"training: {str(error).strip().splitlines()[0]}"]) from error
-    if on_cpu and (arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
-        raise RecipeError(["training.fsdp: on a CPU nothing would be sharded; use multi_cpu"])
+    sharded = {"fsdp": arguments.fsdp, "deepspeed": arguments.deepspeed}
+    for name, given_here in sharded.items():
+        if given_here or os.environ.get(f"ACCELERATE_USE_{name.upper()}") == "true":
+            raise RecipeError([f"training.{name}: sharded models are not supported yet"])
     if arguments.fp16 and on_cpu:
         raise RecipeError(["training.fp16: fp16 does nothing on a CPU; leave it out"])
     if arguments.n_gpu > 1:
         say(f"using one of {arguments.n_gpu} GPUs; --accelerate multi_gpu uses all of them")
         arguments._n_gpu = 1
     return arguments
+
+
+def mixed_precision(arguments: TrainingArguments) -> str:
+    """Return the precision in force, the launcher's word included: no, bf16, fp16 or fp8."""
+    if arguments.bf16 or arguments.fp16:
+        return "bf16" if arguments.bf16 else "fp16"
+    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
 def _check_best_metric(arguments: TrainingArguments, task: Task) -> None:

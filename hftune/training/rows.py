@@ -15,6 +15,7 @@ from hftune.data.split import split_indices
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
 
+TEXTS = ("text", "prompt", "completion")
 HANDED_OVER = "rows handed over in Python"
 
 
@@ -36,10 +37,9 @@ class Parts:
 
     @property
     def empty_texts(self) -> int:
-        """How many training rows have no text."""
-        if "text" not in self.train.column_names:
-            return 0
-        return sum(not text.strip() for text in self.train["text"])
+        """How many training rows have an empty text, prompt or completion."""
+        present = [name for name in TEXTS if name in self.train.column_names]
+        return sum(not all(row[name].strip() for name in present) for row in self.train)
 
 
 def read_parts(
@@ -90,6 +90,8 @@ def _given_rows(
     rows, held_out = load_parts(
         data.path, data.validation, name=data.name, split=data.split, revision=data.revision
     )
+    if validation is None and data.validation is None and data.validation_size == 0:
+        return rows, None
     return rows, validation if validation is not None else held_out
 
 
@@ -108,6 +110,10 @@ def _split(
 ) -> tuple[Dataset, Dataset | None]:
     if size == 0:
         return rows, None
+    if size > 1 and size != int(size):
+        raise RecipeError(
+            [f"data.validation_size: a share below 1 or a number of rows, not {size}"]
+        )
     if size >= len(rows):
         raise RecipeError(
             [f"data.validation_size: {size} of {len(rows)} rows leaves none to train"]

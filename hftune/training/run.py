@@ -41,13 +41,21 @@ class Run:
 
     @property
     def model_path(self) -> Path:
-        """The adapter or model with its tokenizer and card."""
-        return self.path / "model"
+        """The adapter or model with its tokenizer and card; the run may be named by it, too."""
+        return self.path if read_facts(self.path) is not None else self.path / "model"
 
     @property
     def checkpoints(self) -> Path:
         """What ``--resume`` continues from."""
         return self.path / "checkpoints"
+
+    def check_finished(self) -> None:
+        """Raise :class:`HftuneError` if there is no finished model."""
+        if read_facts(self.model_path) is None:
+            raise HftuneError(
+                f"{self.path}: no finished model in it",
+                hint="give a run folder, such as runs/quickstart, or its model folder",
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -67,25 +75,20 @@ class Run:
         Raises:
             HftuneError: The folder holds no finished model.
         """
-        facts = read_facts(self.model_path) or read_facts(self.path)
-        if facts is None:
-            raise HftuneError(
-                f"{self.path}: no finished model in it",
-                hint="give a run folder, such as runs/quickstart, or its model folder",
-            )
+        self.check_finished()
+        facts = read_facts(self.model_path)
+        assert facts is not None
         return facts
 
     @cached_property
     def model(self) -> Any:
         """The fine-tuned model, in evaluation mode."""
-        folder = self.model_path if (self.model_path / "hftune.json").exists() else self.path
-        return load_finetuned(folder, self.facts, self.task.auto_model)
+        return load_finetuned(self.model_path, self.facts, self.task.auto_model)
 
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer saved with the model."""
-        folder = self.model_path if (self.model_path / "hftune.json").exists() else self.path
-        return load_tokenizer(str(folder))
+        return load_tokenizer(str(self.model_path))
 
     @property
     def task(self) -> Task:
@@ -104,7 +107,7 @@ def load(path: str | Path) -> Run:
         HftuneError: There is no finished model.
     """
     run = Run(path)
-    assert run.facts is not None, "reading the facts tells whether there is a model"
+    run.check_finished()
     return run
 
 

@@ -28,9 +28,10 @@ class Throughput(TrainerCallback):
         """Count the batches of one optimizer step and start its clock."""
         self._began = time.perf_counter()
         for batch in batches:
-            mask = batch.get("attention_mask", batch["input_ids"])
-            self.positions += mask.numel()
-            self.tokens += int(mask.sum()) if "attention_mask" in batch else mask.numel()
+            labels = batch["labels"]
+            counts = labels.ne(-100).reshape(len(labels), -1).any(1)  # blank rows are padding
+            self.positions += batch["attention_mask"].numel()
+            self.tokens += int(batch["attention_mask"][counts].sum())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock of the step."""

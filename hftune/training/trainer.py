@@ -21,8 +21,9 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.losses.contract import Loss, forward
+from hftune.methods.contract import Method
 from hftune.tasks.contract import Task
-from hftune.training.checkpoints import STAGING, publish
+from hftune.training.checkpoints import STAGING, FindBest, publish
 from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
 from hftune.training.throughput import Throughput
 
@@ -33,18 +34,21 @@ class HftuneTrainer(Trainer):
     Args:
         task: Says what evaluation keeps and which metrics come of it.
         loss: Sum and denominator; see :class:`hftune.losses.contract.Loss`.
+        method: Says what it adds to the loss of a step.
         options: For :class:`transformers.Trainer`.
     """
 
-    def __init__(self, *, task: Task, loss: Loss, **options: Any) -> None:
+    def __init__(self, *, task: Task, loss: Loss, method: Method, **options: Any) -> None:
         self.task = task
         self.loss = loss
+        self.method = method
         self.throughput = Throughput()
         self._staging: Path | None = None
         super().__init__(compute_metrics=self._metrics, **options)
         self.loss_is_scaled_for_ga = True
         self.label_names = ["labels"]
         self.add_callback(self.throughput)
+        self.add_callback(FindBest())
         if self.args.world_size > 1:
             self.train_dataset = WithBlankRow(self.train_dataset)
 
@@ -77,6 +81,9 @@ class HftuneTrainer(Trainer):
         total, outputs = self.loss.total(model, inputs)
         share = total / num_items_in_batch * self.args.world_size
         share = share.to(total.dtype)
+        penalty = self.method.penalty(self.accelerator.unwrap_model(model))
+        if penalty is not None:  # once a step, whatever the number of micro-batches
+            share = share + penalty / self.current_gradient_accumulation_steps
         return (share, outputs) if return_outputs else share
 
     def prediction_step(
@@ -127,6 +134,9 @@ class HftuneTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         finally:
             self._staging, self.args.save_total_limit = None, limit
         if self.state.best_model_checkpoint == str(staging / name):

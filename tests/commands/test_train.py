@@ -117,18 +117,50 @@ def test_a_resumed_run_ends_with_the_same_bits(
 
 
 def test_the_best_checkpoint_is_kept(make_recipe: Callable[..., Recipe]) -> None:
-    """A rate that destroys the model later: the kept weights are those of the best evaluation."""
+    """A rate that ruins the model in the end: the weights kept are those of the best evaluation."""
     training = {
-        "max_steps": 12,
+        "max_steps": 30,
         "eval_strategy": "steps",
-        "eval_steps": 2,
-        "learning_rate": 1e-3,
+        "eval_steps": 5,
+        "metric_for_best_model": "loss",
+        "learning_rate": 0.02,
         "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
     }
     run = hftune.train(make_recipe(training=training, method="full"))
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
-    scores = [line["eval_f1_macro"] for line in log if "eval_f1_macro" in line]
-    assert run.metrics["eval_f1_macro"] == pytest.approx(max(scores))
+    losses = {line["step"]: line["eval_loss"] for line in log if "eval_loss" in line}
+    best = min(losses, key=losses.__getitem__)
+    assert best < 30
+    assert run.metrics["eval_loss"] == pytest.approx(losses[best], abs=1e-6)
+    kept = load_file(run.checkpoints / f"checkpoint-{best}" / "model.safetensors")
+    for name, value in weights_of(run).items():
+        assert torch.equal(value, kept[name])
+
+
+def test_a_moved_run_still_knows_its_best_checkpoint(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {
+        "output_dir": "relative",
+        "max_steps": 30,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+        "metric_for_best_model": "loss",
+        "learning_rate": 0.02,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+    }
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        hftune.train(make_recipe(training=training), callbacks=[StopAt(27)])
+    (tmp_path / "relative").rename(tmp_path / "moved")
+    monkeypatch.chdir("/")
+    run = hftune.train(Run(tmp_path / "moved").recipe, resume=True)
+    log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+    losses = [line["eval_loss"] for line in log if "eval_loss" in line]
+    assert min(losses) < losses[-1] - 1e-4
+    assert run.metrics["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -171,7 +203,7 @@ def test_own_rows_loss_and_model(make_recipe: Callable[..., Recipe], labelled_ro
 
     class Brier(hftune.Loss):
         def denominator(self, batch: Any) -> torch.Tensor:
-            return torch.tensor(float(len(batch["labels"])))
+            return batch["labels"].ne(-100).sum()
 
         def total(self, model: Any, inputs: Any) -> Any:
             outputs = forward(model, inputs)

@@ -92,7 +92,8 @@ def test_refusal_of_the_template_is_wrapped(tokenizer: Any) -> None:
     ("value", "expected"),
     [
         (CHAT, True),
-        ([{"role": "user", "content": None, "name": "x"}], True),
+        ([{"role": "user", "content": None, "name": "x"}], False),
+        ([{"role": "assistant", "content": None, "tool_calls": [{"name": "x"}]}], True),
         ([], False),
         (None, False),
         ("text", False),

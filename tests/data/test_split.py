@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hftune.data.split import split_indices
+from hftune.data.split import joined_keys, split_indices
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -93,3 +93,14 @@ def test_one_key_in_two_strata_stays_together() -> None:
     for seed in range(10):
         _, validation = split_indices(keys, strata, 0.5, seed)
         assert len({0, 1, 2, 3} & set(validation)) in {0, 4}
+
+
+def test_joined_keys_link_rows_by_any_column() -> None:
+    texts = ["a", "b", "a", "c", "d", "e"]
+    groups = [1, 1, 2, 3, 3, 4]
+    keys = joined_keys(texts, groups)
+    assert keys[0] == keys[1] == keys[2]  # a in group 1, b beside it, and a again in group 2
+    assert keys[3] == keys[4]
+    assert len({keys[0], keys[3], keys[5]}) == 3
+    assert joined_keys(["x", "y", "x"]) == [0, 1, 0]
+    assert len(set(joined_keys(["same", "other"], ["other", "same"]))) == 2  # columns differ

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from hftune.metrics.classification import classification_metrics, confusion, per_class_metrics
+from hftune.metrics.classification import classification_metrics, per_class_metrics
 
 Scored = tuple[NDArray[np.floating], NDArray[np.integer]]
 
@@ -77,11 +77,3 @@ def test_per_class(scored: Scored) -> None:
         assert found[name] == pytest.approx(
             {key.removesuffix("-score"): value for key, value in report[name].items()}
         )
-
-
-def test_confusion(scored: Scored) -> None:
-    scores, labels = scored
-    expected = np.zeros((scores.shape[1],) * 2, dtype=int)
-    for row, label in zip(scores, labels, strict=True):
-        expected[label, row.argmax()] += 1
-    np.testing.assert_array_equal(confusion(scores, labels), expected)

@@ -162,9 +162,21 @@ def test_pairs_use_both_texts_and_token_types(tiny_encoder: Path) -> None:
 def test_split_keys_hold_both_texts() -> None:
     task = TextClassification()
     selected = task.select(pairs(), {**COLUMNS, "text_pair": "other"})
-    keys = [("red", "green blue"), ("one two three", "")]
-    assert task.split_keys(selected) == (keys, ["a", "b"])
-    assert task.split_keys(task.select(pairs(), COLUMNS))[0] == [("red", ""), (keys[1][0], "")]
+    keys, strata = task.split_keys(selected)
+    assert keys[0] != keys[1]
+    assert strata == ["a", "b"]
+    rows = {"text": ["red"] * 3, "other": ["x", "y", "x"], "label": ["a"] * 3}
+    selected = task.select(Dataset.from_dict(rows), {**COLUMNS, "text_pair": "other"})
+    keys, _ = task.split_keys(selected)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_split_keys_hold_texts_and_groups() -> None:
+    task = TextClassification()
+    rows = {"text": ["x", "y", "x", "z"], "label": ["a"] * 4, "team": [1, 2, 2, 3]}
+    selected = task.select(Dataset.from_dict(rows), {**COLUMNS, "group": "team"})
+    keys, _ = task.split_keys(selected)
+    assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
 def test_encoding(tokenizer: Any, labelled_rows: list[dict[str, str]]) -> None:

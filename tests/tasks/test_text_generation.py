@@ -193,7 +193,8 @@ def test_classes_name_unused_ids(tokenizer: Any) -> None:
 
 def test_split_keys_are_the_questions() -> None:
     keys, strata = TASK.split_keys(asked(("a", "1"), ("a", "2"), ("b", "1")))
-    assert (keys, strata) == (["a", "a", "b"], None)
+    assert keys[0] == keys[1] != keys[2]
+    assert strata is None
     other = chat("system: be brief", "user: one?", "assistant: another")
     keys, _ = TASK.split_keys(selected(ONE, other, chat("user: one?", "assistant: x")))
     assert keys[0] == keys[1] != keys[2]

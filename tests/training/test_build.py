@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hftune
-from hftune import Recipe, RecipeError
+from hftune import HftuneError, Recipe, RecipeError
 from hftune.training.build import build_model, build_trainer, weight_dtype
 from hftune.training.prepare import prepare
 
@@ -84,12 +84,12 @@ def test_mean_pooling_survives_the_round_trip(
         assert "The head of this model reads the mean" in (run.model_path / "README.md").read_text()
 
 
-def test_fsdp_on_a_cpu_is_refused(
+def test_sharding_is_refused(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(RecipeError, match="nothing would be sharded"):
+    with pytest.raises(RecipeError, match="fsdp: sharded models are not supported yet"):
         prepare(recipe)
 
 
@@ -127,3 +127,72 @@ def test_qlora_on_a_gpu(make_recipe: Callable[..., Recipe], tiny_decoder: Path) 
     plan = prepare(make_recipe("text-generation", training, model=model, method="lora"))
     trainer = build_trainer(plan, build_model(plan))
     assert trainer.train().metrics["train_loss"] > 0
+
+
+def test_a_decoder_classifier_reads_the_last_token_in_any_batch(
+    make_recipe: Callable[..., Recipe], tiny_decoder: Path, tmp_path: Path
+) -> None:
+    """A base without a padding token, as Llama's: the saved adapter scores padded rows alike."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    folder = tmp_path / "unpadded"
+    model = LlamaForCausalLM.from_pretrained(tiny_decoder)
+    model.config.pad_token_id = None
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    for method in ("lora", "prefix_tuning"):
+        output = {"output_dir": str(tmp_path / method)}
+        recipe = make_recipe(training=output, model={"path": str(folder)}, method=method)
+        run = hftune.load(hftune.train(recipe).path)
+        texts = ["alpha", "one two three four five"]
+        together = run.tokenizer(texts, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            padded = run.model(**together).logits
+            alone = [run.model(**run.tokenizer(t, return_tensors="pt")).logits for t in texts]
+        torch.testing.assert_close(padded, torch.cat(alone), atol=1e-5, rtol=0)
+    with pytest.raises(HftuneError, match="would read padding"):
+        prepare(make_recipe(model={"path": str(folder)}, method="prompt_tuning"))
+
+
+def test_a_published_classifier_takes_new_labels(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    first = hftune.train(make_recipe())
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\n" + "".join(f"{w} {i},{w}\n" for i in range(9) for w in "ab"))
+    output = {"output_dir": str(tmp_path / "second")}
+    recipe = make_recipe(
+        training=output,
+        model={"path": str(first.model_path)},
+        data={"path": str(other)},
+        method="lora",
+    )
+    second = hftune.train(recipe)
+    assert second.facts.label_names == ["a", "b"]
+    assert "classifier" in second.model.peft_config["default"].modules_to_save
+    trunk = {"path": str(first.model_path), "config": {"intermediate_size": 32}}
+    with pytest.raises(HftuneError, match=r"weights of another size: bert\.encoder"):
+        build_model(prepare(make_recipe(model=trunk)))
+
+
+def test_heads_train_in_full_precision_under_autocast(
+    make_recipe: Callable[..., Recipe], tiny_encoder: Path
+) -> None:
+    model = {"path": str(tiny_encoder), "dtype": "bfloat16"}
+    plan = prepare(make_recipe(training={"bf16": True}, model=model, method="lora"))
+    built = build_model(plan)
+    assert {p.dtype for p in built.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in built.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert build_trainer(plan, built).train().metrics["train_loss"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself
+def test_a_four_bit_encoder_keeps_its_head(
+    make_recipe: Callable[..., Recipe], tiny_encoder: Path
+) -> None:
+    model = {"path": str(tiny_encoder), "quantization": NF4}
+    run = hftune.train(make_recipe(model=model, method="lora"))
+    assert isinstance(run.model.get_base_model().classifier.original_module, torch.nn.Linear)
+    assert run.metrics["eval_loss"] > 0

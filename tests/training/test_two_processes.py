@@ -20,6 +20,8 @@ loss: {{name: cross_entropy, class_weights: balanced}}
 training:
   output_dir: {output}
   per_device_train_batch_size: 4
+  per_device_eval_batch_size: 4
+  max_grad_norm: 0              # clipping would hide a gradient of another scale
   num_train_epochs: 2
   learning_rate: 1e-3
   optim: {optim}
