@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hftune.core.console import console, say
+from hftune.core.console import console, say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write
 from hftune.data.chat import render
 from hftune.data.columns import find_columns
 from hftune.data.load import load_part
+from hftune.hub.load import num_positions
 from hftune.losses.contract import forward
 from hftune.tasks.text_generation import open_question
 from hftune.training.run import Run, load
@@ -68,7 +69,10 @@ def _classify(run: Run, rows: Dataset, batch_size: int) -> list[dict[str, Any]]:
     roles = [role for role in task.roles if role.name != "label"]
     known = {r: c for r, c in facts.columns.items() if r != "label" and c in rows.column_names}
     selected = task.select(rows, find_columns(rows.column_names, roles, known))
-    encoded = task.encode(selected, run.tokenizer, facts.max_length).rows
+    result = task.encode(selected, run.tokenizer, facts.max_length)
+    if result.cut:
+        warn(f"{result.cut} of {len(rows)} rows were longer than {facts.max_length} tokens")
+    encoded = result.rows
     collate = task.collator(run.tokenizer)
     results: list[dict[str, Any]] = [{}] * len(rows)
     by_length = np.argsort([-len(ids) for ids in encoded["input_ids"]], kind="stable").tolist()
@@ -103,7 +107,8 @@ def _generate(
         prompts = list(selected["prompt"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    positions = num_positions(run.model.config)
     texts = [""] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for indices in _batches(by_length, batch_size):
@@ -111,6 +116,8 @@ def _generate(
             [prompts[index] for index in indices],
             add_special_tokens=not chat,
             padding=True,
+            truncation=positions is not None,  # on the left: the question stands at the end
+            max_length=None if positions is None else max(positions - max_new_tokens, 1),
             return_tensors="pt",
         ).to(run.model.device)
         with torch.inference_mode():

@@ -23,6 +23,8 @@ from hftune.hub.demo_models import demo_model_path
 from hftune.hub.save import ModelFacts
 
 DEMO = "demo:"
+#: Models whose positions start behind the padding index.
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 MEAN_TOKENS = "pooling_mode_mean_tokens"
 
 
@@ -91,6 +93,14 @@ def load_config(
     for key, value in overrides.items():
         setattr(config, key, value)
     return config
+
+
+def num_positions(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens a row may have for the model; None where positions have no end."""
+    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and config.model_type in OFFSET_POSITIONS:
+        return positions - 2
+    return positions
 
 
 def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -21,7 +21,7 @@ from transformers import (
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError
-from hftune.hub.load import load_config, load_tokenizer, model_location
+from hftune.hub.load import load_config, load_tokenizer, model_location, num_positions
 from hftune.losses import LOSSES
 from hftune.losses.contract import Loss
 from hftune.methods import METHODS, PEFT
@@ -33,8 +33,6 @@ from hftune.tasks import TASKS
 from hftune.tasks.contract import Encoded, Task
 from hftune.training.rows import Parts, read_parts
 
-#: Models whose positions start behind the padding index.
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 PERCENTILES = (50, 90, 99, 100)
 NO_LIMIT = 10**6  # tokenizers without a limit say a number far above this
 
@@ -258,10 +256,7 @@ def longest_row(
     Raises:
         RecipeError: The recipe asks for more positions than the model has.
     """
-    text = config.get_text_config()
-    positions: int | None = getattr(text, "max_position_embeddings", None)
-    if positions is not None and config.model_type in OFFSET_POSITIONS:
-        positions -= 2
+    positions = num_positions(config)
     if positions is not None and is_prompt_learning(recipe.method.name):
         positions -= recipe.method.options.get("num_virtual_tokens") or 0
     asked = recipe.data.max_length

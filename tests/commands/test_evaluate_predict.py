@@ -66,3 +66,24 @@ def test_unknown_labels_and_wrong_output_are_refused(
         hftune.predict(run, str(rows), tmp_path / "out.csv")
     with pytest.raises(HftuneError, match="no finished model"):
         hftune.load(tmp_path)
+
+
+def test_a_prompt_beyond_the_models_positions_is_cut_on_the_left(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """The tiny decoder has 256 positions, and a byte is a token."""
+    run = hftune.train(make_recipe("text-generation", method="lora"))
+    end = "x" * 100 + " seven"
+    rows = tmp_path / "long.jsonl"
+    turns = [[{"role": "user", "content": start + end}] for start in ("a" * 600, "b" * 900)]
+    rows.write_text("".join(json.dumps({"messages": turn}) + "\n" for turn in turns))
+    texts = hftune.predict(run, str(rows), max_new_tokens=200)["prediction"][:]
+    assert texts[0] == texts[1]  # what differed was cut off
+
+
+def test_the_last_question_is_answered() -> None:
+    from hftune.tasks.text_generation import open_question
+
+    user, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    assert open_question([user, answer, user]) == [user, answer, user]
+    assert open_question([user, answer]) == [user]
