@@ -164,7 +164,8 @@ def test_a_group_without_labels_leaves_the_weights(make_recipe: Callable[..., Re
     """Blank rows alone: no division by zero."""
     plan = prepare(make_recipe())
     trainer = build_trainer(plan, build_model(plan))
-    blank = {"labels": torch.full((2,), -100), "input_ids": torch.ones(2, 3, dtype=torch.long)}
+    ids = torch.ones(2, 3, dtype=torch.long)
+    blank = {"labels": torch.full((2,), -100), "input_ids": ids, "attention_mask": ids}
     _, denominator = trainer.get_batch_samples(iter([blank]), 1, torch.device("cpu"))
     assert denominator == 1
     loss = trainer.compute_loss(trainer.model, blank, num_items_in_batch=denominator)
