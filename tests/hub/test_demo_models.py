@@ -2,8 +2,10 @@
 import dataclasses
 import errno
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -227,3 +229,24 @@ def test_plain_smollm2_has_the_logits_of_the_gguf(tmp_path: Path) -> None:
         torch.testing.assert_close(
             plain(**tokens).logits, expected(**tokens).logits, rtol=0, atol=0
         )
+
+
+def test_the_progress_survives_folders_that_vanish(tmp_path: Path) -> None:
+    """As pip's build tracker does, between listing a folder and entering it."""
+    (tmp_path / "wheel").write_bytes(b"x" * 10)
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            (tmp_path / "a" / "b").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "a" / "b" / "c").write_bytes(b"y")
+            shutil.rmtree(tmp_path / "a", ignore_errors=True)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        sizes = {demo_models._bytes_below(tmp_path) for _ in range(3000)}
+    finally:
+        stop.set()
+        thread.join()
+    assert sizes <= {10, 11}
