@@ -86,9 +86,9 @@ def _print_examples(plan: Plan) -> None:
     for index in range(min(EXAMPLES, len(plan.train.rows))):
         row = plan.train.rows[index]
         labels = row["labels"]
-        if isinstance(labels, int):
+        if plan.task.problem_type is not None:
             text = Text(str(plan.tokenizer.decode(row["input_ids"][:SHOWN_TOKENS])))
-            text.append(f"  -> {plan.task.label_names[labels]}", style="green")
+            text.append(f"  -> {plan.parts.train[index]['label']}", style="green")
         else:
             text = Text()
             for token, label in list(zip(row["input_ids"], labels, strict=True))[:SHOWN_TOKENS]:

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers.trainer_pt_utils import nested_concat, nested_numpify
 
 from hftune.core.console import console, say, warn
 from hftune.core.files import atomic_write_json
 from hftune.data.columns import find_columns
 from hftune.data.load import load_part
-from hftune.losses.contract import forward
 from hftune.report.summary import print_metrics
 from hftune.training.run import Run, load
 
@@ -55,23 +55,19 @@ def evaluate(
     batches = DataLoader(
         encoded.rows.select(order),
         batch_size=batch_size,
-        collate_fn=task.collator(run.tokenizer),
+        collate_fn=task.collator(run.tokenizer, run.model),
     )
-    kept, labels = [], []
+    kept: Any = None
     run.model.eval()
     with torch.inference_mode():
         for batch in track(batches, "evaluating", console=console(), transient=True):
             on_device = {key: value.to(run.model.device) for key, value in batch.items()}
-            logits = forward(run.model, on_device).logits
-            kept.append(task.keep(logits, on_device["labels"]).cpu().numpy())
-            labels.append(batch["labels"].numpy().reshape(len(kept[-1]), -1)[:, 0])
-    scores, truth = np.concatenate(kept), np.concatenate(labels)
-    metrics: dict[str, Any] = {
-        f"eval_{name}": value for name, value in task.metrics(scores, truth).items()
-    }
-    if per_class := task.per_class(scores, truth):
+            step = nested_numpify(task.evaluation_step(run.model, on_device))
+            kept = step if kept is None else nested_concat(kept, step)
+    metrics: dict[str, Any] = {f"eval_{name}": value for name, value in task.metrics(kept).items()}
+    if per_class := task.per_class(kept):
         metrics["eval_per_class"] = per_class
-    metrics["eval_samples"] = len(truth)
+    metrics["eval_samples"] = len(encoded.rows)
     print_metrics(metrics)
     if output is not None:
         atomic_write_json(output, metrics)

@@ -141,8 +141,12 @@ def _say_rows(plan: Plan) -> None:
 
 def _write_start(plan: Plan, folder: Path, trainer: HftuneTrainer) -> None:
     precision = trainer.accelerator.mixed_precision
-    in_force = {"bf16": precision == "bf16", "fp16": precision == "fp16"}
-    atomic_write(folder / RECIPE_FILE, plan.recipe.to_yaml(**in_force))
+    arguments = plan.arguments
+    in_force: dict[str, Any] = {"bf16": precision == "bf16", "fp16": precision == "fp16"}
+    if arguments.metric_for_best_model is not None:
+        in_force["metric_for_best_model"] = arguments.metric_for_best_model
+        in_force["greater_is_better"] = arguments.greater_is_better
+    atomic_write(folder / RECIPE_FILE, plan.recipe.to_yaml(plan.loss_choice, **in_force))
     atomic_write_json(folder / "environment.json", environment(plan.arguments, precision))
     atomic_write_json(folder / "data.json", plan.report())
     say(f"run folder: {folder}")
@@ -153,8 +157,11 @@ def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
     if plan.validation is None:
         return {}
     output: Any = trainer.predict(plan.validation.rows, metric_key_prefix="eval")
-    per_class = plan.task.per_class(output.predictions, output.label_ids)
-    return {**output.metrics, **({"eval_per_class": per_class} if per_class else {})}
+    kept, task = output.predictions, plan.task
+    task.calibrate(kept)
+    metrics = {f"eval_{name}": value for name, value in task.metrics(kept).items()}
+    per_class = task.per_class(kept)
+    return {**output.metrics, **metrics, **({"eval_per_class": per_class} if per_class else {})}
 
 
 def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, Any]) -> None:
@@ -176,12 +183,15 @@ def model_facts(plan: Plan) -> ModelFacts:
     config = {**recipe.model.config, **plan.config_changes}
     if recipe.model.classifier_pooling == "mean" and "classifier_pooling" in plan.config.to_dict():
         config["classifier_pooling"] = "mean"  # the architecture's own switch
+    options = plan.task.options()
     return ModelFacts(
         task=recipe.task,
         base_model=recipe.model.path,
         base_revision=recipe.model.revision,
         method=recipe.method.name,
-        label_names=plan.task.label_names,
+        label_names=options.pop("label_names"),
+        num_labels=1 if plan.task.problem_type == "regression" else None,
+        task_options=options,
         columns=plan.parts.columns,
         max_length=plan.max_length,
         classifier_pooling=recipe.model.classifier_pooling,

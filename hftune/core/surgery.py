@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to a model's modules from outside: finding the new ones, pooling by mean."""
+"""What is asked of a model, or done to its modules, from outside."""
 
 import inspect
 from collections.abc import Iterable
@@ -7,12 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hftune.core.errors import HftuneError
 
 #: Encoders call their stack so; a decoder's (OPT) or another tower's (Gemma 3) has another name.
 STACK_NAMES = ("encoder", "transformer")
+#: Models whose positions start behind the padding index.
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
+
+
+def num_positions(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens a row may have for the model; None where positions have no end."""
+    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and config.model_type in OFFSET_POSITIONS:
+        return positions - 2
+    return positions
 
 
 def new_modules(model: nn.Module, missing_keys: Iterable[str]) -> tuple[str, ...]:

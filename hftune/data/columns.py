@@ -15,11 +15,13 @@ class Role:
         name: The task's word for it.
         names: Column names that mean it, best first.
         required: Whether the task cannot do without.
+        answer: Whether it is what a model predicts; rows to predict need not have it.
     """
 
     name: str
     names: tuple[str, ...]
     required: bool = True
+    answer: bool = False
 
 
 #: Rows of one group, such as a patient or a document, never stand in both parts.

@@ -88,6 +88,8 @@ def _loading(facts: ModelFacts, adapter: bool) -> list[str]:
             for index, name in enumerate(facts.label_names)
         ) + "}"  # fmt: skip
         arguments += [f"num_labels={len(facts.label_names)}", f"id2label={labels}"]
+    elif adapter and facts.num_labels:
+        arguments.append(f"num_labels={facts.num_labels}")
     if adapter:
         arguments += [f"{key}={value!r}" for key, value in facts.config.items()]
     names = "AutoTokenizer"

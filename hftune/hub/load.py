@@ -23,8 +23,6 @@ from hftune.hub.demo_models import demo_model_path
 from hftune.hub.save import ModelFacts
 
 DEMO = "demo:"
-#: Models whose positions start behind the padding index.
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 MEAN_TOKENS = "pooling_mode_mean_tokens"
 
 
@@ -93,14 +91,6 @@ def load_config(
     for key, value in overrides.items():
         setattr(config, key, value)
     return config
-
-
-def num_positions(config: PreTrainedConfig) -> int | None:
-    """Return how many tokens a row may have for the model; None where positions have no end."""
-    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and config.model_type in OFFSET_POSITIONS:
-        return positions - 2
-    return positions
 
 
 def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -182,6 +172,8 @@ def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
         if facts.label_names:
             config.id2label = dict(enumerate(facts.label_names))
             config.label2id = {name: index for index, name in enumerate(facts.label_names)}
+        elif facts.num_labels:
+            config.num_labels = facts.num_labels
         options = {
             "config": config,
             "revision": facts.base_revision,

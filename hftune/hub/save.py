@@ -25,6 +25,8 @@ class ModelFacts:
         base_revision: Its revision on the Hub.
         method: What was trained.
         label_names: Class names by id.
+        num_labels: Outputs of the head where they have no names; 1 for regression.
+        task_options: More that the task must know again, such as thresholds.
         columns: Role to column name of the training data.
         max_length: Tokens a row may have.
         classifier_pooling: What the head of an encoder reads.
@@ -37,6 +39,8 @@ class ModelFacts:
     base_revision: str | None = None
     method: str = "full"
     label_names: list[str] = field(default_factory=list)
+    num_labels: int | None = None
+    task_options: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
     classifier_pooling: str = "cls"

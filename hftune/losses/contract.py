@@ -7,6 +7,7 @@ eight rows give the same gradient as 1 x 8, 2 x 4 or 8 x 1 micro-batches, on one
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,19 +16,37 @@ from torch import Tensor, nn
 Batch = Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelFacts:
+    """What a loss may learn of the training labels.
+
+    Attributes:
+        classes: Name of each class, by id; a language model's classes are its tokens.
+        counts: Training labels of each class, by id.
+        rows: Training rows.
+        label_smoothing: ``training.label_smoothing_factor``, in [0, 1).
+        causal: Whether position ``t`` predicts label ``t + 1``, as in causal language models.
+    """
+
+    classes: Sequence[str]
+    counts: Sequence[int]
+    rows: int = 0
+    label_smoothing: float = 0.0
+    causal: bool = False
+
+
 class Loss(ABC):
-    """A loss as a sum over what it counts."""
+    """A loss as a sum over what it counts.
 
-    def fit(
-        self, classes: Sequence[str], counts: Sequence[int], *, label_smoothing: float = 0.0
-    ) -> None:
-        """Learn from the training data what the options need.
+    Attributes:
+        causal: Whether position ``t`` predicts label ``t + 1``; set by :meth:`fit`.
+    """
 
-        Args:
-            classes: Name of each class, by id; a language model's classes are its tokens.
-            counts: Training labels of each class, by id.
-            label_smoothing: ``training.label_smoothing_factor``, in [0, 1).
-        """
+    causal = False
+
+    def fit(self, facts: LabelFacts) -> None:
+        """Learn from the training data what the options need; call the base class's first."""
+        self.causal = facts.causal
 
     @abstractmethod
     def denominator(self, batch: Batch) -> Tensor:
@@ -43,26 +62,33 @@ def forward(model: nn.Module, inputs: Batch) -> Any:
     return model(**{key: value for key, value in inputs.items() if key != "labels"})
 
 
-def targets(labels: Tensor) -> Tensor:
-    """Return the labels that are predicted: a language model never predicts the first position.
+def counted(labels: Tensor) -> Tensor:
+    """Return where there is a label: not -100 among ids, not NaN among numbers; bool."""
+    return labels.isnan().logical_not() if labels.is_floating_point() else labels.ne(-100)
+
+
+def targets(labels: Tensor, *, causal: bool) -> Tensor:
+    """Return the labels that are predicted: a causal model never predicts the first position.
 
     Args:
-        labels: ``(B,)`` of a classifier, ``(B, T)`` of a language model.
+        labels: ``(B,)`` of a classifier, ``(B, T)`` of tokens.
+        causal: Whether position ``t`` predicts label ``t + 1``.
     """
-    return labels[:, 1:] if labels.dim() == 2 else labels
+    return labels[:, 1:] if causal else labels
 
 
-def aligned(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def aligned(logits: Tensor, labels: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
     """Return logits ``(N, C)`` and the labels ``(N,)`` that they predict.
 
     Args:
-        logits: Of a classifier ``(B, C)``; of a language model ``(B, virtual tokens + T, C)``.
-        labels: Of a classifier ``(B,)``; of a language model ``(B, T)``, -100 where not trained.
-            Position ``t`` of a language model predicts label ``t + 1``.
+        logits: Of a classifier ``(B, C)``; of tokens ``(B, virtual tokens + T, C)``.
+        labels: Of a classifier ``(B,)``; of tokens ``(B, T)``; -100 where nothing is trained.
+        causal: Whether position ``t`` predicts label ``t + 1``.
     """
-    kept = targets(labels)
+    kept = targets(labels, causal=causal)
     if labels.dim() == 2:
-        logits = logits[:, logits.shape[1] - labels.shape[1] : -1]
-    counted = kept.ne(-100)  # select first: the softmax of the other positions is never needed
-    logits = logits[counted]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)), kept[counted]
+        start = logits.shape[1] - labels.shape[1]
+        logits = logits[:, start : start + kept.shape[1]]
+    here = counted(kept)  # select first: the softmax of the other positions is never needed
+    logits = logits[here]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)), kept[here]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import Batch, Loss, aligned, forward, targets
+from hftune.losses.contract import Batch, LabelFacts, Loss, aligned, counted, forward, targets
 
 ClassWeights = Literal["balanced"] | list[float] | dict[str, float]
 
@@ -35,30 +35,29 @@ class CrossEntropy(Loss):
         self.weight: Tensor | None = None
         self.label_smoothing = 0.0
 
-    def fit(
-        self, classes: Sequence[str], counts: Sequence[int], *, label_smoothing: float = 0.0
-    ) -> None:
+    def fit(self, facts: LabelFacts) -> None:
         """Turn names into ids and ``balanced`` into numbers; see :class:`Loss`.
 
         Raises:
             HftuneError: A class is unknown, the list has the wrong length, or a weight is negative.
         """
-        self.label_smoothing = label_smoothing
+        super().fit(facts)
+        self.label_smoothing = facts.label_smoothing
         if self.class_weights is not None:
-            self.weight = class_weight_tensor(self.class_weights, classes, counts)
+            self.weight = class_weight_tensor(self.class_weights, facts.classes, facts.counts)
 
     def denominator(self, batch: Batch) -> Tensor:
         """Return the summed weight of the labels; see :class:`Loss`."""
-        labels = targets(batch["labels"])
-        counted = labels[labels.ne(-100)]
+        labels = targets(batch["labels"], causal=self.causal)
+        labels = labels[counted(labels)]
         if self.weight is None:
-            return torch.tensor(counted.numel(), dtype=torch.float64, device=labels.device)
-        return self.weight.to(labels.device)[counted].sum(dtype=torch.float64)
+            return torch.tensor(labels.numel(), dtype=torch.float64, device=labels.device)
+        return self.weight.to(labels.device)[labels].sum(dtype=torch.float64)
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs; see :class:`Loss`."""
         outputs = forward(model, inputs)
-        logits, labels = aligned(outputs.logits, inputs["labels"])
+        logits, labels = aligned(outputs.logits, inputs["labels"], causal=self.causal)
         total = F.cross_entropy(
             logits,
             labels,

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import (
     accuracy_score,
     matthews_corrcoef,
     precision_recall_fscore_support,
 )
 
+from hftune.metrics.ranking import ranking_metrics
+
 
 def classification_metrics(
     scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
 ) -> dict[str, float]:
-    """Return loss, accuracy, MCC and the averaged precision, recall and F1.
+    """Return loss, accuracy, MCC, the averaged precision, recall and F1, and ranking metrics.
 
     Averages run over the classes that occur among labels or predictions, scikit-learn's default.
 
@@ -42,7 +44,18 @@ def classification_metrics(
             f"recall_{average}": float(recall),
             f"f1_{average}": float(f1),
         }
-    return result
+    return {**result, **_ranking(scores, labels)}
+
+
+def _ranking(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
+) -> dict[str, float]:
+    """Each class against the rest by probability; of two classes the second alone."""
+    shares = softmax(scores.astype(np.float64), -1)
+    truth = np.eye(scores.shape[1], dtype=int)[labels]
+    if scores.shape[1] == 2:
+        truth, shares = truth[:, 1:], shares[:, 1:]
+    return ranking_metrics(truth, shares)
 
 
 def _mcc(labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) -> float:

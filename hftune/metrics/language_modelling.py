@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def language_modelling_metrics(sums: NDArray[np.floating[Any]]) -> dict[str, float]:
+def language_modelling_metrics(
+    losses: NDArray[np.floating[Any]], tokens: NDArray[np.integer[Any]]
+) -> dict[str, float]:
     """Return the token-weighted loss in nats and its perplexity.
 
     Args:
-        sums: Summed loss and number of trained tokens of each row, shape ``(rows, 2)``.
+        losses: Summed loss of each row, shape ``(rows,)``.
+        tokens: Number of trained tokens of each row, shape ``(rows,)``.
     """
-    total, tokens = sums.astype(np.float64).sum(0)
-    loss = float(total / tokens) if tokens else math.nan
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": int(tokens)}
+    total, count = losses.astype(np.float64).sum(), int(tokens.sum())
+    loss = float(total / count) if count else math.nan
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": count}

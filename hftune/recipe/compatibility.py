@@ -13,6 +13,7 @@ from hftune.core.errors import RecipeError
 from hftune.losses import LOSSES
 from hftune.methods import CHANGES_SHAPE, METHODS
 from hftune.recipe.load import KeyPath, Source
+from hftune.recipe.schema import TASK_OPTIONS
 from hftune.tasks import TASKS
 
 Sections = dict[str, Any]
@@ -50,6 +51,15 @@ def _option(sections: Sections, name: str) -> Any:
     return sections["method"].options.get(name)
 
 
+def _given(sections: Sections, key: str) -> Any:
+    section, *below = key.split(".")
+    value = sections[section]
+    for name in below:
+        value = value.get(name) if isinstance(value, dict) else getattr(value, name)
+    return value
+
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
 
@@ -68,6 +78,24 @@ RULES = (
         "model.classifier_pooling",
         "mean pooling cannot see the virtual tokens of prompt methods; use cls",
         lambda s: s["model"].classifier_pooling == "mean" and s["method"].name in PROMPT_METHODS,
+    ),
+    Rule(
+        "model.config.problem_type",
+        f"it is one of {', '.join(PROBLEM_TYPES)}",
+        lambda s: s["model"].config.get("problem_type") not in (None, *PROBLEM_TYPES),
+    ),
+    Rule(
+        "data.label_separator",
+        "it separates several labels; with this problem type a text has one",
+        lambda s: (
+            s["data"].label_separator is not None
+            and s["model"].config.get("problem_type") in (PROBLEM_TYPES[0], PROBLEM_TYPES[2])
+        ),
+    ),
+    Rule(
+        "evaluation.thresholds",
+        "best_f1 looks for them in validation rows: set data.validation or data.validation_size",
+        lambda s: s["evaluation"].thresholds == "best_f1" and not _has_validation(s),
     ),
     Rule(
         "model.quantization",
@@ -176,9 +204,13 @@ def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
     """Yield the key and the sentence of every rule that the recipe breaks."""
     task = sections["task"]
     for section, table in (("method", METHODS), ("loss", LOSSES)):
-        row = table.get(sections[section].name)
+        choice = sections[section]
+        row = None if choice is None else table.get(choice.name)
         if row is not None and not row.suits(task):
-            yield (section,), f"{sections[section].name} goes with {', '.join(row.tasks)} only"
+            yield (section,), f"{choice.name} goes with {', '.join(row.tasks)} only"
+    for key, tasks in TASK_OPTIONS.items():
+        if task not in tasks and _given(sections, key) is not None:
+            yield tuple(key.split(".")), f"it goes with {', '.join(tasks)} only"
     for rule in RULES:
         if rule.broken(sections):
             yield tuple(rule.key.split(".")), rule.says

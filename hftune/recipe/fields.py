@@ -19,7 +19,7 @@ from hftune.core.files import atomic_write, cache_folder
 from hftune.core.rows import Row
 from hftune.losses import LOSSES
 from hftune.methods import METHODS, PEFT
-from hftune.recipe.schema import DataSection, ModelSection
+from hftune.recipe.schema import DataSection, EvaluationSection, ModelSection
 from hftune.tasks import TASKS
 
 Schema = dict[str, Any]
@@ -147,6 +147,7 @@ def build_schema() -> Schema:
             "data": {"anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]},
             "method": _choice_schema(methods),
             "loss": _choice_schema(losses),
+            "evaluation": _dataclass_schema(EvaluationSection),
             "training": training,
         },
         "required": ["task", "model"],

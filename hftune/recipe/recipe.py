@@ -15,7 +15,7 @@ from hftune.recipe.compatibility import check_compatibility
 from hftune.recipe.fields import choice_names, recipe_schema
 from hftune.recipe.load import Source, load_source
 from hftune.recipe.resolve import training_defaults, typed_sections
-from hftune.recipe.schema import Choice, DataSection, ModelSection
+from hftune.recipe.schema import Choice, DataSection, EvaluationSection, ModelSection
 
 #: Fields of TrainingArguments that belong to one run on one machine and not to its recipe.
 NOT_REPEATED = ("output_dir", "run_name", "log_level", "log_level_replica")
@@ -38,7 +38,8 @@ class Recipe:
     model: ModelSection
     data: DataSection
     method: Choice
-    loss: Choice
+    loss: Choice | None
+    evaluation: EvaluationSection
     training: dict[str, Any]
     origin: Path | None = dataclasses.field(default=None, compare=False)
 
@@ -60,10 +61,19 @@ class Recipe:
         for name, value in {**sections, "origin": origin}.items():
             object.__setattr__(self, name, value)
 
-    def to_yaml(self, **in_force: Any) -> str:
+    def value(self, key: str) -> Any:
+        """Return the value under a dotted key such as ``data.label_names``; None where absent."""
+        section, *below = key.split(".")
+        value = getattr(self, section)
+        for name in below:
+            value = value.get(name) if isinstance(value, dict) else getattr(value, name)
+        return value
+
+    def to_yaml(self, loss: Choice | None = None, **in_force: Any) -> str:
         """Return the recipe with every default spelled out, ready to be run again.
 
         Args:
+            loss: The loss that the task chose, where the recipe says none.
             in_force: Fields of ``training`` that the launcher decided, such as ``bf16``.
         """
         schema = recipe_schema()["properties"]
@@ -77,20 +87,23 @@ class Recipe:
             training.yaml_set_comment_before_after_key(
                 first, before="The defaults of transformers.TrainingArguments", indent=2
             )
-        whole = {
+        whole: dict[str, Any] = {
             "task": self.task,
             "model": _section(self.model),
             "data": _section(self.data),
             "method": _spelled_out(self.method, schema["method"]),
-            "loss": _spelled_out(self.loss, schema["loss"]),
-            "training": training,
         }
+        if chosen_loss := self.loss or loss:
+            whole["loss"] = _spelled_out(chosen_loss, schema["loss"])
+        if evaluation := _section(self.evaluation):
+            whole["evaluation"] = evaluation
+        whole["training"] = training
         text = StringIO()
         YAML(typ="rt").dump(CommentedMap(whole), text)
         return text.getvalue()
 
 
-def _section(section: ModelSection | DataSection) -> dict[str, Any]:
+def _section(section: ModelSection | DataSection | EvaluationSection) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(section).items() if value is not None}
 
 

@@ -4,7 +4,14 @@
 from typing import Any
 
 from hftune.methods import CHANGES_SHAPE
-from hftune.recipe.schema import DEFAULT_NAMES, SHORT_FORMS, Choice, DataSection, ModelSection
+from hftune.recipe.schema import (
+    DEFAULT_NAMES,
+    SHORT_FORMS,
+    Choice,
+    DataSection,
+    EvaluationSection,
+    ModelSection,
+)
 
 #: Learning rate by method, for methods that do not train well at LoRA's.
 LEARNING_RATES = {
@@ -25,15 +32,13 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "text-classification": {
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 64,
-        "metric_for_best_model": "f1_macro",
     },
     "text-generation": {
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 8,
-        "metric_for_best_model": "loss",
     },
 }
-LOWER_IS_BETTER = ("loss", "perplexity")
+LOWER_IS_BETTER = ("loss", "perplexity", "mse", "rmse", "mae", "hamming_loss")
 LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5}
 
 #: Method -> what its PEFT config leaves open, or chooses less well.
@@ -52,7 +57,8 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
         "model": ModelSection(**_spelled_out(tree, "model")),
         "data": DataSection(**_spelled_out(tree, "data")),
         "method": _choice(_spelled_out(tree, "method"), METHOD_DEFAULTS),
-        "loss": _choice(_spelled_out(tree, "loss"), {}),
+        "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
+        "evaluation": EvaluationSection(**(tree.get("evaluation") or {})),
         "training": dict(tree.get("training") or {}),
     }
 
@@ -82,14 +88,10 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
         defaults["eval_steps"] = given.get("logging_steps", defaults["logging_steps"])
         defaults["save_steps"] = given.get("eval_steps", defaults["eval_steps"])
     chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **given}
-    metric = str(chosen["metric_for_best_model"]).removeprefix("eval_")
-    chosen.setdefault("greater_is_better", metric not in LOWER_IS_BETTER)
     can_go_back = sections["method"].name not in CHANGES_SHAPE
     matches = chosen["save_strategy"] in ("best", evaluates) and can_go_back
     best = given.get("load_best_model_at_end", evaluates != "no" and matches)
     chosen["load_best_model_at_end"] = best
-    if evaluates == "no":
-        chosen = {k: v for k, v in chosen.items() if k in given or k not in _BEST_MODEL}
     return chosen
 
 
@@ -98,9 +100,6 @@ def learning_rate(task: str, method: str) -> float:
     if task == "text-generation" and method in LANGUAGE_MODEL_LEARNING_RATES:
         return LANGUAGE_MODEL_LEARNING_RATES[method]
     return LEARNING_RATES.get(method, LORA_LEARNING_RATE)
-
-
-_BEST_MODEL = ("metric_for_best_model", "greater_is_better")
 
 
 def _spelled_out(tree: dict[str, Any], name: str) -> dict[str, Any]:

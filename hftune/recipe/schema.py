@@ -12,10 +12,18 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
 
 #: The key that a section's short form, a mere text, stands for.
-SHORT_FORMS = {"model": "path", "data": "path", "method": "name", "loss": "name"}
+SHORT_FORMS: dict[str, str] = {"model": "path", "data": "path", "method": "name", "loss": "name"}
 
 #: What a section means that a recipe leaves out.
 DEFAULT_NAMES = {"method": "lora", "loss": "cross_entropy"}
+
+#: Keys that are arguments of a task -> the tasks that take them.
+TASK_OPTIONS = {
+    "model.config.problem_type": ("text-classification",),
+    "data.label_names": ("text-classification",),
+    "data.label_separator": ("text-classification",),
+    "evaluation.thresholds": ("text-classification",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +88,14 @@ class DataSection:
     columns: Columns = field(
         default_factory=dict, metadata={"help": "Role to column name, such as {text: message}."}
     )
+    label_names: list[str] | None = field(
+        default=None,
+        metadata={"help": "Class names in the order of their ids; from the rows if absent."},
+    )
+    label_separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates several labels in one cell, such as |."},
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Tokens a row may have; the model's positions if absent."}
     )
@@ -88,6 +104,20 @@ class DataSection:
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on this many rows, drawn by seed."}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSection:
+    """How the validation rows are judged; when they are is said under ``training``."""
+
+    thresholds: float | dict[str, float] | Literal["best_f1"] | None = field(
+        default=None,
+        metadata={
+            "help": "Probability from which on a label is given, where a text may have several: "
+            "one for all (0.5 if absent), label to threshold, or best_f1: those with the highest "
+            "F1 on the validation rows, which then flatter the model."
+        },
     )
 
 

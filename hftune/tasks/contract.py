@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a task answers: which columns, how a row becomes tokens, what evaluation keeps and says."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
 
+from hftune.core.errors import HftuneError
 from hftune.data.columns import Role
+from hftune.losses.contract import forward
 
 
 @dataclass
@@ -32,6 +35,12 @@ class Encoded:
     lengths: list[int] = field(default_factory=list)
 
 
+#: What evaluation keeps of a batch: tensors whose first axis is the row, padded with -100.
+Kept = dict[str, Tensor]
+#: The same of all rows, as arrays.
+AllKept = Mapping[str, NDArray[Any]]
+
+
 class Task(ABC):
     """One of the Hub's tasks.
 
@@ -39,17 +48,29 @@ class Task(ABC):
         name: The Hub's name.
         auto_model: The ``transformers.AutoModelFor...`` class that loads its models.
         roles: The parts that columns play.
+        causal: Whether position ``t`` predicts label ``t + 1``.
         label_names: Class names by id; empty where the task has none.
         metric_names: What :meth:`metrics` returns and a best model can be chosen by.
+        best_metric: What the best model is chosen by if the recipe does not say.
+        default_loss: The loss if the recipe does not say.
+        problem_type: ``config.problem_type`` of a classifier.
     """
 
     name: str
     auto_model: Any
     roles: tuple[Role, ...]
+    causal = False
     metric_names: tuple[str, ...]
+    best_metric = "loss"
+    default_loss = "cross_entropy"
+    problem_type: str | None = None
 
     def __init__(self, label_names: Sequence[str] = ()) -> None:
         self.label_names = list(label_names)
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of the constructor that a saved model must remember."""
+        return {"label_names": self.label_names}
 
     @abstractmethod
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
@@ -76,11 +97,13 @@ class Task(ABC):
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
     ) -> Encoded:
-        """Turn selected rows into tokens and labels."""
+        """Turn selected rows into tokens and labels; rows without answers get no labels."""
 
     @abstractmethod
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollator:
-        """Return what makes a batch of encoded rows."""
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
+    ) -> DataCollator:
+        """Return what makes a batch of encoded rows, for ``model`` where that matters."""
 
     @abstractmethod
     def configure(
@@ -100,23 +123,67 @@ class Task(ABC):
     def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
         """Return the name of each class, by id."""
 
-    @abstractmethod
-    def keep(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the few numbers a row that evaluation keeps, shape ``(rows, k)``."""
+    def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
+        """Run the model on a batch and return what evaluation keeps of it."""
+        return self.keep(forward(model, inputs).logits, inputs["labels"])
 
     @abstractmethod
-    def metrics(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+        """Return the few numbers a row that the metrics need, labels among them."""
+
+    @abstractmethod
+    def metrics(self, kept: AllKept) -> dict[str, float]:
         """Return the metrics of all rows from what :meth:`keep` kept."""
 
-    def per_class(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, dict[str, float]]:
+    def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
         """Return label name -> metrics; empty where the task has no labels."""
         return {}
 
+    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+        """Return predictions and references of all rows, as metrics of other libraries take them.
+
+        Raises:
+            HftuneError: The task keeps no predictions.
+        """
+        raise HftuneError(f"{self.name}: metrics of other libraries need predictions")
+
+    def calibrate(self, kept: AllKept) -> None:
+        """Take from the validation rows, after training, what predictions need."""
+        return None
+
+    @abstractmethod
+    def predict(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        max_length: int | None,
+        batch_size: int,
+        max_new_tokens: int,
+    ) -> list[dict[str, Any]]:
+        """Return ``prediction`` and what goes with it for each of the selected rows.
+
+        Args:
+            model: In evaluation mode.
+            tokenizer: Its tokenizer.
+            rows: Selected rows; answers are not needed.
+            max_length: Tokens a row may have.
+            batch_size: Rows a batch.
+            max_new_tokens: Length of a generated text.
+        """
+
 
 def blank_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row that counts nothing: its labels are all -100.
+    """Return a row that counts nothing: its labels are all -100, or NaN among numbers.
 
     It fills up the last batches of several processes, so that each has as many.
     """
     labels = row["labels"]
-    return {**row, "labels": [-100] * len(labels) if isinstance(labels, list) else -100}
+    if isinstance(labels, list):
+        return {**row, "labels": [_blank(label) for label in labels]}
+    return {**row, "labels": _blank(labels)}
+
+
+def _blank(label: float) -> float:
+    return math.nan if isinstance(label, float) else -100

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``text-classification``: one label for a text or a pair of texts."""
+"""``text-classification``: a text, or a pair of texts, and its label, labels or number."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollator,
@@ -17,23 +17,34 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.data.columns import GROUP, Role
 from hftune.data.split import joined_keys
-from hftune.metrics.classification import classification_metrics, per_class_metrics
-from hftune.tasks.contract import Encoded, Task
-
-SHOWN_ROWS = 5
+from hftune.tasks.contract import AllKept, Encoded, Kept, Task
+from hftune.tasks.inference import scores
+from hftune.tasks.problem_types import (
+    ProblemType,
+    Thresholds,
+    as_thresholds,
+    best_f1_thresholds,
+    make_problem_type,
+    problem_type_of,
+)
 
 
 class TextClassification(Task):
-    """Label names come from the training rows: numbers in their order, then names in theirs."""
+    """Labels of one kind; see :mod:`hftune.tasks.problem_types`.
+
+    Args:
+        label_names: Class names by id; taken from the training rows if empty.
+        problem_type: ``config.problem_type``; guessed from the labels if None.
+        label_separator: What stands between several labels of one cell.
+        thresholds: Probability from which on a label is given, where there may be several: one for
+            all, label name -> threshold, or ``best_f1`` for those that suit the validation rows.
+    """
 
     name = "text-classification"
-    metric_names = (
-        "loss", "accuracy", "mcc", "precision_macro", "recall_macro", "f1_macro",
-        "precision_weighted", "recall_weighted", "f1_weighted",
-    )  # fmt: skip
     auto_model = AutoModelForSequenceClassification
     roles = (
         Role(
@@ -41,7 +52,11 @@ class TextClassification(Task):
             ("sentence", "sentence1", "premise", "question", "review", "content", "message",
              "summary", "body", "tweet", "document"),
         ),
-        Role("label", ("labels", "category", "class", "target", "intent", "package")),
+        Role(
+            "label",
+            ("labels", "category", "class", "target", "intent", "package", "score"),
+            answer=True,
+        ),
         Role(
             "text_pair",
             ("sentence2", "hypothesis", "question2"),
@@ -50,46 +65,90 @@ class TextClassification(Task):
         GROUP,
     )  # fmt: skip
 
-    def __init__(self, label_names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        label_names: Sequence[str] = (),
+        *,
+        problem_type: str | None = None,
+        label_separator: str | None = None,
+        thresholds: Thresholds = None,
+    ) -> None:
         super().__init__(label_names)
+        self.problem_type = problem_type
+        self.label_separator = label_separator
+        self.thresholds = thresholds
         self._declared: list[str] = []
 
+    def options(self) -> dict[str, Any]:
+        """Return what a saved model must remember; see :class:`Task`."""
+        return {
+            "label_names": self.label_names,
+            "problem_type": self.problem_type,
+            "label_separator": self.label_separator,
+            "thresholds": self.thresholds,
+        }
+
+    @property
+    def kind(self) -> ProblemType:
+        """How the labels are read and measured."""
+        return make_problem_type(
+            self.problem_type or "single_label_classification", self.label_separator
+        )
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What :meth:`metrics` returns."""
+        return self.kind.metric_names
+
+    @property
+    def best_metric(self) -> str:  # type: ignore[override]
+        """What the best model is chosen by if the recipe does not say."""
+        return self.kind.best_metric
+
+    @property
+    def default_loss(self) -> str:  # type: ignore[override]
+        """The loss if the recipe does not say."""
+        return self.kind.loss
+
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
-        """Return ``text``, ``text_pair`` where given, and ``label`` as text; see :class:`Task`."""
-        feature = rows.features[columns["label"]] if "label" in columns else None
+        """Return ``text``, ``text_pair`` where given, and ``label``; see :class:`Task`."""
         selected = {role: rows[column][:] for role, column in columns.items()}
         for role in ("text", "text_pair"):
             if role in selected:
                 selected[role] = _texts(selected[role], columns[role])
         if "label" in selected:
-            labels = selected["label"]
+            feature = rows.features[columns["label"]]
+            self._settle_problem_type(selected["label"], feature)
             if isinstance(feature, ClassLabel):
-                labels = [None if i is None or i < 0 else feature.names[i] for i in labels]
                 self._declared = self._declared or list(feature.names)
-            selected["label"] = _label_texts(labels, columns["label"])
+            selected["label"] = self.kind.read(selected["label"], columns["label"], feature)
         return Dataset.from_dict(selected)
+
+    def _settle_problem_type(self, labels: list[Any], feature: Any) -> None:
+        if self.problem_type is None:
+            self.problem_type = problem_type_of(labels, feature, self.label_separator)
+            if self.problem_type != "single_label_classification":
+                say(f"problem type: {self.problem_type} (say otherwise: model.config.problem_type)")
 
     def learn(self, train: Dataset, validation: Dataset | None) -> None:
         """Collect the label names, unless they are known already.
 
         Raises:
-            HftuneError: There is one class only, or the validation part has labels of its own.
+            HftuneError: There is too little to tell apart, or the validation part has labels of
+                its own.
         """
-        if not self.label_names:
-            present = set(train["label"])
-            declared = self._declared if present <= set(self._declared) else []
-            self.label_names = declared or sorted(present, key=_label_order)
-            if len(present) < 2:
-                raise HftuneError(
-                    f"one class only: every label is {next(iter(present))!r}; "
-                    "a classifier needs two"
-                )
+        if self.label_names:
+            self.check(train, "training")
+        else:
+            names = self.kind.names(train["label"][:])
+            self.label_names = self._declared if set(names) <= set(self._declared) else names
+        as_thresholds(self.thresholds, self.label_names)
         if validation is not None:
             self.check(validation, "validation")
 
     def check(self, rows: Dataset, part: str) -> None:
         """Raise :class:`HftuneError` if a part has labels that training does not know."""
-        unknown = sorted(set(rows["label"]) - set(self.label_names))
+        unknown = sorted(self.kind.occurring(rows["label"]) - set(self.label_names))
         if unknown:
             raise HftuneError(
                 f"the {part} rows have labels that training does not know: {', '.join(unknown)}",
@@ -97,16 +156,16 @@ class TextClassification(Task):
             )
 
     def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
-        """Keep equal texts together, and groups, and the classes alike; see :class:`Task`."""
+        """Keep equal texts together, and groups, and the labels alike; see :class:`Task`."""
         pairs = rows["text_pair"] if "text_pair" in rows.column_names else [""] * len(rows)
         texts = list(zip(rows["text"], pairs, strict=True))
         groups = [list(rows["group"])] if "group" in rows.column_names else []
-        return joined_keys(texts, *groups), list(rows["label"])
+        return joined_keys(texts, *groups), self.kind.strata(rows["label"][:])
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
     ) -> Encoded:
-        """Tokenize, cut and number the labels; see :class:`Task`."""
+        """Tokenize, cut and encode the labels; see :class:`Task`."""
         pairs = rows["text_pair"][:] if "text_pair" in rows.column_names else None
         tokens = tokenizer(rows["text"][:], pairs, truncation=False, verbose=False)
         lengths = [len(ids) for ids in tokens["input_ids"]]
@@ -115,11 +174,12 @@ class TextClassification(Task):
             tokens = tokenizer(rows["text"][:], pairs, truncation=True, max_length=max_length)
         columns = dict(tokens)
         if "label" in rows.column_names:
-            ids = {name: index for index, name in enumerate(self.label_names)}
-            columns["labels"] = [ids[label] for label in rows["label"]]
+            columns["labels"] = self.kind.encode(rows["label"][:], self.label_names)
         return Encoded(Dataset.from_dict(columns), cut=cut, lengths=lengths)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollator:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
+    ) -> DataCollator:
         """Pad to the longest row of the batch."""
         return DataCollatorWithPadding(tokenizer)
 
@@ -127,9 +187,12 @@ class TextClassification(Task):
         self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
     ) -> dict[str, Any]:
         """Set the labels, and the padding token that decoders find the last position by."""
-        config.id2label = dict(enumerate(self.label_names))
-        config.label2id = {name: index for index, name in enumerate(self.label_names)}
-        config.problem_type = "single_label_classification"
+        config.problem_type = self.problem_type  # type: ignore[assignment]
+        if self.label_names:
+            config.id2label = dict(enumerate(self.label_names))
+            config.label2id = {name: index for index, name in enumerate(self.label_names)}
+        else:
+            config.num_labels = 1
         if config.get_text_config().pad_token_id == tokenizer.pad_token_id:
             return {}
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -137,23 +200,59 @@ class TextClassification(Task):
 
     def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
         """Count the rows of each label; see :class:`Task`."""
-        return np.bincount(np.asarray(encoded["labels"][:]), minlength=len(self.label_names))
+        return self.kind.counts(encoded["labels"][:], len(self.label_names))
 
     def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
         """Return the label names; see :class:`Task`."""
         return self.label_names
 
-    def keep(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Keep the scores: one row of logits an example."""
-        return logits.float()
+    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+        """Keep the logits of each row and its labels."""
+        return {"scores": logits.float(), "labels": labels}
 
-    def metrics(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-        """Return loss, accuracy, F1 and their kin; see :func:`classification_metrics`."""
-        return classification_metrics(kept, labels)
+    def metrics(self, kept: AllKept) -> dict[str, float]:
+        """Return what the problem type measures."""
+        return self.kind.metrics(kept["scores"], kept["labels"], self._thresholds())
 
-    def per_class(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, dict[str, float]]:
+    def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
         """Return precision, recall, F1 and support of each label."""
-        return per_class_metrics(kept, labels, self.label_names)
+        return self.kind.per_class(
+            kept["scores"], kept["labels"], self.label_names, self._thresholds()
+        )
+
+    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+        """Return ids, rows of 0 and 1, or numbers; see :class:`Task`."""
+        predicted = self.kind.predicted(kept["scores"], self._thresholds())
+        return predicted.tolist(), kept["labels"].tolist()
+
+    def calibrate(self, kept: AllKept) -> None:
+        """Find the thresholds that ``best_f1`` asks for."""
+        if self.thresholds == "best_f1":
+            best = best_f1_thresholds(kept["scores"], kept["labels"])
+            self.thresholds = dict(zip(self.label_names, best.tolist(), strict=True))
+
+    def _thresholds(self) -> NDArray[Any]:
+        return as_thresholds(self.thresholds, self.label_names)
+
+    def predict(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        max_length: int | None,
+        batch_size: int,
+        max_new_tokens: int,
+    ) -> list[dict[str, Any]]:
+        """Return ``prediction`` and ``scores``; see :class:`Task`."""
+        encoded = self.encode(rows, tokenizer, max_length)
+        if encoded.cut:
+            warn(f"{encoded.cut} of {len(rows)} rows were longer than {max_length} tokens")
+        answers: list[dict[str, Any]] = [{}] * len(rows)
+        thresholds = self._thresholds()
+        for index, logits in scores(model, encoded.rows, self.collator(tokenizer), batch_size):
+            answers[index] = self.kind.answer(logits, self.label_names, thresholds)
+        return answers
 
 
 def _texts(values: list[Any], column: str) -> list[str]:
@@ -167,33 +266,3 @@ def _texts(values: list[Any], column: str) -> list[str]:
     if not any(text.strip() for text in texts):
         raise HftuneError(f"column {column!r}: all {len(texts)} texts are empty")
     return texts
-
-
-def _label_texts(values: list[Any], column: str) -> list[str]:
-    missing = [
-        index + 1
-        for index, value in enumerate(values)
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-    ]
-    if missing:
-        more = f" and {len(missing) - SHOWN_ROWS} more" if len(missing) > SHOWN_ROWS else ""
-        rows = ", ".join(map(str, missing[:SHOWN_ROWS]))
-        raise HftuneError(f"column {column!r}: no label in row {rows}{more}")
-    kinds = {type(value) for value in values}
-    if kinds <= {float} and all(value.is_integer() for value in values):
-        values = [int(value) for value in values]  # pandas turns integers beside a gap into floats
-    elif not kinds <= {str, int, bool}:
-        raise HftuneError(
-            f"column {column!r}: a label is text or a whole number, not "
-            f"{', '.join(sorted(kind.__name__ for kind in kinds))}"
-        )
-    return [str(value) for value in values]
-
-
-def _label_order(label: str) -> tuple[int, float, str]:
-    """Numbers in their order, then names in theirs."""
-    try:
-        number = float(label)
-    except ValueError:
-        number = math.nan
-    return (1, 0.0, label) if math.isnan(number) else (0, number, label)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     DataCollator,
@@ -24,24 +24,27 @@ from transformers import (
 )
 
 from hftune.core.errors import HftuneError
-from hftune.data.chat import Span, assistant_spans, is_conversation
+from hftune.core.surgery import num_positions
+from hftune.data.chat import Span, assistant_spans, is_conversation, render
 from hftune.data.columns import GROUP, Role
 from hftune.data.split import joined_keys
-from hftune.losses.contract import aligned, targets
+from hftune.losses.contract import aligned, counted, targets
 from hftune.metrics.language_modelling import language_modelling_metrics
-from hftune.tasks.contract import Encoded, Task
+from hftune.tasks.contract import AllKept, Encoded, Kept, Task
+from hftune.tasks.inference import generated
 
 
 class TextGeneration(Task):
     """Rows are ``messages``, or ``prompt`` and ``completion``."""
 
     name = "text-generation"
+    causal = True
     metric_names = ("loss", "perplexity")
     auto_model = AutoModelForCausalLM
     roles = (
         Role("messages", ("conversation",), required=False),
         Role("prompt", ("question",), required=False),
-        Role("completion", ("answer", "response"), required=False),
+        Role("completion", ("answer", "response"), required=False, answer=True),
         GROUP,
     )
 
@@ -136,7 +139,9 @@ class TextGeneration(Task):
             spans = [(len(row["prompt"]), len(text))]
         return _encode_spans(text, spans, tokenizer, chat="messages" in row)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollator:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
+    ) -> DataCollator:
         """Pad to the longest row; padding is known by its place, so an EOS stays trained."""
         if tokenizer.pad_token is None:
             tokenizer = copy.deepcopy(tokenizer)  # the saved one stays as it was
@@ -162,17 +167,44 @@ class TextGeneration(Task):
         tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), num_classes))))
         return [*tokens, *(f"<unused {i}>" for i in range(len(tokens), num_classes))]
 
-    def keep(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Keep two numbers a row: the summed loss and the number of trained tokens."""
-        counted = targets(labels).ne(-100)
-        losses = F.cross_entropy(*aligned(logits, labels), reduction="none")
+    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+        """Keep the summed loss and the number of trained tokens of each row."""
+        here = counted(targets(labels, causal=True))
+        losses = F.cross_entropy(*aligned(logits, labels, causal=True), reduction="none")
         sums = torch.zeros(len(labels), device=logits.device, dtype=losses.dtype)
-        sums.index_add_(0, counted.nonzero()[:, 0], losses)
-        return torch.stack([sums, counted.sum(1).to(losses.dtype)], dim=1)
+        sums.index_add_(0, here.nonzero()[:, 0], losses)
+        return {"loss": sums, "tokens": here.sum(1)}
 
-    def metrics(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    def metrics(self, kept: AllKept) -> dict[str, float]:
         """Return the token-weighted loss and perplexity."""
-        return language_modelling_metrics(kept)
+        return language_modelling_metrics(kept["loss"], kept["tokens"])
+
+    def predict(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        max_length: int | None,
+        batch_size: int,
+        max_new_tokens: int,
+    ) -> list[dict[str, Any]]:
+        """Return the generated text; see :class:`Task`."""
+        chat = "messages" in rows.column_names
+        prompts = list(rows["prompt"]) if not chat else [
+            render(tokenizer, open_question(turns), prompt=True) for turns in rows["messages"]
+        ]  # fmt: skip
+        positions = num_positions(model.config)
+        texts = generated(
+            model,
+            tokenizer,
+            prompts,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            max_length=None if positions is None else max(positions - max_new_tokens, 1),
+            add_special_tokens=not chat,
+        )
+        return [{"prediction": text} for text in texts]
 
 
 def _encode_spans(

@@ -72,7 +72,7 @@ def build_trainer(
         method=plan.method,
         train_dataset=plan.train.rows,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
-        data_collator=plan.task.collator(plan.tokenizer),
+        data_collator=plan.task.collator(plan.tokenizer, model),
         processing_class=plan.tokenizer,
         callbacks=[*plan.method.callbacks(model), *callbacks],
     )

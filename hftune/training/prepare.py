@@ -21,13 +21,16 @@ from transformers import (
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError
-from hftune.hub.load import load_config, load_tokenizer, model_location, num_positions
+from hftune.core.surgery import num_positions
+from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.losses import LOSSES
-from hftune.losses.contract import Loss
+from hftune.losses.contract import LabelFacts, Loss
 from hftune.methods import METHODS, PEFT
 from hftune.methods.contract import Method, MethodContext
 from hftune.methods.peft import is_prompt_learning
 from hftune.recipe.recipe import Recipe
+from hftune.recipe.resolve import LOWER_IS_BETTER
+from hftune.recipe.schema import TASK_OPTIONS, Choice
 from hftune.recipe.suggest import did_you_mean
 from hftune.tasks import TASKS
 from hftune.tasks.contract import Encoded, Task
@@ -55,6 +58,7 @@ class Plan:
         max_length: Tokens a row may have; None for no limit.
         method: What trains.
         loss: Fitted to the training rows.
+        loss_choice: Its name and options; None for a loss of one's own.
         adapted: The model without weights as the method changes it, where that can be known.
     """
 
@@ -71,6 +75,7 @@ class Plan:
     max_length: int | None
     method: Method
     loss: Loss
+    loss_choice: Choice | None = None
     adapted: nn.Module | None = None
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
@@ -120,6 +125,8 @@ class Plan:
 
     def num_classes(self) -> int:
         """Return how many classes the model's head tells apart."""
+        if self.task.problem_type == "regression":
+            return 1
         return len(self.task.label_names) or int(self.config.get_text_config().vocab_size)
 
 
@@ -144,8 +151,7 @@ def prepare(
         HftuneError: Something in the recipe, the data or the environment does not fit.
     """
     arguments = training_arguments(recipe)
-    task: Task = TASKS[recipe.task].resolve()()
-    _check_best_metric(arguments, task)
+    task = build_task(recipe)
     location = model_location(recipe.model.path)
     if recipe.model.revision is not None and location != recipe.model.path:
         raise RecipeError(["model.revision: a demo model has none"])
@@ -159,6 +165,8 @@ def prepare(
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
     task.learn(parts.train, parts.validation)
+    _settle_best_metric(recipe, arguments, task)
+    loss_choice = None if loss is not None else _loss_choice(recipe, task)
     config_changes = task.configure(config, tokenizer)
     limit = longest_row(recipe, config, tokenizer)
     plan = Plan(
@@ -176,14 +184,17 @@ def prepare(
         ),
         max_length=limit,
         method=build_method(recipe),
-        loss=loss
-        if loss is not None
-        else LOSSES[recipe.loss.name].resolve()(**recipe.loss.options),
+        loss=loss if loss is not None else build_loss(loss_choice),
+        loss_choice=loss_choice,
     )
     plan.loss.fit(
-        task.classes(tokenizer, plan.num_classes()),
-        task.class_counts(plan.train.rows, plan.num_classes()).tolist(),
-        label_smoothing=arguments.label_smoothing_factor,
+        LabelFacts(
+            classes=task.classes(tokenizer, plan.num_classes()),
+            counts=task.class_counts(plan.train.rows, plan.num_classes()).tolist(),
+            rows=len(plan.train.rows),
+            label_smoothing=arguments.label_smoothing_factor,
+            causal=task.causal,
+        )
     )
     if not own_model:
         plan.adapted = plan.method.check(plan.skeleton(), plan.context())
@@ -228,14 +239,54 @@ def mixed_precision(arguments: TrainingArguments) -> str:
     return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
-def _check_best_metric(arguments: TrainingArguments, task: Task) -> None:
-    metric = arguments.metric_for_best_model
-    if metric is not None and metric.removeprefix("eval_") not in task.metric_names:
-        near = did_you_mean(metric.removeprefix("eval_"), task.metric_names)
+def build_task(recipe: Recipe) -> Task:
+    """Return the recipe's task with the options that it takes."""
+    options = {
+        key.rpartition(".")[2]: recipe.value(key)
+        for key, tasks in TASK_OPTIONS.items()
+        if recipe.task in tasks and recipe.value(key) is not None
+    }
+    task: Task = TASKS[recipe.task].resolve()(**options)
+    return task
+
+
+def _settle_best_metric(recipe: Recipe, arguments: TrainingArguments, task: Task) -> None:
+    """Check what the best model is chosen by, or let the task choose."""
+    given = recipe.training.get("metric_for_best_model")
+    metric = str(given or task.best_metric).removeprefix("eval_")
+    if metric not in task.metric_names:
+        near = did_you_mean(metric, task.metric_names)
         raise RecipeError(
-            [f"training.metric_for_best_model: unknown metric {metric!r}{near}"],
+            [f"training.metric_for_best_model: unknown metric {given!r}{near}"],
             hint=f"metrics: {', '.join(task.metric_names)}",
         )
+    if arguments.metric_for_best_model is not None:
+        arguments.metric_for_best_model = metric
+        higher = recipe.training.get("greater_is_better")
+        arguments.greater_is_better = metric not in LOWER_IS_BETTER if higher is None else higher
+
+
+def _loss_choice(recipe: Recipe, task: Task) -> Choice:
+    """Return the recipe's loss, or the task's own.
+
+    Raises:
+        RecipeError: It does not go with the labels.
+    """
+    choice = recipe.loss or Choice(name=task.default_loss)
+    fits = LOSSES[choice.name].problem_types
+    if task.problem_type is not None and task.problem_type not in fits:
+        raise RecipeError(
+            [f"loss: {choice.name} goes with {', '.join(fits)}, but this is {task.problem_type}"],
+            hint=f"take {task.default_loss}, or set model.config.problem_type",
+        )
+    return choice
+
+
+def build_loss(choice: Choice | None) -> Loss:
+    """Return the loss that the recipe names."""
+    assert choice is not None
+    loss: Loss = LOSSES[choice.name].resolve()(**choice.options)
+    return loss
 
 
 def build_method(recipe: Recipe) -> Method:

@@ -93,7 +93,8 @@ class Run:
     @property
     def task(self) -> Task:
         """The task, with its label names."""
-        task: Task = TASKS[self.facts.task].resolve()(self.facts.label_names)
+        make_task = TASKS[self.facts.task].resolve()
+        task: Task = make_task(self.facts.label_names, **self.facts.task_options)
         return task
 
 

@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
+from hftune.losses.contract import counted
+
 
 class Throughput(TrainerCallback):
     """Counts tokens and positions, and the seconds between fetching a group and its step.
@@ -29,7 +31,7 @@ class Throughput(TrainerCallback):
         self._began = time.perf_counter()
         for batch in batches:
             labels = batch["labels"]
-            counts = labels.ne(-100).reshape(len(labels), -1).any(1)  # blank rows are padding
+            counts = counted(labels).reshape(len(labels), -1).any(1)  # blank rows are padding
             self.positions += batch["attention_mask"].numel()
             self.tokens += int(batch["attention_mask"][counts].sum())
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from hftune.losses.contract import Loss, forward
+from hftune.losses.contract import Loss
 from hftune.methods.contract import Method
 from hftune.tasks.contract import Task
 from hftune.training.checkpoints import STAGING, FindBest, publish
@@ -96,13 +96,11 @@ class HftuneTrainer(Trainer):
         """Return what the task keeps of each row; the loss comes out of it over all rows."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = forward(model, inputs).logits
-        kept = self.task.keep(logits, inputs["labels"])
-        labels = inputs["labels"]
-        return None, kept, labels if labels.dim() == 1 else labels[:, 0]
+            kept: Any = self.task.evaluation_step(model, inputs)
+        return None, kept, inputs["labels"].reshape(len(inputs["labels"]), -1)[:, 0]
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
-        return self.task.metrics(prediction.predictions, prediction.label_ids)
+        return self.task.metrics(prediction.predictions)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset

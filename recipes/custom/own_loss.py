@@ -10,7 +10,6 @@ rarer, ``C / count ** 0.25``, so that rare classes are pushed further from the b
 """
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 import hftune
-from hftune.losses.contract import Batch, aligned, forward
+from hftune.losses.contract import Batch, LabelFacts, aligned, forward
 
 
 # Data: any `datasets.Dataset` with a text and a label column.
@@ -53,11 +52,10 @@ class MarginLoss(hftune.Loss):
         self.largest = largest
         self.margins = torch.zeros(0)
 
-    def fit(
-        self, classes: Sequence[str], counts: Sequence[int], *, label_smoothing: float = 0.0
-    ) -> None:
+    def fit(self, facts: LabelFacts) -> None:
         """Set the margins from the number of training rows of each class."""
-        margins = torch.tensor(counts, dtype=torch.float32).pow(-0.25)
+        super().fit(facts)
+        margins = torch.tensor(facts.counts, dtype=torch.float32).pow(-0.25)
         self.margins = self.largest * margins / margins.max()
 
     def denominator(self, batch: Batch) -> Tensor:
@@ -67,7 +65,7 @@ class MarginLoss(hftune.Loss):
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs."""
         outputs = forward(model, inputs)
-        logits, labels = aligned(outputs.logits, inputs["labels"])
+        logits, labels = aligned(outputs.logits, inputs["labels"], causal=False)
         margins = F.one_hot(labels, logits.shape[-1]) * self.margins.to(logits)
         return F.cross_entropy(logits - margins, labels, reduction="sum"), outputs
 

@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
+from hftune.losses.contract import LabelFacts
 from hftune.losses.cross_entropy import ClassWeights, CrossEntropy, class_weight_tensor
 
 CLASSES = ["a", "b", "c", "d"]
@@ -60,7 +61,7 @@ def run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, total and gradient."""
     loss = CrossEntropy(class_weights=weights)
-    loss.fit(CLASSES, [1, 1, 1, 1], label_smoothing=smoothing)
+    loss.fit(LabelFacts(classes=CLASSES, counts=[1, 1, 1, 1], label_smoothing=smoothing))
     model = Given(logits)
     batch = {"labels": labels, "input_ids": torch.zeros(1)}
     total, outputs = loss.total(model, batch)
@@ -103,7 +104,7 @@ def test_equals_torch(kind: str, weights: list[float] | None, smoothing: float) 
 def test_parts_add_up(labels: Tensor, weights: list[float] | None) -> None:
     logits = normal(*labels.shape, 4)
     loss = CrossEntropy(class_weights=weights)
-    loss.fit(CLASSES, [1] * 4, label_smoothing=0.2)
+    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4, label_smoothing=0.2))
 
     def both(rows: slice) -> Tensor:
         batch = {"labels": labels[rows]}
@@ -139,7 +140,7 @@ def test_blank_batch_counts_nothing(shape: tuple[int, ...]) -> None:
     labels = torch.full(shape, -100)
     model = Given(normal(*shape, 4))
     loss = CrossEntropy(class_weights=WEIGHTS)
-    loss.fit(CLASSES, [1] * 4)
+    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4))
     total, _ = loss.total(model, {"labels": labels})
     total.backward()
     assert loss.denominator({"labels": labels}) == 0
@@ -150,10 +151,10 @@ def test_blank_batch_counts_nothing(shape: tuple[int, ...]) -> None:
 def test_denominator_is_the_summed_weight() -> None:
     labels = torch.tensor([1, 1, 0, -100, 3])
     loss = CrossEntropy()
-    loss.fit(CLASSES, [1] * 4)
+    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4))
     assert loss.denominator({"labels": labels}).item() == 4
     loss = CrossEntropy(class_weights=WEIGHTS)
-    loss.fit(CLASSES, [1] * 4)
+    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4))
     assert loss.denominator({"labels": labels}).item() == 2 + 2 + 0.5 + 0
 
 
@@ -193,4 +194,4 @@ def test_names_and_lists() -> None:
 )
 def test_refused(weights: ClassWeights, message: str) -> None:
     with pytest.raises(HftuneError, match=message):
-        CrossEntropy(class_weights=weights).fit(CLASSES, [1] * 4)
+        CrossEntropy(class_weights=weights).fit(LabelFacts(classes=CLASSES, counts=[1] * 4))

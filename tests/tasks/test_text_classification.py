@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer, BertConfig, LlamaConfig
 
 from hftune.core.errors import HftuneError
-from hftune.tasks.text_classification import TextClassification, _label_order
+from hftune.tasks.problem_types import _label_order
+from hftune.tasks.text_classification import TextClassification
 
 COLUMNS = {"text": "text", "label": "label"}
 
@@ -234,12 +234,14 @@ def test_configure(tokenizer: Any) -> None:
 
 
 def test_what_evaluation_keeps() -> None:
-    task = TextClassification(["a", "b"])
+    task = TextClassification(["a", "b"], problem_type="single_label_classification")
     logits = torch.randn(3, 2).bfloat16()
-    kept = task.keep(logits, torch.tensor([0, 1, 1]))
-    assert kept.dtype == torch.float32
-    assert torch.equal(kept, logits.float())
-    labels = np.array([0, 1, 1])
-    assert list(task.per_class(kept.numpy(), labels)) == ["a", "b"]
-    right = (kept.numpy().argmax(1) == labels).mean()
-    assert task.metrics(kept.numpy(), labels)["accuracy"] == pytest.approx(right)
+    labels = torch.tensor([0, 1, 1])
+    kept = task.keep(logits, labels)
+    assert kept["scores"].dtype == torch.float32
+    assert torch.equal(kept["scores"], logits.float())
+    arrays = {name: value.numpy() for name, value in kept.items()}
+    assert list(task.per_class(arrays)) == ["a", "b"]
+    right = (logits.float().argmax(1) == labels).float().mean().item()
+    assert task.metrics(arrays)["accuracy"] == pytest.approx(right)
+    assert task.judged(arrays) == (logits.argmax(1).tolist(), [0, 1, 1])

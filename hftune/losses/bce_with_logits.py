@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Binary cross-entropy for each label on its own: multi-label classification.
+
+``-[p_c * y * log s(x) + (1 - y) * log(1 - s(x))]`` with the sigmoid ``s`` and the weight ``p_c`` of
+positives, as ``torch.nn.BCEWithLogitsLoss(pos_weight=)`` defines it: the mean runs over every cell
+of the accumulation group and all ranks, and a cell whose label is NaN counts nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hftune.core.errors import HftuneError
+from hftune.losses.contract import Batch, LabelFacts, Loss, counted, forward
+
+
+@dataclass(kw_only=True)
+class BceWithLogits(Loss):
+    """Binary cross-entropy of each label.
+
+    Args:
+        pos_weight: Weight of the positives: ``balanced`` (negatives / positives of each label), one
+            weight a label in label order, or label name -> weight (names left out weigh 1).
+    """
+
+    pos_weight: Literal["balanced"] | list[float] | dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.weight: Tensor | None = None
+
+    def fit(self, facts: LabelFacts) -> None:
+        """Turn names into ids and ``balanced`` into numbers; see :class:`Loss`.
+
+        Raises:
+            HftuneError: A label is unknown, the list has the wrong length, or a weight is not
+                above zero; label smoothing is asked for.
+        """
+        super().fit(facts)
+        if facts.label_smoothing:
+            raise HftuneError("training.label_smoothing_factor goes with one label a text only")
+        if self.pos_weight is not None:
+            self.weight = _pos_weight(self.pos_weight, facts)
+
+    def denominator(self, batch: Batch) -> Tensor:
+        """Return the number of cells that have a label; see :class:`Loss`."""
+        return counted(batch["labels"]).sum(dtype=torch.float64)
+
+    def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
+        """Return the summed loss and the model's outputs; see :class:`Loss`."""
+        outputs = forward(model, inputs)
+        logits, labels = outputs.logits.float(), inputs["labels"]
+        here = counted(labels)
+        weight = None if self.weight is None else self.weight.to(logits).expand_as(logits)[here]
+        total = F.binary_cross_entropy_with_logits(
+            logits[here], labels[here].to(logits), pos_weight=weight, reduction="sum"
+        )
+        return total, outputs
+
+
+def _pos_weight(given: str | Sequence[float] | dict[str, float], facts: LabelFacts) -> Tensor:
+    names = list(facts.classes)
+    if isinstance(given, str):
+        positives = torch.tensor(facts.counts, dtype=torch.float32)
+        return (facts.rows - positives).clamp(min=1) / positives.clamp(min=1)
+    if isinstance(given, dict):
+        unknown = sorted({str(name) for name in given} - set(names))
+        if unknown:
+            raise HftuneError(
+                f"loss.pos_weight: unknown labels {', '.join(unknown)}",
+                hint=f"labels: {', '.join(names[:20])}",
+            )
+        by_name = {str(name): weight for name, weight in given.items()}
+        given = [by_name.get(name, 1.0) for name in names]
+    if len(given) != len(names):
+        raise HftuneError(
+            f"loss.pos_weight: {len(given)} weights for {len(names)} labels",
+            hint=f"labels in order: {', '.join(names[:20])}",
+        )
+    weights = torch.tensor([float(weight) for weight in given])
+    if not weights.isfinite().all() or weights.min() <= 0:
+        raise HftuneError("loss.pos_weight: weights must be finite and above zero")
+    return weights

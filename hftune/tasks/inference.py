@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicting many rows: longest first, so that little is padding, with a progress bar."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import DataCollator, PreTrainedTokenizerBase
+
+from hftune.core.console import console
+from hftune.losses.contract import forward
+
+
+def scores(
+    model: Any, encoded: Dataset, collate: DataCollator, batch_size: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the row's index and its logits, on the CPU in float32.
+
+    Args:
+        model: In evaluation mode.
+        encoded: Rows as tokens, without labels.
+        collate: Makes a batch.
+        batch_size: Rows a batch.
+    """
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    for indices in batches_by_length(lengths, batch_size):
+        batch: Any = collate([encoded[index] for index in indices])
+        with torch.inference_mode():
+            logits = forward(model, batch.to(model.device)).logits.float().cpu()
+        yield from zip(indices, logits, strict=True)
+
+
+def generated(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    max_length: int | None = None,
+    add_special_tokens: bool = True,
+) -> list[str]:
+    """Return what the model writes greedily after, or for, each prompt.
+
+    A decoder's prompt that is too long is cut at its beginning: the question stands at the end.
+
+    Args:
+        model: In evaluation mode; a decoder, or an encoder with a decoder.
+        tokenizer: Its tokenizer.
+        prompts: Texts.
+        batch_size: Rows a batch.
+        max_new_tokens: Length of an answer.
+        max_length: Tokens that a prompt may have; None for no limit.
+        add_special_tokens: Whether the tokenizer adds its own; a chat template has done so.
+    """
+    tokenizer = copy.deepcopy(tokenizer)  # its sides are set for this alone
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    continues = not model.config.is_encoder_decoder
+    if continues:
+        tokenizer.padding_side = tokenizer.truncation_side = "left"
+    texts = [""] * len(prompts)
+    for indices in batches_by_length([len(prompt) for prompt in prompts], batch_size):
+        batch = tokenizer(
+            [prompts[index] for index in indices],
+            add_special_tokens=add_special_tokens,
+            padding=True,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_tensors="pt",
+        ).to(model.device)
+        with torch.inference_mode():
+            produced = model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        if continues:
+            produced = produced[:, batch["input_ids"].shape[1] :]
+        for index, text in zip(
+            indices, tokenizer.batch_decode(produced, skip_special_tokens=True), strict=True
+        ):
+            texts[index] = text.strip()
+    return texts
+
+
+def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Yield the indices of batches, longest rows first, and show how far it is."""
+    from rich.progress import track
+
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    starts = range(0, len(order), size)
+    for start in track(starts, "predicting", console=console(), transient=True):
+        yield order[start : start + size]
