@@ -257,6 +257,6 @@ def _fingerprint() -> str:
         digest.update(f"{package}=={version(package)}\n".encode())
     root = Path(__file__).parents[1]
     for folder in ("losses", "methods", "recipe", "tasks"):
-        for source in sorted((root / folder).glob("*.py")):
+        for source in sorted((root / folder).rglob("*.py")):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

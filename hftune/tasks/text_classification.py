@@ -23,14 +23,9 @@ from hftune.data.columns import GROUP, Role
 from hftune.data.split import joined_keys
 from hftune.tasks.contract import AllKept, Encoded, Kept, Task
 from hftune.tasks.inference import scores
-from hftune.tasks.problem_types import (
-    ProblemType,
-    Thresholds,
-    as_thresholds,
-    best_f1_thresholds,
-    make_problem_type,
-    problem_type_of,
-)
+from hftune.tasks.problem_types import make_problem_type, problem_type_of
+from hftune.tasks.problem_types.contract import ProblemType
+from hftune.tasks.problem_types.multi_label import Thresholds, as_thresholds, best_f1_thresholds
 
 
 class TextClassification(Task):

@@ -210,6 +210,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     given = {**recipe.training, "output_dir": recipe.training.get("output_dir") or "runs"}
     given.setdefault("dataloader_pin_memory", torch.accelerator.is_available())
     given.setdefault("disable_tqdm", True)
+    if given["eval_strategy"] != "no":
+        given.setdefault("metric_for_best_model", "loss")  # until the task says its own
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
         given["use_cpu"] = True  # without it each process would train alone, on all rows
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ

@@ -61,7 +61,8 @@ def run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, total and gradient."""
     loss = CrossEntropy(class_weights=weights)
-    loss.fit(LabelFacts(classes=CLASSES, counts=[1, 1, 1, 1], label_smoothing=smoothing))
+    causal = labels.dim() == 2
+    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4, label_smoothing=smoothing, causal=causal))
     model = Given(logits)
     batch = {"labels": labels, "input_ids": torch.zeros(1)}
     total, outputs = loss.total(model, batch)

@@ -36,6 +36,14 @@ def test_whole(scored: Scored) -> None:
             score = getattr(sk, f"{name}_score")
             value = score(labels, predicted, average=average, zero_division=0)
             expected[f"{name}_{average}"] = value
+    if scores.shape[1] == 2:
+        expected["roc_auc"] = sk.roc_auc_score(labels, shares[:, 1])
+        expected["average_precision"] = sk.average_precision_score(labels, shares[:, 1])
+    else:  # the last class has no rows
+        against = [(labels == c, shares[:, c]) for c in range(3)]
+        expected["roc_auc"] = np.mean([sk.roc_auc_score(*pair) for pair in against])
+        precisions = [sk.average_precision_score(*pair) for pair in against]
+        expected["average_precision"] = np.mean(precisions)
     assert classification_metrics(scores, labels) == pytest.approx(expected)
 
 

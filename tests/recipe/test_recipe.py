@@ -126,8 +126,6 @@ def test_evaluation_decides_what_is_saved() -> None:
 
     assert training()["load_best_model_at_end"] is True
     assert training()["save_strategy"] == "epoch"
-    assert training()["greater_is_better"] is True
-    assert training(metric_for_best_model="eval_loss")["greater_is_better"] is False
     steps = training(eval_strategy="steps", eval_steps=7)
     assert (steps["save_strategy"], steps["save_steps"]) == ("steps", 7)
     without = training(data={"path": "demo:docstrings", "validation_size": 0})

@@ -156,7 +156,9 @@ def test_evaluation_keeps_scores_of_each_row_in_order(make_recipe: Callable[...,
     batches = DataLoader(plan.validation.rows, 1, collate_fn=plan.task.collator(plan.tokenizer))
     with torch.no_grad():
         one_by_one = torch.cat([model(**batch).logits for batch in batches])
-    torch.testing.assert_close(torch.tensor(output.predictions), one_by_one, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(output.predictions["scores"]), one_by_one, atol=1e-5, rtol=0
+    )
     assert list(output.label_ids) == plan.validation.rows["labels"][:]
 
 

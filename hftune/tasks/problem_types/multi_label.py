@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any number of labels a text, each with a threshold of its own."""
+
+import json
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, List
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve
+from torch import Tensor
+
+from hftune.core.errors import HftuneError
+from hftune.metrics.multi_label import multi_label_metrics, per_label_metrics
+from hftune.tasks.problem_types.contract import ProblemType, label_order
+
+HALF = 0.5
+Thresholds = float | dict[str, float] | str | None
+
+
+class MultiLabel(ProblemType):
+    """Any number of labels a text, none included.
+
+    Args:
+        separator: What stands between the labels of a cell that is text.
+    """
+
+    loss = "bce_with_logits"
+    metric_names = (
+        "loss", "accuracy", "hamming_loss", "f1_micro", "f1_macro", "f1_weighted", "f1_samples",
+        "precision_micro", "recall_micro", "roc_auc", "average_precision",
+    )  # fmt: skip
+    best_metric = "f1_macro"
+
+    def __init__(self, separator: str | None = None) -> None:
+        self.separator = separator
+
+    def read(self, values: list[Any], column: str, feature: Any) -> list[Any]:
+        """Return a list of names a row; see :class:`ProblemType`."""
+        inner = getattr(feature, "feature", None) if isinstance(feature, List) else None
+        rows = []
+        for number, cell in enumerate(values, start=1):
+            labels = self._cell(cell, f"column {column!r}: row {number}")
+            if isinstance(inner, ClassLabel):
+                labels = [inner.names[label] for label in labels]
+            texts = [str(label) for label in labels]
+            if len(set(texts)) < len(texts):
+                raise HftuneError(f"column {column!r}: row {number} has a label twice: {cell!r}")
+            rows.append(texts)
+        return rows
+
+    def _cell(self, cell: Any, where: str) -> list[Any]:
+        if isinstance(cell, str) and self.separator is not None:
+            return [part.strip() for part in cell.split(self.separator) if part.strip()]
+        if isinstance(cell, str) and cell.lstrip().startswith("["):
+            try:
+                cell = json.loads(cell)
+            except ValueError:
+                raise HftuneError(
+                    f"{where} is no list in JSON: {cell!r:.60}",
+                    hint='write ["a", "b"], or name what separates them: data.label_separator',
+                ) from None
+        if not isinstance(cell, list) or not all(type(item) in (str, int) for item in cell):
+            raise HftuneError(
+                f"{where} is no list of labels: {cell!r:.60}",
+                hint="name what separates them: data: {label_separator: ...}",
+            )
+        return cell
+
+    def names(self, labels: Sequence[Any]) -> list[str]:
+        """Return numbers in their order, then names in theirs; see :class:`ProblemType`."""
+        present = self.occurring(labels)
+        if not present:
+            raise HftuneError("no row has a label")
+        return sorted(present, key=label_order)
+
+    def occurring(self, labels: Sequence[Any]) -> set[str]:
+        """Return the labels of all rows; see :class:`ProblemType`."""
+        return {name for row in labels for name in row}
+
+    def strata(self, labels: Sequence[Any]) -> list[Hashable]:
+        """Keep each row's rarest label alike; see :class:`ProblemType`."""
+        counts = Counter(name for row in labels for name in row)
+        return [min(row, key=lambda name: (counts[name], name), default="") for row in labels]
+
+    def encode(self, labels: Sequence[Any], names: Sequence[str]) -> list[Any]:
+        """Return 0.0 or 1.0 for each name; see :class:`ProblemType`."""
+        return [[float(name in row) for name in names] for row in map(set, labels)]
+
+    def counts(self, encoded: Any, num_classes: int) -> NDArray[np.integer[Any]]:
+        """Count the positives; see :class:`ProblemType`."""
+        counts: NDArray[np.int64] = np.nansum(np.asarray(encoded), axis=0).astype(np.int64)
+        return counts
+
+    def metrics(
+        self, scores: NDArray[Any], labels: NDArray[Any], thresholds: NDArray[Any]
+    ) -> dict[str, float]:
+        """See :func:`multi_label_metrics`."""
+        return multi_label_metrics(scores, labels, thresholds)
+
+    def per_class(
+        self,
+        scores: NDArray[Any],
+        labels: NDArray[Any],
+        names: Sequence[str],
+        thresholds: NDArray[Any],
+    ) -> dict[str, dict[str, float]]:
+        """See :func:`per_label_metrics`."""
+        return per_label_metrics(scores, labels, names, thresholds)
+
+    def predicted(self, scores: NDArray[Any], thresholds: NDArray[Any]) -> NDArray[Any]:
+        """Return 0 or 1 for each label; see :class:`ProblemType`."""
+        shares = torch.from_numpy(scores).sigmoid().numpy()
+        return (shares >= thresholds).astype(np.int64)
+
+    def answer(
+        self, logits: Tensor, names: Sequence[str], thresholds: NDArray[Any]
+    ) -> dict[str, Any]:
+        """Return the labels at or above their thresholds, and all probabilities."""
+        shares = logits.sigmoid().tolist()
+        above = zip(names, shares, thresholds, strict=True)
+        return {
+            "prediction": [name for name, share, threshold in above if share >= threshold],
+            "scores": dict(zip(names, shares, strict=True)),
+        }
+
+
+def best_f1_thresholds(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """Return for each label the probability from which on its F1 is highest.
+
+    Args:
+        scores: Logits, shape ``(rows, labels)``.
+        labels: 0 or 1, NaN where not known, the same shape.
+    """
+    shares = torch.from_numpy(scores).sigmoid().numpy()
+    chosen = np.full(scores.shape[1], HALF)
+    for index in range(scores.shape[1]):
+        known = ~np.isnan(labels[:, index])
+        if not labels[known, index].any():
+            continue
+        precision, recall, steps = precision_recall_curve(
+            labels[known, index], shares[known, index]
+        )
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        chosen[index] = steps[int(f1[:-1].argmax())]
+    return chosen
+
+
+def as_thresholds(given: Thresholds, names: Sequence[str]) -> NDArray[Any]:
+    """Return one probability a label; ``best_f1`` is one half until it is known.
+
+    Raises:
+        HftuneError: A label is unknown or a value is no probability.
+    """
+    if given is None or isinstance(given, str):
+        return np.full(len(names), HALF)
+    by_name = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    if unknown := sorted(set(by_name) - set(names)):
+        raise HftuneError(
+            f"evaluation.thresholds: unknown labels {', '.join(unknown)}",
+            hint=f"labels: {', '.join(names[:20])}",
+        )
+    if not all(0 < value < 1 for value in by_name.values()):
+        raise HftuneError("evaluation.thresholds: a threshold is a probability between 0 and 1")
+    return np.array([by_name.get(name, HALF) for name in names])

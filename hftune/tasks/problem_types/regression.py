@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One number a text."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hftune.core.errors import HftuneError
+from hftune.metrics.regression import regression_metrics
+from hftune.tasks.problem_types.contract import ProblemType, as_number, refuse_missing
+
+STRATA_OF_NUMBERS = 10
+
+
+class Regression(ProblemType):
+    """One number a text."""
+
+    loss = "mse"
+    metric_names = ("loss", "mse", "rmse", "mae", "r2", "pearson", "spearman")
+    best_metric = "loss"
+
+    def read(self, values: list[Any], column: str, feature: Any) -> list[Any]:
+        """Return floats; see :class:`ProblemType`."""
+        refuse_missing(values, column)
+        numbers = []
+        for row, value in enumerate(values, start=1):
+            number = as_number(value)
+            if number is None:
+                raise HftuneError(
+                    f"column {column!r}: row {row} is no number: {value!r:.60}",
+                    hint="for classes set model.config.problem_type: single_label_classification",
+                )
+            numbers.append(number)
+        return numbers
+
+    def names(self, labels: Sequence[Any]) -> list[str]:
+        """Return none; see :class:`ProblemType`."""
+        if len(set(labels)) < 2:
+            raise HftuneError(f"every target is {labels[0]}; there is nothing to learn")
+        return []
+
+    def occurring(self, labels: Sequence[Any]) -> set[str]:
+        """Return none; see :class:`ProblemType`."""
+        return set()
+
+    def strata(self, labels: Sequence[Any]) -> list[Hashable]:
+        """Keep tenths of the range of values alike; see :class:`ProblemType`."""
+        edges = np.quantile(labels, np.linspace(0, 1, STRATA_OF_NUMBERS + 1)[1:-1])
+        return list(np.searchsorted(edges, labels).tolist())
+
+    def encode(self, labels: Sequence[Any], names: Sequence[str]) -> list[Any]:
+        """Return the numbers; see :class:`ProblemType`."""
+        return list(labels)
+
+    def counts(self, encoded: Any, num_classes: int) -> NDArray[np.integer[Any]]:
+        """Return nothing: numbers are no classes."""
+        return np.zeros(0, dtype=np.int64)
+
+    def metrics(
+        self, scores: NDArray[Any], labels: NDArray[Any], thresholds: NDArray[Any]
+    ) -> dict[str, float]:
+        """See :func:`regression_metrics`."""
+        return regression_metrics(scores[:, 0], labels)
+
+    def per_class(
+        self,
+        scores: NDArray[Any],
+        labels: NDArray[Any],
+        names: Sequence[str],
+        thresholds: NDArray[Any],
+    ) -> dict[str, dict[str, float]]:
+        """Return nothing: numbers are no classes."""
+        return {}
+
+    def predicted(self, scores: NDArray[Any], thresholds: NDArray[Any]) -> NDArray[Any]:
+        """Return the numbers; see :class:`ProblemType`."""
+        return scores[:, 0]
+
+    def answer(
+        self, logits: Tensor, names: Sequence[str], thresholds: NDArray[Any]
+    ) -> dict[str, Any]:
+        """Return the number; see :class:`ProblemType`."""
+        return {"prediction": float(logits[0])}

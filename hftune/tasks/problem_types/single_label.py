@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One label a text."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hftune.core.errors import HftuneError
+from hftune.metrics.classification import classification_metrics, per_class_metrics
+from hftune.tasks.problem_types.contract import ProblemType, label_order, refuse_missing
+
+
+class SingleLabel(ProblemType):
+    """One label a text."""
+
+    loss = "cross_entropy"
+    metric_names = (
+        "loss", "accuracy", "mcc", "precision_macro", "recall_macro", "f1_macro",
+        "precision_weighted", "recall_weighted", "f1_weighted", "roc_auc", "average_precision",
+    )  # fmt: skip
+    best_metric = "f1_macro"
+
+    def read(self, values: list[Any], column: str, feature: Any) -> list[Any]:
+        """Return labels as text; see :class:`ProblemType`."""
+        if isinstance(feature, ClassLabel):
+            values = [None if i is None or i < 0 else feature.names[i] for i in values]
+        refuse_missing(values, column)
+        kinds = {type(value) for value in values}
+        if kinds <= {float} and all(value.is_integer() for value in values):
+            values = [int(value) for value in values]  # integers beside a gap become floats
+        elif not kinds <= {str, int, bool}:
+            found = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise HftuneError(f"column {column!r}: a label is text or a whole number, not {found}")
+        return [str(value) for value in values]
+
+    def names(self, labels: Sequence[Any]) -> list[str]:
+        """Return numbers in their order, then names in theirs; see :class:`ProblemType`."""
+        present = self.occurring(labels)
+        if len(present) < 2:
+            raise HftuneError(
+                f"one class only: every label is {next(iter(present))!r}; a classifier needs two"
+            )
+        return sorted(present, key=label_order)
+
+    def occurring(self, labels: Sequence[Any]) -> set[str]:
+        """Return the labels; see :class:`ProblemType`."""
+        return set(labels)
+
+    def strata(self, labels: Sequence[Any]) -> list[Hashable]:
+        """Keep the classes alike; see :class:`ProblemType`."""
+        return list(labels)
+
+    def encode(self, labels: Sequence[Any], names: Sequence[str]) -> list[Any]:
+        """Return ids; see :class:`ProblemType`."""
+        ids = {name: index for index, name in enumerate(names)}
+        return [ids[label] for label in labels]
+
+    def counts(self, encoded: Any, num_classes: int) -> NDArray[np.integer[Any]]:
+        """Count ids; see :class:`ProblemType`."""
+        return np.bincount(np.asarray(encoded), minlength=num_classes)
+
+    def metrics(
+        self, scores: NDArray[Any], labels: NDArray[Any], thresholds: NDArray[Any]
+    ) -> dict[str, float]:
+        """See :func:`classification_metrics`."""
+        return classification_metrics(scores, labels)
+
+    def per_class(
+        self,
+        scores: NDArray[Any],
+        labels: NDArray[Any],
+        names: Sequence[str],
+        thresholds: NDArray[Any],
+    ) -> dict[str, dict[str, float]]:
+        """See :func:`per_class_metrics`."""
+        return per_class_metrics(scores, labels, names)
+
+    def predicted(self, scores: NDArray[Any], thresholds: NDArray[Any]) -> NDArray[Any]:
+        """Return the id of the highest logit; see :class:`ProblemType`."""
+        ids: NDArray[Any] = scores.argmax(-1)
+        return ids
+
+    def answer(
+        self, logits: Tensor, names: Sequence[str], thresholds: NDArray[Any]
+    ) -> dict[str, Any]:
+        """Return the best label, its probability and all of them; see :class:`ProblemType`."""
+        shares = logits.softmax(-1).tolist()
+        best = int(np.argmax(shares))
+        return {
+            "prediction": names[best],
+            "score": shares[best],
+            "scores": dict(zip(names, shares, strict=True)),
+        }
