@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels of the three kinds: what is read, what is guessed, what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from sklearn.metrics import f1_score
+
+from hftune.core.errors import HftuneError
+from hftune.tasks.problem_types import problem_type_of
+from hftune.tasks.problem_types.multi_label import as_thresholds, best_f1_thresholds
+from hftune.tasks.text_classification import TextClassification
+
+COLUMNS = {"text": "text", "label": "label"}
+MULTI, NUMBER = "multi_label_classification", "regression"
+
+
+def selected(task: TextClassification, labels: list[Any], features: Any = None) -> list[Any]:
+    rows = Dataset.from_dict(
+        {"text": [f"text {i}" for i in range(len(labels))], "label": labels}, features=features
+    )
+    return task.select(rows, COLUMNS)["label"][:]
+
+
+@pytest.mark.parametrize(
+    ("labels", "separator", "kind"),
+    [
+        (["a", "b"], None, "single_label_classification"),
+        ([1, 2, 2], None, "single_label_classification"),
+        ([1.0, 2.0], None, "single_label_classification"),
+        (["1", "2.5"], None, NUMBER),
+        ([0.5, 1.0, None], None, NUMBER),
+        (["1.5", "x"], None, "single_label_classification"),
+        (["1.5", "nan"], None, "single_label_classification"),
+        ([["a"], []], None, MULTI),
+        (["a|b", "c"], "|", MULTI),
+    ],
+)
+def test_guess(labels: list[Any], separator: str | None, kind: str) -> None:
+    assert problem_type_of(labels, None, separator) == kind
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator"),
+    [
+        ([["a", "b"], [], ["b"]], None),
+        (['["a", "b"]', "[]", '["b"]'], None),
+        (["a | b", "", "b"], "|"),
+    ],
+    ids=["lists", "json", "separator"],
+)
+def test_notations_of_several_labels(cells: list[Any], separator: str | None) -> None:
+    task = TextClassification(problem_type=MULTI, label_separator=separator)
+    assert selected(task, cells) == [["a", "b"], [], ["b"]]
+
+
+def test_class_labels_inside_lists() -> None:
+    features = Features(text=Value("string"), label=List(ClassLabel(names=["x", "y"])))
+    assert selected(TextClassification(), [[1, 0], [1]], features) == [["y", "x"], ["y"]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator", "message"),
+    [
+        (['["a"]', "b, c"], None, r"row 2 is no list of labels: 'b, c'"),
+        (["['a']", "[]"], None, r"row 1 is no list in JSON"),
+        (["a|b", "c|c"], "|", r"row 2 has a label twice"),
+    ],
+)
+def test_bad_cells_name_their_row(cells: list[Any], separator: str | None, message: str) -> None:
+    with pytest.raises(HftuneError, match=message):
+        selected(TextClassification(problem_type=MULTI, label_separator=separator), cells)
+
+
+def test_a_target_that_is_text_names_its_row() -> None:
+    with pytest.raises(HftuneError, match=r"row 3 is no number: 'much'"):
+        selected(TextClassification(problem_type=NUMBER), ["1", "2.5", "much"])
+
+
+def test_numbers_that_do_not_vary() -> None:
+    task = TextClassification(problem_type=NUMBER)
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": ["2.5", "2.5"]})
+    with pytest.raises(HftuneError, match=r"every target is 2\.5"):
+        task.learn(task.select(rows, COLUMNS), None)
+
+
+def test_encoding_counts_and_strata() -> None:
+    task = TextClassification(problem_type=MULTI)
+    labels = [["a", "c"], [], ["a"], ["b", "a"]]
+    kind = task.kind
+    assert kind.names(labels) == ["a", "b", "c"]
+    encoded = kind.encode(labels, ["a", "b", "c"])
+    assert encoded == [[1, 0, 1], [0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    assert kind.counts(encoded, 3).tolist() == [3, 1, 1]
+    assert kind.strata(labels) == ["c", "", "a", "b"]
+
+
+def test_thresholds_decide() -> None:
+    task = TextClassification(["a", "b"], problem_type=MULTI, thresholds={"b": 0.9})
+    logits = torch.tensor([0.1, 2.0])  # probabilities of 0.52 and 0.88
+    answer = task.kind.answer(logits, ["a", "b"], as_thresholds(task.thresholds, ["a", "b"]))
+    assert answer["prediction"] == ["a"]
+    assert answer["scores"] == pytest.approx({"a": 0.52498, "b": 0.88080}, abs=1e-5)
+
+
+@pytest.mark.parametrize("given", [{"c": 0.5}, 1.0, {"a": 0.0}])
+def test_bad_thresholds(given: Any) -> None:
+    with pytest.raises(HftuneError, match=r"evaluation\.thresholds"):
+        as_thresholds(given, ["a", "b"])
+
+
+def test_best_thresholds_are_those_of_a_search() -> None:
+    generator = np.random.default_rng(3)
+    labels = (generator.random((50, 2)) < [0.3, 0.6]).astype(float)
+    scores = generator.normal(size=(50, 2)) + labels
+    found = best_f1_thresholds(scores, labels)
+    shares = 1 / (1 + np.exp(-scores))
+    for index in range(2):
+        best = max(f1_score(labels[:, index], shares[:, index] >= t) for t in shares[:, index])
+        reached = f1_score(labels[:, index], shares[:, index] >= found[index])
+        assert reached == pytest.approx(best)
+
+
+def test_thresholds_found_are_remembered() -> None:
+    task = TextClassification(["a", "b"], problem_type=MULTI, thresholds="best_f1")
+    kept = {"scores": np.array([[0.0, -3.0], [1.0, 3.0]]), "labels": np.array([[0, 0], [1, 1.0]])}
+    before = task.metrics(kept)["f1_macro"]
+    task.calibrate(kept)
+    assert task.metrics(kept)["f1_macro"] == 1.0 > before
+    again = TextClassification(**task.options())
+    assert again.metrics(kept)["f1_macro"] == 1.0
