@@ -39,6 +39,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Values laid over the recipe: method.r=16 training.learning_rate=1e-4"),
 ]
+TrustMetrics = Annotated[
+    bool,
+    typer.Option(
+        "--trust-metrics", help="Load the recipe's evaluation.metrics; their scripts run here."
+    ),
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, or a model folder inside one.")]
 
 
@@ -64,6 +70,7 @@ def train(
             help="Launch through Accelerate: cpu, multi_cpu, single_gpu, multi_gpu, or a file."
         ),
     ] = None,
+    trust_metrics: TrustMetrics = False,
 ) -> None:
     """Fine-tune a model as a recipe says.
 
@@ -81,19 +88,24 @@ def train(
     """
     loaded = _load(recipe, overrides, resume=resume)
     if accelerate is not None:
-        _launch(accelerate, [str(recipe), *(overrides or []), *(["--resume"] if resume else [])])
-    _verb("train")(loaded, resume=resume)
+        switches = [("--resume", resume), ("--trust-metrics", trust_metrics)]
+        given = [name for name, is_on in switches if is_on]
+        _launch(accelerate, [str(recipe), *(overrides or []), *given])
+    metrics = loaded.evaluation.metrics if trust_metrics else None
+    _verb("train")(loaded, resume=resume, metrics=metrics)
 
 
 @app.command()
-def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def check(
+    recipe: RecipeArgument, overrides: Overrides = None, trust_metrics: TrustMetrics = False
+) -> None:
     """Validate a recipe and its data without training.
 
     Prints class counts, lengths, the share cut, three examples with the trained tokens marked, and
     an estimate of the memory that training takes.
     """
     loaded = _load(recipe, overrides)
-    _verb("check")(loaded)
+    _verb("check")(loaded, metrics=loaded.evaluation.metrics if trust_metrics else None)
 
 
 @app.command()
@@ -104,9 +116,13 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="Write the metrics here as JSON, too.")
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric of the evaluate library, by name or path; its script runs."),
+    ] = None,
 ) -> None:
     """Measure a finished run on any data."""
-    _verb("evaluate")(run, data, batch_size=batch_size, output=output)
+    _verb("evaluate")(run, data, batch_size=batch_size, output=output, metrics=metric or ())
 
 
 @app.command()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hftune check``: a recipe and its data, looked at before any time is spent."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -9,6 +11,7 @@ from rich.text import Text
 
 from hftune.core.console import console, say, warn
 from hftune.losses.contract import Loss
+from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.training.build import weight_dtype
 from hftune.training.memory import MemoryEstimate, estimate_memory
@@ -27,6 +30,7 @@ def check(
     train_dataset: Dataset | None = None,
     eval_dataset: Dataset | None = None,
     loss: Loss | None = None,
+    metrics: Sequence[Metric] | None = None,
 ) -> Plan:
     """Validate the recipe and its data; print what training would see.
 
@@ -35,6 +39,7 @@ def check(
         train_dataset: Rows in place of ``data.path``.
         eval_dataset: Rows in place of ``data.validation``.
         loss: A loss of one's own in place of the recipe's.
+        metrics: Metrics of the ``evaluate`` library in place of ``evaluation.metrics``.
 
     Returns:
         The plan, with its tokenizer, config and encoded rows.
@@ -42,7 +47,13 @@ def check(
     Raises:
         HftuneError: Something does not fit; the message says what and where.
     """
-    plan = prepare(recipe, train_dataset=train_dataset, eval_dataset=eval_dataset, loss=loss)
+    plan = prepare(
+        recipe,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        loss=loss,
+        metrics=metrics,
+    )
     choose_folder(recipe)
     _print_rows(plan)
     _print_classes(plan)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hftune evaluate``: a finished run measured on any data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hftune.core.console import console, say, warn
 from hftune.core.files import atomic_write_json
 from hftune.data.columns import find_columns
 from hftune.data.load import load_part
+from hftune.metrics.external import Metric, load_metrics
 from hftune.report.summary import print_metrics
 from hftune.training.run import Run, load
 
@@ -24,6 +26,7 @@ def evaluate(
     *,
     batch_size: int = 32,
     output: Path | None = None,
+    metrics: Sequence[Metric] = (),
 ) -> dict[str, Any]:
     """Measure a finished run on rows with labels.
 
@@ -32,6 +35,8 @@ def evaluate(
         data: Rows, or where they are.
         batch_size: Rows a batch; they are sorted by length, so that little is padding.
         output: Also write the metrics here, as JSON.
+        metrics: Metrics of the ``evaluate`` library beside the task's own, as objects, or by name
+            or path, whose scripts run here.
 
     Returns:
         Metrics with the prefix ``eval_``, and ``eval_per_class`` where there are classes.
@@ -43,6 +48,7 @@ def evaluate(
 
     run = load(run) if not isinstance(run, Run) else run
     task, facts = run.task, run.facts
+    task.external_metrics = load_metrics(metrics, task.metric_names)
     given = data if isinstance(data, Dataset) else load_part(data)
     columns = find_columns(given.column_names, task.roles, _present(facts.columns, given))
     rows = task.select(given, columns)
@@ -64,15 +70,17 @@ def evaluate(
             on_device = {key: value.to(run.model.device) for key, value in batch.items()}
             step = nested_numpify(task.evaluation_step(run.model, on_device))
             kept = step if kept is None else nested_concat(kept, step)
-    metrics: dict[str, Any] = {f"eval_{name}": value for name, value in task.metrics(kept).items()}
+    figures: dict[str, Any] = {
+        f"eval_{name}": value for name, value in task.all_metrics(kept).items()
+    }
     if per_class := task.per_class(kept):
-        metrics["eval_per_class"] = per_class
-    metrics["eval_samples"] = len(encoded.rows)
-    print_metrics(metrics)
+        figures["eval_per_class"] = per_class
+    figures["eval_samples"] = len(encoded.rows)
+    print_metrics(figures)
     if output is not None:
-        atomic_write_json(output, metrics)
+        atomic_write_json(output, figures)
         say(f"metrics: {output}")
-    return metrics
+    return figures
 
 
 def _present(columns: dict[str, str], rows: Dataset) -> dict[str, str]:

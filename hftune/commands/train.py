@@ -19,6 +19,7 @@ from hftune.core.files import atomic_write, atomic_write_json
 from hftune.hub.card import model_card
 from hftune.hub.save import ModelFacts, save_model
 from hftune.losses.contract import Loss
+from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.report.curves import draw_curves
 from hftune.report.summary import print_summary
@@ -37,6 +38,7 @@ def train(
     eval_dataset: Dataset | None = None,
     model: nn.Module | None = None,
     loss: Loss | None = None,
+    metrics: Sequence[Metric] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     resume: bool = False,
 ) -> Run:
@@ -49,6 +51,8 @@ def train(
         model: A model of one's own in place of ``model.path``, trained as it is: the method of the
             recipe is not applied. Tokenizer and config still come from ``model.path``.
         loss: A loss of one's own; see :class:`hftune.Loss`.
+        metrics: Metrics of the ``evaluate`` library, as objects, or by name or path, whose scripts
+            run here; in place of ``evaluation.metrics``.
         callbacks: More Trainer callbacks.
         resume: Continue the run in whose folder the recipe lies, from its newest whole checkpoint.
 
@@ -63,6 +67,7 @@ def train(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         loss=loss,
+        metrics=metrics,
         own_model=model is not None,
     )
     _say_rows(plan)
@@ -88,10 +93,10 @@ def train(
             raise
         finally:
             progress.close()
-        metrics = {**result.metrics, **trainer.throughput.summary(trainer.accelerator)}
-        metrics |= _final_evaluation(plan, trainer)
+        figures = {**result.metrics, **trainer.throughput.summary(trainer.accelerator)}
+        figures |= _final_evaluation(plan, trainer)
         if main:
-            _write_end(plan, run, trainer, metrics)
+            _write_end(plan, run, trainer, figures)
         trainer.accelerator.wait_for_everyone()
     trained: Any = trainer.model
     return Run(folder, model=trained.eval(), tokenizer=plan.tokenizer)
@@ -159,7 +164,7 @@ def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
     output: Any = trainer.predict(plan.validation.rows, metric_key_prefix="eval")
     kept, task = output.predictions, plan.task
     task.calibrate(kept)
-    metrics = {f"eval_{name}": value for name, value in task.metrics(kept).items()}
+    metrics = {f"eval_{name}": value for name, value in task.all_metrics(kept).items()}
     per_class = task.per_class(kept)
     return {**output.metrics, **metrics, **({"eval_per_class": per_class} if per_class else {})}
 

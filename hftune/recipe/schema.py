@@ -111,6 +111,13 @@ class DataSection:
 class EvaluationSection:
     """How the validation rows are judged; when they are is said under ``training``."""
 
+    metrics: list[str | dict[str, Any]] | None = field(
+        default=None,
+        metadata={
+            "help": "Metrics of the evaluate library beside hftune's own: names, paths of metric "
+            "scripts, or {name: f1, average: micro}. They run code: train with --trust-metrics."
+        },
+    )
     thresholds: float | dict[str, float] | Literal["best_f1"] | None = field(
         default=None,
         metadata={

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hftune.core.errors import HftuneError
 from hftune.data.columns import Role
 from hftune.losses.contract import forward
+from hftune.metrics.external import ExternalMetric
 
 
 @dataclass
@@ -51,9 +51,11 @@ class Task(ABC):
         causal: Whether position ``t`` predicts label ``t + 1``.
         label_names: Class names by id; empty where the task has none.
         metric_names: What :meth:`metrics` returns and a best model can be chosen by.
+        external_metrics: Metrics of other libraries, computed beside the task's own.
         best_metric: What the best model is chosen by if the recipe does not say.
         default_loss: The loss if the recipe does not say.
         problem_type: ``config.problem_type`` of a classifier.
+        gives_predictions: Whether evaluation keeps predictions; see :meth:`judged`.
     """
 
     name: str
@@ -64,9 +66,11 @@ class Task(ABC):
     best_metric = "loss"
     default_loss = "cross_entropy"
     problem_type: str | None = None
+    gives_predictions = False
 
     def __init__(self, label_names: Sequence[str] = ()) -> None:
         self.label_names = list(label_names)
+        self.external_metrics: list[ExternalMetric] = []
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of the constructor that a saved model must remember."""
@@ -135,6 +139,13 @@ class Task(ABC):
     def metrics(self, kept: AllKept) -> dict[str, float]:
         """Return the metrics of all rows from what :meth:`keep` kept."""
 
+    def all_metrics(self, kept: AllKept) -> dict[str, float]:
+        """Return :meth:`metrics` and those of other libraries that were asked for."""
+        metrics = self.metrics(kept)
+        for external in self.external_metrics:
+            metrics |= external.compute(*self.judged(kept))
+        return metrics
+
     def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
         """Return label name -> metrics; empty where the task has no labels."""
         return {}
@@ -142,10 +153,9 @@ class Task(ABC):
     def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
         """Return predictions and references of all rows, as metrics of other libraries take them.
 
-        Raises:
-            HftuneError: The task keeps no predictions.
+        Only asked of a task that :attr:`gives_predictions`.
         """
-        raise HftuneError(f"{self.name}: metrics of other libraries need predictions")
+        raise NotImplementedError
 
     def calibrate(self, kept: AllKept) -> None:
         """Take from the validation rows, after training, what predictions need."""

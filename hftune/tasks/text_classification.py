@@ -40,6 +40,7 @@ class TextClassification(Task):
     """
 
     name = "text-classification"
+    gives_predictions = True
     auto_model = AutoModelForSequenceClassification
     roles = (
         Role(

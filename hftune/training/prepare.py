@@ -4,6 +4,7 @@
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 from hftune.core.console import say
-from hftune.core.errors import RecipeError
+from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.surgery import num_positions
 from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.losses import LOSSES
@@ -28,6 +29,7 @@ from hftune.losses.contract import LabelFacts, Loss
 from hftune.methods import METHODS, PEFT
 from hftune.methods.contract import Method, MethodContext
 from hftune.methods.peft import is_prompt_learning
+from hftune.metrics.external import ExternalMetric, Metric, load_metrics
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.resolve import LOWER_IS_BETTER
 from hftune.recipe.schema import TASK_OPTIONS, Choice
@@ -136,6 +138,7 @@ def prepare(
     train_dataset: Dataset | None = None,
     eval_dataset: Dataset | None = None,
     loss: Loss | None = None,
+    metrics: Sequence[Metric] | None = None,
     own_model: bool = False,
 ) -> Plan:
     """Turn a recipe into a :class:`Plan`.
@@ -145,6 +148,7 @@ def prepare(
         train_dataset: Rows in place of ``data.path``.
         eval_dataset: Rows in place of ``data.validation``.
         loss: A loss of one's own in place of the recipe's.
+        metrics: Metrics of the ``evaluate`` library in place of ``evaluation.metrics``.
         own_model: Whether a model of one's own takes the place of the recipe's and its method.
 
     Raises:
@@ -165,6 +169,7 @@ def prepare(
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
     task.learn(parts.train, parts.validation)
+    task.external_metrics = _external_metrics(recipe, task, metrics)
     _settle_best_metric(recipe, arguments, task)
     loss_choice = None if loss is not None else _loss_choice(recipe, task)
     config_changes = task.configure(config, tokenizer)
@@ -252,11 +257,34 @@ def build_task(recipe: Recipe) -> Task:
     return task
 
 
+def _external_metrics(
+    recipe: Recipe, task: Task, given: Sequence[Metric] | None
+) -> list[ExternalMetric]:
+    """Load metrics of other libraries.
+
+    Raises:
+        HftuneError: Only the recipe asks for them, and their scripts would run here.
+    """
+    if given is None and recipe.evaluation.metrics:
+        raise RecipeError(
+            ["evaluation.metrics: metrics by name or path are scripts that run on this machine"],
+            hint="trust them with --trust-metrics, or in Python with metrics=[...]",
+        )
+    if given and not task.gives_predictions:
+        raise HftuneError(f"evaluation.metrics: they need predictions, and {task.name} gives none")
+    return load_metrics(given or (), task.metric_names)
+
+
 def _settle_best_metric(recipe: Recipe, arguments: TrainingArguments, task: Task) -> None:
     """Check what the best model is chosen by, or let the task choose."""
     given = recipe.training.get("metric_for_best_model")
     metric = str(given or task.best_metric).removeprefix("eval_")
-    if metric not in task.metric_names:
+    external = [other.name for other in task.external_metrics if metric.startswith(other.name)]
+    if external and "greater_is_better" not in recipe.training:
+        raise RecipeError(
+            [f"training.greater_is_better: say whether a higher {metric} is better: true or false"]
+        )
+    if metric not in task.metric_names and not external:
         near = did_you_mean(metric, task.metric_names)
         raise RecipeError(
             [f"training.metric_for_best_model: unknown metric {given!r}{near}"],

@@ -100,7 +100,7 @@ class HftuneTrainer(Trainer):
         return None, kept, inputs["labels"].reshape(len(inputs["labels"]), -1)[:, 0]
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
-        return self.task.metrics(prediction.predictions)
+        return self.task.all_metrics(prediction.predictions)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset

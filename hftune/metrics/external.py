@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of the ``evaluate`` library beside our own.
+
+By name or path such a metric is a script that runs here, so a recipe alone cannot load one: the
+command line asks for ``--trust-metrics``, and Python hands them over.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from hftune.core.errors import HftuneError
+
+#: A name, a path, ``{name: ..., options of compute}``, or an ``evaluate.Metric``.
+Metric = Any
+
+
+@dataclass(frozen=True)
+class ExternalMetric:
+    """A metric and how it is computed.
+
+    Attributes:
+        name: What its figures are called.
+        module: An ``evaluate.Metric``, or several combined.
+        options: For its ``compute``.
+    """
+
+    name: str
+    module: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        """Return the figures that are numbers: ``name``, or ``name_key`` for other keys.
+
+        Raises:
+            HftuneError: The metric does not take what the task predicts.
+        """
+        try:
+            result = self.module.compute(
+                predictions=predictions, references=references, **self.options
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise HftuneError(f"evaluation.metrics: {self.name}: {error}") from error
+        return {
+            key if key == self.name else f"{self.name}_{key}": float(value)
+            for key, value in (result or {}).items()
+            if isinstance(value, int | float | np.number)
+        }
+
+
+def load_metrics(given: Sequence[Metric], own: Sequence[str]) -> list[ExternalMetric]:
+    """Load metrics, from the Hub or a local script, before any weight is loaded.
+
+    Args:
+        given: Names, paths, mappings with ``name`` and options, or ``evaluate.Metric`` objects.
+        own: Names of the task's own metrics, which are taken.
+
+    Raises:
+        HftuneError: ``evaluate`` is not installed, a metric cannot be reached, or a name is taken.
+    """
+    if given and find_spec("evaluate") is None:
+        raise HftuneError(
+            "evaluation.metrics: evaluate is not installed", hint="pip install 'hftune[evaluate]'"
+        )
+    loaded = [_load(metric) for metric in given]
+    names = [metric.name for metric in loaded]
+    for name in names:
+        if name in own:
+            raise HftuneError(f"evaluation.metrics: {name} is measured anyway", hint="leave it out")
+        if names.count(name) > 1:
+            raise HftuneError(f"evaluation.metrics: {name} stands twice")
+    return loaded
+
+
+def _load(given: Metric) -> ExternalMetric:
+    import evaluate
+
+    if not isinstance(given, str | Mapping):
+        return ExternalMetric(given.name, given)
+    options: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
+    path = options.pop("name", None)
+    if not isinstance(path, str):
+        raise HftuneError(f"evaluation.metrics: a name is missing in {given}")
+    try:
+        module = evaluate.load(path)
+    except (OSError, ImportError, ValueError) as error:
+        raise HftuneError(
+            f"evaluation.metrics: {path}: {str(error).splitlines()[0]}",
+            hint="name a metric of the Hub that can be reached, the path of a metric script, "
+            "or hand over an evaluate.Metric: hftune.train(recipe, metrics=[...])",
+        ) from error
+    return ExternalMetric(module.name, module, options)
