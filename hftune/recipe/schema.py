@@ -66,17 +66,29 @@ class DataSection:
     path: str | list[str] | None = field(
         default=None,
         metadata={
-            "help": "csv, jsonl or parquet file, glob, list of files, saved datasets folder, Hub "
-            "id, or demo:docstrings. Only Python may leave it out, and hand over a Dataset."
+            "help": "csv, tsv, json, jsonl, txt or parquet file, folder, glob, list of files, "
+            "saved datasets folder, Hub id, or demo:docstrings. Only Python may leave it out, and "
+            "hand over a Dataset."
         },
     )
     name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
     split: str | None = field(
-        default=None, metadata={"help": "Part of a Hub data set or saved folder; train if absent."}
+        default=None,
+        metadata={
+            "help": "The split to train on, or slices of splits, such as train[:10%]; train if "
+            "absent. What has no splits can be sliced as train."
+        },
+    )
+    sample_by: Literal["line", "paragraph", "document"] | None = field(
+        default=None, metadata={"help": "What a row of a txt file is; line if absent."}
     )
     validation: str | list[str] | None = field(
-        default=None, metadata={"help": "Rows to evaluate on; split off from path if absent."}
+        default=None,
+        metadata={
+            "help": "Rows to evaluate on: the kinds of path, or a split of path or slices of its "
+            "splits, such as train[90%:]; split off from path if absent."
+        },
     )
     validation_size: float | int = field(
         default=0.1,

@@ -10,7 +10,9 @@ from datasets import Dataset
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
 from hftune.data.columns import find_columns
-from hftune.data.load import DEMO, load_part, load_parts, source_files
+from hftune.data.files import source_files
+from hftune.data.load import DEMO, load_part, load_parts
+from hftune.data.slices import is_slice
 from hftune.data.split import split_indices
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
@@ -88,7 +90,12 @@ def _given_rows(
     if data.path is None:
         raise RecipeError(["data.path: missing"], hint="name it, or hand over train_dataset")
     rows, held_out = load_parts(
-        data.path, data.validation, name=data.name, split=data.split, revision=data.revision
+        data.path,
+        data.validation,
+        name=data.name,
+        split=data.split,
+        revision=data.revision,
+        sample_by=data.sample_by,
     )
     if validation is None and data.validation is None and data.validation_size == 0:
         return rows, None
@@ -136,5 +143,6 @@ def _sample(rows: Dataset, number: int | None, seed: int) -> Dataset:
 
 def _sources(recipe: Recipe) -> dict[str, Any] | str:
     data = recipe.data
-    files = source_files(data.path or []) + source_files(data.validation or [])
+    paths = [data.path, None if is_slice(data.validation) else data.validation]
+    files = [file for path in paths if path and path != DEMO for file in source_files(path)]
     return {str(file): sha256_of(file) for file in files} or str(data.path)

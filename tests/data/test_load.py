@@ -14,7 +14,8 @@ from datasets import Dataset, DatasetDict
 
 from hftune.core.errors import HftuneError
 from hftune.data import docstrings
-from hftune.data.load import load_part, load_parts, source_files
+from hftune.data.files import source_files
+from hftune.data.load import load_part, load_parts
 
 Write = Callable[[str, str | bytes], str]
 ROWS = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
@@ -202,7 +203,8 @@ def test_missing_file_names_its_neighbours(write: Write, tmp_path: Path) -> None
     write("dev.jsonl", "{}\n")
     write("notes.txt", "")
     missing = str(tmp_path / "trian.csv")
-    assert refusal(missing) == f"trian.csv: no such file\nfiles in {tmp_path}: dev.jsonl, train.csv"
+    names = "dev.jsonl, notes.txt, train.csv"
+    assert refusal(missing) == f"trian.csv: no such file\nfiles in {tmp_path}: {names}"
     with pytest.raises(HftuneError, match=r"the folder .*/nowhere does not exist either"):
         load_part(str(tmp_path / "nowhere" / "a.csv"))
 
@@ -313,7 +315,7 @@ def test_differing_columns(write: Write) -> None:
 
 def test_differing_types_across_files(write: Write) -> None:
     paths = [write("a.csv", "y\n1\n"), write("b.jsonl", '{"y": 1}\n')]
-    with pytest.raises(HftuneError, match=r"a\.csv and others: column types differ: .*y"):
+    with pytest.raises(HftuneError, match=r"b\.jsonl and .*a\.csv: column types differ: 'y'"):
         load_part(paths)
 
 
@@ -341,8 +343,10 @@ def test_value_that_no_table_holds(write: Write, value: str) -> None:
 
 
 def test_unknown_suffix(write: Write) -> None:
-    expected = "a.tsv: unknown kind of file; known: .csv, .jsonl, .parquet"
-    assert refusal(write("a.tsv", "x\n1\n")) == expected
+    known = ".csv, .tsv, .json, .jsonl, .parquet, .txt, and .gz of the text kinds"
+    for name in ("a.xlsx", "a.parquet.gz", "a.gz", "a.xlsx.gz"):
+        expected = f"{name}: unknown kind of file; known: {known}"
+        assert refusal(write(name, "x\n1\n")) == expected
 
 
 def test_unknown_demo() -> None:
@@ -359,14 +363,6 @@ def test_list_holds_files_alone(write: Write, other: str, with_file: bool) -> No
         load_part(paths)
 
 
-def test_folder_that_is_no_saved_one(write: Write, tmp_path: Path) -> None:
-    write("a.csv", "x\n1\n")
-    with pytest.raises(
-        HftuneError, match=r"not a saved datasets folder\nfiles in it: a\.csv; name one, or a glob"
-    ):
-        load_part(str(tmp_path))
-
-
 def test_unknown_split(saved_parts: str) -> None:
     splits = "splits: train, validation, test, extra"
     with pytest.raises(HftuneError, match=rf"data\.split: .*parts has no 'trian'; {splits}"):
@@ -377,6 +373,6 @@ def test_unknown_split(saved_parts: str) -> None:
 
 def test_neither_file_nor_folder_nor_on_the_hub() -> None:
     with pytest.raises(
-        HftuneError, match=r"^none/such: no file, no saved folder, and not readable from the Hub: "
+        HftuneError, match=r"^none/such: no file, no folder, and not readable from the Hub: "
     ):
         load_part("none/such")
