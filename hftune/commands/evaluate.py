@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from hftune.core.console import console, say, warn
 from hftune.core.files import atomic_write_json
-from hftune.data.columns import find_columns
 from hftune.data.load import load_part
 from hftune.losses.contract import forward
 from hftune.report.summary import print_metrics
@@ -44,7 +43,7 @@ def evaluate(
     run = load(run) if not isinstance(run, Run) else run
     task, facts = run.task, run.facts
     given = data if isinstance(data, Dataset) else load_part(data)
-    columns = find_columns(given.column_names, task.roles, _present(facts.columns, given))
+    columns = task.columns(given.column_names, _present(facts.columns, given))
     rows = task.select(given, columns)
     task.check(rows, "given")
     encoded = task.encode(rows, run.tokenizer, facts.max_length)

@@ -16,6 +16,7 @@ from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write
 from hftune.data.chat import render
 from hftune.data.columns import find_columns
+from hftune.data.conversations import without_nulls
 from hftune.data.load import load_part
 from hftune.hub.load import num_positions
 from hftune.losses.contract import forward
@@ -97,14 +98,20 @@ def _generate(
     task = run.task
     tokenizer = copy.deepcopy(run.tokenizer)  # padding on the left is for this alone
     known = {role: name for role, name in run.facts.columns.items() if name in rows.column_names}
-    selected = task.select(rows, find_columns(rows.column_names, task.roles, known))
+    selected = task.select(rows, task.columns(rows.column_names, known))
     chat = "messages" in selected.column_names
     if chat:
         prompts = [
-            render(tokenizer, open_question(turns), prompt=True) for turns in selected["messages"]
+            render(
+                tokenizer,
+                open_question(without_nulls(row["messages"])),
+                prompt=True,
+                tools=json.loads(row["tools"]) if row.get("tools") else None,
+            )
+            for row in selected
         ]
-    else:
-        prompts = list(selected["prompt"])
+    else:  # plain text is continued
+        prompts = list(selected["prompt" if "prompt" in selected.column_names else "text"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = tokenizer.truncation_side = "left"

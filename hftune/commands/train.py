@@ -184,6 +184,7 @@ def model_facts(plan: Plan) -> ModelFacts:
         label_names=plan.task.label_names,
         columns=plan.parts.columns,
         max_length=plan.max_length,
+        data_options={name: getattr(recipe.data, name) for name in plan.task.data_options},
         classifier_pooling=recipe.model.classifier_pooling,
         config=config,
         quantization=recipe.model.quantization,

@@ -27,6 +27,7 @@ class ModelFacts:
         label_names: Class names by id.
         columns: Role to column name of the training data.
         max_length: Tokens a row may have.
+        data_options: What the task took from the recipe's data section.
         classifier_pooling: What the head of an encoder reads.
         config: Fields of the base's config that the recipe overrode.
         quantization: Fields of ``BitsAndBytesConfig`` that the base was loaded with.
@@ -39,6 +40,7 @@ class ModelFacts:
     label_names: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
     classifier_pooling: str = "cls"
     config: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None

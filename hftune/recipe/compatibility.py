@@ -70,6 +70,18 @@ RULES = (
         lambda s: s["model"].classifier_pooling == "mean" and s["method"].name in PROMPT_METHODS,
     ),
     Rule(
+        "data",
+        "block_size, pack_documents and system_prompt are for language models",
+        lambda s: (
+            s["task"] != "text-generation"
+            and (
+                s["data"].block_size is not None
+                or not s["data"].pack_documents
+                or s["data"].system_prompt is not None
+            )
+        ),
+    ),
+    Rule(
         "model.quantization",
         "quantized weights are frozen, so the method must be a PEFT adapter",
         lambda s: s["model"].quantization is not None and s["method"].name in METHODS,

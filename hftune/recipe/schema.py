@@ -83,6 +83,19 @@ class DataSection:
     max_length: int | None = field(
         default=None, metadata={"help": "Tokens a row may have; the model's positions if absent."}
     )
+    block_size: int | None = field(
+        default=None, metadata={"help": "Tokens of a block of plain text; max_length if absent."}
+    )
+    pack_documents: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether blocks of plain text are cut from all documents put end to end, or "
+            "from each on its own."
+        },
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System turn of conversations that have none."}
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on this many rows, drawn by seed."}
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hftune.data.columns import Role
+from hftune.data.columns import Role, find_columns
 
 
 @dataclass
@@ -24,12 +24,14 @@ class Encoded:
         cut: How many rows were longer than the limit.
         untrained: How many rows had no trained token left and were dropped.
         lengths: Tokens of each row before cutting.
+        expanded: How many conversations became one row for each assistant turn.
     """
 
     rows: Dataset
     cut: int = 0
     untrained: int = 0
     lengths: list[int] = field(default_factory=list)
+    expanded: int = 0
 
 
 class Task(ABC):
@@ -41,15 +43,21 @@ class Task(ABC):
         roles: The parts that columns play.
         label_names: Class names by id; empty where the task has none.
         metric_names: What :meth:`metrics` returns and a best model can be chosen by.
+        data_options: Keys of the recipe's data section that the constructor takes.
     """
 
     name: str
     auto_model: Any
     roles: tuple[Role, ...]
     metric_names: tuple[str, ...]
+    data_options: tuple[str, ...] = ()
 
     def __init__(self, label_names: Sequence[str] = ()) -> None:
         self.label_names = list(label_names)
+
+    def columns(self, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+        """Return role -> column; see :func:`hftune.data.columns.find_columns`."""
+        return find_columns(names, self.roles, given)
 
     @abstractmethod
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:

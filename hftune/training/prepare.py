@@ -114,6 +114,11 @@ class Plan:
         remarks = []
         if untrained := sum(part.untrained for part in parts):
             remarks.append(f"{untrained} rows have no trained token and are left out")
+        if expanded := sum(part.expanded for part in parts):
+            remarks.append(
+                f"the chat template rewrites earlier turns, so conversations became one row for "
+                f"each assistant turn: {expanded} rows more"
+            )
         if empty := self.parts.empty_texts:
             remarks.append(f"{empty} training rows have an empty text")
         return remarks
@@ -144,7 +149,8 @@ def prepare(
         HftuneError: Something in the recipe, the data or the environment does not fit.
     """
     arguments = training_arguments(recipe)
-    task: Task = TASKS[recipe.task].resolve()()
+    task_class: type[Task] = TASKS[recipe.task].resolve()
+    task = task_class(**{name: getattr(recipe.data, name) for name in task_class.data_options})
     _check_best_metric(arguments, task)
     location = model_location(recipe.model.path)
     if recipe.model.revision is not None and location != recipe.model.path:

@@ -9,7 +9,6 @@ from datasets import Dataset
 
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
-from hftune.data.columns import find_columns
 from hftune.data.load import DEMO, load_part, load_parts, source_files
 from hftune.data.split import split_indices
 from hftune.recipe.recipe import Recipe
@@ -59,11 +58,11 @@ def read_parts(
     data, seed = recipe.data, recipe.training["seed"]
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
-    columns = find_columns(given.column_names, task.roles, named)
+    columns = task.columns(given.column_names, named)
     rows = task.select(given, columns)
     if held_out is not None:
         present = {role: name for role, name in columns.items() if name in held_out.column_names}
-        found = find_columns(held_out.column_names, task.roles, present)
+        found = task.columns(held_out.column_names, present)
         selected: Dataset | None = task.select(held_out, found)
     else:
         rows, selected = _split(rows, task, data.validation_size, seed)

@@ -93,7 +93,8 @@ class Run:
     @property
     def task(self) -> Task:
         """The task, with its label names."""
-        task: Task = TASKS[self.facts.task].resolve()(self.facts.label_names)
+        facts = self.facts
+        task: Task = TASKS[facts.task].resolve()(facts.label_names, **facts.data_options)
         return task
 
 
