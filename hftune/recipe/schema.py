@@ -6,7 +6,9 @@ and Transformers; :mod:`hftune.recipe.fields` reads them from the installed clas
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
@@ -52,14 +54,27 @@ class ModelSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceItem:
+    """One source of several in ``data.path``."""
+
+    path: str | list[str]
+    name: str | None = None
+    revision: str | None = None
+    split: str | None = None
+    columns: Columns = field(default_factory=dict)
+    weight: Annotated[float, Gt(0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSection:
     """Which rows, and what is taken from them."""
 
-    path: str | list[str] | None = field(
+    path: str | list[str | SourceItem] | None = field(
         default=None,
         metadata={
             "help": "csv, jsonl or parquet file, glob, list of files, saved datasets folder, Hub "
-            "id, or demo:docstrings. Only Python may leave it out, and hand over a Dataset."
+            "id, or demo:docstrings; or a list of sources, {path, columns, weight, ...}. Only "
+            "Python may leave it out, and hand over a Dataset."
         },
     )
     name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
@@ -75,6 +90,13 @@ class DataSection:
         metadata={
             "help": "Split off when there is no validation part: a share below 1 or a number of "
             "rows; 0 for none."
+        },
+    )
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] = field(
+        default="first_exhausted",
+        metadata={
+            "help": "Sources with weights are mixed until the first runs out, or begin again until "
+            "all have."
         },
     )
     columns: Columns = field(
