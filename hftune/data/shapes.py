@@ -24,6 +24,11 @@ from hftune.data.conversations import (
     with_system_prompt,
 )
 
+
+class NothingToTrainError(HftuneError):
+    """Rows that are well-formed and hold nothing to learn from."""
+
+
 TOOLS = Role("tools", (), required=False)
 
 #: Shape -> its roles, the telling one first. A table is of the first shape whose role is found.
@@ -152,7 +157,7 @@ def texts(values: list[Any], column: str) -> list[str]:
             f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
         )
     if not any(value.strip() for value in values):
-        raise HftuneError(f"column {column!r}: all {len(values)} texts are empty")
+        raise NothingToTrainError(f"column {column!r}: all {len(values)} texts are empty")
     return values
 
 

@@ -33,6 +33,7 @@ FRACTION = {"minimum": 0, "exclusiveMaximum": 1}
 RANGES: dict[str, dict[str, Schema]] = {
     "data": {
         "block_size": {"minimum": 2},
+        "shuffle_buffer_size": AT_LEAST_ONE,
         "max_length": AT_LEAST_ONE,
         "max_train_samples": AT_LEAST_ONE,
         "max_eval_samples": AT_LEAST_ONE,

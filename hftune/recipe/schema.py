@@ -92,6 +92,14 @@ class DataSection:
             "rows; 0 for none."
         },
     )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read and tokenize rows as they are needed; for data that do not fit."},
+    )
+    shuffle_buffer_size: int | None = field(
+        default=None,
+        metadata={"help": "A stream is shuffled over this many rows; 10000 if absent."},
+    )
     stopping_strategy: Literal["first_exhausted", "all_exhausted"] = field(
         default="first_exhausted",
         metadata={

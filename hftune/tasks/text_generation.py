@@ -29,7 +29,7 @@ from hftune.core.errors import HftuneError
 from hftune.data.blocks import joined_blocks, separate_blocks
 from hftune.data.chat import RewrittenTurnsError, Span, assistant_spans
 from hftune.data.conversations import without_nulls
-from hftune.data.shapes import ROLES, select_shape, shape_columns
+from hftune.data.shapes import ROLES, NothingToTrainError, select_shape, shape_columns
 from hftune.data.split import joined_keys
 from hftune.losses.contract import aligned, targets
 from hftune.metrics.language_modelling import language_modelling_metrics
@@ -138,7 +138,7 @@ class TextGeneration(Task):
                 columns["attention_mask"].append([1] * len(kept))
                 columns["labels"].append(kept)
         if not columns["labels"]:
-            raise HftuneError(
+            raise NothingToTrainError(
                 f"none of the {len(rows)} rows has a trained token after cutting to {max_length}"
             )
         expanded = 0
