@@ -13,7 +13,6 @@ from transformers.trainer_pt_utils import nested_concat, nested_numpify
 
 from hftune.core.console import console, say, warn
 from hftune.core.files import atomic_write_json
-from hftune.data.columns import find_columns
 from hftune.data.load import load_part
 from hftune.metrics.external import Metric, load_metrics
 from hftune.report.summary import print_metrics
@@ -50,7 +49,7 @@ def evaluate(
     task, facts = run.task, run.facts
     task.external_metrics = load_metrics(metrics, task.metric_names)
     given = data if isinstance(data, Dataset) else load_part(data)
-    columns = find_columns(given.column_names, task.roles, _present(facts.columns, given))
+    columns = task.columns(given.column_names, _present(facts.columns, given))
     rows = task.select(given, columns)
     task.check(rows, "given")
     encoded = task.encode(rows, run.tokenizer, facts.max_length)

@@ -9,7 +9,6 @@ from datasets import Dataset
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write
-from hftune.data.columns import find_columns
 from hftune.data.load import load_part
 from hftune.training.run import Run, load
 
@@ -43,10 +42,8 @@ def predict(
         raise HftuneError(f"{output}: predictions are written as .jsonl")
     rows = data if isinstance(data, Dataset) else load_part(data)
     task, facts = run.task, run.facts
-    roles = [role for role in task.roles if not role.answer]
-    names = {role.name for role in roles}
-    known = {r: c for r, c in facts.columns.items() if r in names and c in rows.column_names}
-    selected = task.select(rows, find_columns(rows.column_names, roles, known))
+    known = {r: c for r, c in facts.columns.items() if c in rows.column_names}
+    selected = task.select(rows, task.columns(rows.column_names, known, answers=False))
     run.model.eval()
     answers = task.predict(
         run.model,

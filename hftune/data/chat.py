@@ -6,7 +6,7 @@ is that turn's span. This needs no ``{% generation %}`` mark in the template, on
 turns are rendered the same when later ones follow; a template that is not so is named, not guessed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 from transformers import PreTrainedTokenizerBase
@@ -15,10 +15,19 @@ from hftune.core.errors import HftuneError
 
 Message = dict[str, Any]
 Span = tuple[int, int]
+Tools = list[dict[Any, Any] | Callable[..., Any]]
+
+
+class RewrittenTurnsError(HftuneError):
+    """The chat template renders an earlier turn differently when others follow."""
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, prompt: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    prompt: bool = False,
+    tools: Tools | None = None,
 ) -> str:
     """Return the conversation as the template writes it.
 
@@ -26,13 +35,14 @@ def render(
         tokenizer: Holds the template.
         messages: ``{role, content}``, in order.
         prompt: Whether to end with the opening of an assistant turn.
+        tools: JSON schemas of the functions that the template shows to the model.
 
     Raises:
         HftuneError: The template refuses the conversation.
     """
     try:
         text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=prompt
+            list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
         )
     except Exception as error:  # whatever the template's own code raises
         raise HftuneError(f"the chat template refuses the conversation: {error}") from error
@@ -40,27 +50,36 @@ def render(
 
 
 def assistant_spans(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    tools: Tools | None = None,
+    first: int = 1,
 ) -> tuple[str, list[Span]]:
     """Return the rendered conversation and the character spans of the assistant's turns.
 
     A span starts after the turn's opening, which the prompt holds at generation, and ends with the
     end-of-turn token, so that the model learns to stop.
 
+    Args:
+        tokenizer: Holds the template.
+        messages: ``{role, content}``, in order.
+        tools: See :func:`render`.
+        first: Turns before this index have no span. Turn 0 never has one: it is a greeting, and
+            no prompt comes before it.
+
     Raises:
-        HftuneError: The template rewrites earlier turns, so that no span can be told.
+        RewrittenTurnsError: The template rewrites earlier turns, so that no span can be told.
     """
-    text = render(tokenizer, messages)
+    text = render(tokenizer, messages, tools=tools)
     spans = []
     for index, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or index < max(first, 1):
             continue
-        if index == 0:
-            continue  # a greeting: no prompt comes before it
-        opening = render(tokenizer, messages[:index], prompt=True)
-        turn = render(tokenizer, messages[: index + 1])
+        opening = render(tokenizer, messages[:index], prompt=True, tools=tools)
+        turn = render(tokenizer, messages[: index + 1], tools=tools)
         if not (text.startswith(turn) and turn.startswith(opening)):
-            raise HftuneError(
+            raise RewrittenTurnsError(
                 f"the chat template renders turn {index + 1} differently when other turns follow",
                 hint="give one row for each assistant turn, so that it stands last",
             )

@@ -45,6 +45,9 @@ def _problems(value: Any, schema: Schema, path: KeyPath, source: Source) -> Iter
         yield from _choice_problems(value, schema, path, source)
     elif isinstance(value, dict) and (inner := _object_of(schema)):
         yield from _object_problems(value, inner, path, source)
+    elif isinstance(value, list | tuple) and (items := _objects_in_list(schema)):
+        for index, item in enumerate(value):
+            yield from _problems(item, items, (*path, index), source)
     elif complaint := mismatch(value, schema):
         yield f"{source.place(path)}: {_dotted(path)}: {complaint}"
 
@@ -164,5 +167,13 @@ def _object_of(schema: Schema) -> Schema | None:
     return next((option for option in options if option.get("type") == "object"), None)
 
 
+def _objects_in_list(schema: Schema) -> Schema | None:
+    """What the items of a schema's list form may be, when they may be mappings."""
+    options = schema.get("anyOf", [schema])
+    lists = (option["items"] for option in options if option.get("type") == "array")
+    return next((items for items in lists if _object_of(items)), None)
+
+
 def _dotted(path: KeyPath) -> str:
-    return ".".join(map(str, path)) or "recipe"
+    words = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return "".join(words).removeprefix(".") or "recipe"

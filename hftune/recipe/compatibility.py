@@ -98,6 +98,55 @@ RULES = (
         lambda s: s["evaluation"].thresholds == "best_f1" and not _has_validation(s),
     ),
     Rule(
+        "data.streaming",
+        "only text-generation can be streamed so far",
+        lambda s: s["data"].streaming and s["task"] != "text-generation",
+    ),
+    Rule(
+        "data.streaming",
+        "a stream has no length: set training.max_steps",
+        lambda s: s["data"].streaming and _training(s, "max_steps", -1) <= 0,
+    ),
+    Rule(
+        "data.validation_size",
+        "a stream has no length to take a share of: give a number of rows, or 0",
+        lambda s: (
+            s["data"].streaming
+            and s["data"].validation is None
+            and s["data"].validation_size != int(s["data"].validation_size)
+        ),
+    ),
+    Rule(
+        "training.train_sampling_strategy",
+        "group_by_length must know all rows, which a stream does not",
+        lambda s: (
+            s["data"].streaming and _training(s, "train_sampling_strategy") == "group_by_length"
+        ),
+    ),
+    Rule(
+        "loss.class_weights",
+        "balanced counts all rows, which a stream cannot; give the weights",
+        lambda s: (
+            s["data"].streaming
+            and s["loss"] is not None
+            and s["loss"].options.get("class_weights") == "balanced"
+        ),
+    ),
+    Rule(
+        "data.path",
+        "a list of sources cannot be streamed yet; a list of files can",
+        lambda s: (
+            s["data"].streaming
+            and isinstance(s["data"].path, list)
+            and not all(isinstance(item, str) for item in s["data"].path)
+        ),
+    ),
+    Rule(
+        "data.shuffle_buffer_size",
+        "rows that are not streamed are shuffled whole",
+        lambda s: s["data"].shuffle_buffer_size is not None and not s["data"].streaming,
+    ),
+    Rule(
         "model.quantization",
         "quantized weights are frozen, so the method must be a PEFT adapter",
         lambda s: s["model"].quantization is not None and s["method"].name in METHODS,

@@ -32,6 +32,8 @@ FRACTION = {"minimum": 0, "exclusiveMaximum": 1}
 #: What the classes' own types do not say. Section -> field -> JSON Schema keywords.
 RANGES: dict[str, dict[str, Schema]] = {
     "data": {
+        "block_size": {"minimum": 2},
+        "shuffle_buffer_size": AT_LEAST_ONE,
         "max_length": AT_LEAST_ONE,
         "max_train_samples": AT_LEAST_ONE,
         "max_eval_samples": AT_LEAST_ONE,

@@ -104,7 +104,16 @@ class Recipe:
 
 
 def _section(section: ModelSection | DataSection | EvaluationSection) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(section).items() if value is not None}
+    tree = _without_none(dataclasses.asdict(section))
+    if isinstance(tree.get("path"), list):
+        tree["path"] = [
+            _without_none(item) if isinstance(item, dict) else item for item in tree["path"]
+        ]
+    return tree
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if value is not None}
 
 
 def _spelled_out(choice: Choice, schema: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hftune.recipe.schema import (
     DataSection,
     EvaluationSection,
     ModelSection,
+    SourceItem,
 )
 
 #: Learning rate by method, for methods that do not train well at LoRA's.
@@ -55,7 +56,7 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": tree["task"],
         "model": ModelSection(**_spelled_out(tree, "model")),
-        "data": DataSection(**_spelled_out(tree, "data")),
+        "data": _data(_spelled_out(tree, "data")),
         "method": _choice(_spelled_out(tree, "method"), METHOD_DEFAULTS),
         "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
         "evaluation": EvaluationSection(**(tree.get("evaluation") or {})),
@@ -105,6 +106,15 @@ def learning_rate(task: str, method: str) -> float:
 def _spelled_out(tree: dict[str, Any], name: str) -> dict[str, Any]:
     section = tree.get(name, DEFAULT_NAMES.get(name, {}))
     return {SHORT_FORMS[name]: section} if isinstance(section, str) else dict(section)
+
+
+def _data(section: dict[str, Any]) -> DataSection:
+    """The data section; sources that are mappings become records."""
+    path = section.get("path")
+    if isinstance(path, list | tuple):
+        items = [SourceItem(**item) if isinstance(item, dict) else item for item in path]
+        section["path"] = items
+    return DataSection(**section)
 
 
 def _choice(options: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> Choice:

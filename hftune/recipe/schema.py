@@ -6,7 +6,9 @@ and Transformers; :mod:`hftune.recipe.fields` reads them from the installed clas
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
@@ -22,6 +24,9 @@ TASK_OPTIONS = {
     "model.config.problem_type": ("text-classification",),
     "data.label_names": ("text-classification",),
     "data.label_separator": ("text-classification",),
+    "data.block_size": ("text-generation",),
+    "data.pack_documents": ("text-generation",),
+    "data.system_prompt": ("text-generation",),
     "evaluation.thresholds": ("text-classification",),
 }
 
@@ -60,15 +65,27 @@ class ModelSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceItem:
+    """One source of several in ``data.path``."""
+
+    path: str | list[str]
+    name: str | None = None
+    revision: str | None = None
+    split: str | None = None
+    columns: Columns = field(default_factory=dict)
+    weight: Annotated[float, Gt(0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSection:
     """Which rows, and what is taken from them."""
 
-    path: str | list[str] | None = field(
+    path: str | list[str | SourceItem] | None = field(
         default=None,
         metadata={
             "help": "csv, tsv, json, jsonl, txt or parquet file, folder, glob, list of files, "
-            "saved datasets folder, Hub id, or demo:docstrings. Only Python may leave it out, and "
-            "hand over a Dataset."
+            "saved datasets folder, Hub id, or demo:docstrings; or a list of sources, {path, "
+            "columns, weight, ...}. Only Python may leave it out, and hand over a Dataset."
         },
     )
     name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
@@ -97,6 +114,21 @@ class DataSection:
             "rows; 0 for none."
         },
     )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read and tokenize rows as they are needed; for data that do not fit."},
+    )
+    shuffle_buffer_size: int | None = field(
+        default=None,
+        metadata={"help": "A stream is shuffled over this many rows; 10000 if absent."},
+    )
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] = field(
+        default="first_exhausted",
+        metadata={
+            "help": "Sources with weights are mixed until the first runs out, or begin again until "
+            "all have."
+        },
+    )
     columns: Columns = field(
         default_factory=dict, metadata={"help": "Role to column name, such as {text: message}."}
     )
@@ -110,6 +142,19 @@ class DataSection:
     )
     max_length: int | None = field(
         default=None, metadata={"help": "Tokens a row may have; the model's positions if absent."}
+    )
+    block_size: int | None = field(
+        default=None, metadata={"help": "Tokens of a block of plain text; max_length if absent."}
+    )
+    pack_documents: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether blocks of plain text are cut from all documents put end to end, or "
+            "from each on its own."
+        },
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System turn of conversations that have none."}
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on this many rows, drawn by seed."}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hftune.data.columns import Role
+from hftune.data.columns import Role, find_columns
 from hftune.losses.contract import forward
 from hftune.metrics.external import ExternalMetric
 
@@ -27,12 +27,14 @@ class Encoded:
         cut: How many rows were longer than the limit.
         untrained: How many rows had no trained token left and were dropped.
         lengths: Tokens of each row before cutting.
+        expanded: How many conversations became one row for each assistant turn.
     """
 
     rows: Dataset
     cut: int = 0
     untrained: int = 0
     lengths: list[int] = field(default_factory=list)
+    expanded: int = 0
 
 
 #: What evaluation keeps of a batch: tensors whose first axis is the row, padded with -100.
@@ -75,6 +77,20 @@ class Task(ABC):
     def options(self) -> dict[str, Any]:
         """Return the arguments of the constructor that a saved model must remember."""
         return {"label_names": self.label_names}
+
+    def columns(
+        self, names: Sequence[str], given: Mapping[str, str], *, answers: bool = True
+    ) -> dict[str, str]:
+        """Return role -> column; see :func:`hftune.data.columns.find_columns`.
+
+        Args:
+            names: The columns there are.
+            given: Those whose role is known.
+            answers: Whether what a model predicts is wanted, too.
+        """
+        roles = [role for role in self.roles if answers or not role.answer]
+        known = {role.name for role in roles} if not answers else given.keys()
+        return find_columns(names, roles, {r: c for r, c in given.items() if r in known})
 
     @abstractmethod
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``text-generation``: causal language models on prompt/completion rows or chat messages.
+"""``text-generation``: causal language models on chat messages, prompts with answers, plain text.
 
-The loss counts what the assistant says, the end of its turn included, and nothing else.
+The loss counts what the assistant says, the end of its turn included, and nothing else; of plain
+text it counts every token.
 """
 
 import copy
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,59 +24,86 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.core.surgery import num_positions
-from hftune.data.chat import Span, assistant_spans, is_conversation, render
-from hftune.data.columns import GROUP, Role
+from hftune.data.blocks import joined_blocks, separate_blocks
+from hftune.data.chat import RewrittenTurnsError, Span, assistant_spans, render
+from hftune.data.conversations import without_nulls
+from hftune.data.shapes import ROLES, NothingToTrainError, select_shape, shape_columns
 from hftune.data.split import joined_keys
 from hftune.losses.contract import aligned, counted, targets
 from hftune.metrics.language_modelling import language_modelling_metrics
 from hftune.tasks.contract import AllKept, Encoded, Kept, Task
 from hftune.tasks.inference import generated
 
+TOKENIZED_TOGETHER = 1000  # documents
+
 
 class TextGeneration(Task):
-    """Rows are ``messages``, or ``prompt`` and ``completion``."""
+    """Rows are conversations, prompts with completions, or plain text.
+
+    Args:
+        block_size: Tokens of a block of plain text; the row's limit if None.
+        pack_documents: Whether blocks are cut from all documents put end to end, or from each.
+        system_prompt: Put before conversations that have no system turn.
+    """
 
     name = "text-generation"
     causal = True
     metric_names = ("loss", "perplexity")
     auto_model = AutoModelForCausalLM
-    roles = (
-        Role("messages", ("conversation",), required=False),
-        Role("prompt", ("question",), required=False),
-        Role("completion", ("answer", "response"), required=False, answer=True),
-        GROUP,
-    )
+    roles = ROLES
+
+    def __init__(
+        self,
+        label_names: Sequence[str] = (),
+        *,
+        block_size: int | None = None,
+        pack_documents: bool = True,
+        system_prompt: str | None = None,
+    ) -> None:
+        super().__init__(label_names)
+        self.block_size = block_size
+        self.pack_documents = pack_documents
+        self.system_prompt = system_prompt
+        self.shape = "messages"
+
+    def options(self) -> dict[str, Any]:
+        """Return what a saved model must remember; see :class:`Task`."""
+        return {
+            "label_names": self.label_names,
+            "block_size": self.block_size,
+            "pack_documents": self.pack_documents,
+            "system_prompt": self.system_prompt,
+        }
+
+    def columns(
+        self, names: Sequence[str], given: Mapping[str, str], *, answers: bool = True
+    ) -> dict[str, str]:
+        """Return the columns of one shape; see :func:`hftune.data.shapes.shape_columns`."""
+        return shape_columns(names, given)
 
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
-        """Return ``messages``, or ``prompt`` and ``completion``; see :class:`Task`."""
-        group = {"group": rows[columns["group"]][:]} if "group" in columns else {}
-        if "messages" in columns:
-            conversations = rows[columns["messages"]][:]
-            _check_conversations(conversations, columns["messages"])
-            return Dataset.from_dict({"messages": conversations, **group})
-        if "prompt" not in columns:
-            raise HftuneError(
-                f"no column for messages, nor for prompt and completion; "
-                f"columns: {rows.column_names}",
-                hint="say which: data: {columns: {prompt: ..., completion: ...}}",
-            )
-        texts = {
-            role: _texts(rows[columns[role]][:], columns[role])
-            for role in ("prompt", "completion")
-            if role in columns
-        }
-        return Dataset.from_dict({**texts, **group})
+        """Return ``messages``, ``prompt`` and ``completion``, or ``text``; see :class:`Task`."""
+        selected, self.shape = select_shape(rows, columns, self.system_prompt)
+        return selected
 
     def learn(self, train: Dataset, validation: Dataset | None) -> None:
-        """Check the rows; there is nothing else to know of them."""
+        """Check the rows and say how they are read; there is nothing else to know of them."""
         self.check(train, "training")
         if validation is not None:
             self.check(validation, "validation")
+        if self.shape not in ("messages", "pairs"):
+            say(f"rows are read as {self.shape}")
 
     def check(self, rows: Dataset, part: str) -> None:
-        """Raise :class:`HftuneError` if there are no answers in a part."""
+        """Raise :class:`HftuneError` if there are no answers in a part; plain text needs none."""
+        if "text" in rows.column_names:
+            return
+        if self.block_size is not None or not self.pack_documents:
+            key = "block_size" if self.block_size is not None else "pack_documents"
+            raise HftuneError(f"data.{key}: only plain text is cut into blocks")
         if "messages" in rows.column_names:
             turns = (message["role"] for row in rows["messages"] for message in row)
             if "assistant" not in turns:
@@ -88,8 +116,8 @@ class TextGeneration(Task):
 
     def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
         """Keep equal questions together, and groups; see :class:`Task`."""
-        if "prompt" in rows.column_names:
-            questions = list(rows["prompt"])
+        if "messages" not in rows.column_names:
+            questions = list(rows["prompt" if "prompt" in rows.column_names else "text"])
         else:
             questions = [json.dumps(before_answer(row)) for row in rows["messages"]]
         groups = [list(rows["group"])] if "group" in rows.column_names else []
@@ -100,44 +128,83 @@ class TextGeneration(Task):
     ) -> Encoded:
         """Tokenize, mark what is trained, cut from the right; see :class:`Task`.
 
+        Plain text is cut into blocks instead, of which all is trained.
+
         Raises:
             HftuneError: No row has a trained token.
         """
-        if not tokenizer.is_fast:
-            raise HftuneError(f"{type(tokenizer).__name__} tells no offsets; a fast one is needed")
+        if "text" in rows.column_names:
+            pieces = self._blocks(rows, tokenizer, max_length)
+        else:
+            if not tokenizer.is_fast:
+                name = type(tokenizer).__name__
+                raise HftuneError(f"{name} tells no offsets; a fast one is needed")
+            pieces = (piece for row in rows for piece in self.encode_row(row, tokenizer))
         columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
         lengths, cut = [], 0
-        for row in rows:
-            ids, labels = self.encode_row(row, tokenizer)
+        for ids, labels in pieces:
             lengths.append(len(ids))
             cut += max_length is not None and len(ids) > max_length
-            labels = labels[:max_length]
-            if any(label != -100 for label in labels[1:]):
+            kept = labels[:max_length]
+            if any(label != -100 for label in kept[1:]):
                 columns["input_ids"].append(ids[:max_length])
-                columns["attention_mask"].append([1] * len(labels))
-                columns["labels"].append(labels)
+                columns["attention_mask"].append([1] * len(kept))
+                columns["labels"].append(kept)
         if not columns["labels"]:
-            raise HftuneError(
+            raise NothingToTrainError(
                 f"none of the {len(rows)} rows has a trained token after cutting to {max_length}"
             )
-        untrained = len(rows) - len(columns["labels"])
-        return Encoded(Dataset.from_dict(columns), cut, untrained, lengths)
+        expanded = 0
+        if "messages" in rows.column_names and len(lengths) > len(rows):
+            expanded = len(lengths) - len(rows)
+        untrained = len(lengths) - len(columns["labels"])
+        return Encoded(Dataset.from_dict(columns), cut, untrained, lengths, expanded)
 
     def encode_row(
         self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-    ) -> tuple[list[int], list[int]]:
-        """Return token ids and labels of one row, uncut; labels are -100 where not trained."""
-        if "messages" in row:
-            if tokenizer.chat_template is None:
-                raise HftuneError(
-                    "the tokenizer has no chat template, so messages cannot be rendered",
-                    hint="take an instruction-tuned model, or prompt and completion columns",
-                )
-            text, spans = assistant_spans(tokenizer, row["messages"])
-        else:
+    ) -> list[tuple[list[int], list[int]]]:
+        """Return token ids and labels of one row, uncut; labels are -100 where not trained.
+
+        One pair, but for a conversation of which the template rewrites earlier turns: that gives
+        one for each assistant turn, which then stands last.
+        """
+        if "messages" not in row:
             text = row["prompt"] + row["completion"]
-            spans = [(len(row["prompt"]), len(text))]
-        return _encode_spans(text, spans, tokenizer, chat="messages" in row)
+            return [_encode_spans(text, [(len(row["prompt"]), len(text))], tokenizer, chat=False)]
+        if tokenizer.chat_template is None:
+            raise HftuneError(
+                "the tokenizer has no chat template, so messages cannot be rendered",
+                hint="take an instruction-tuned model, or prompt and completion columns",
+            )
+        messages = without_nulls(row["messages"])
+        tools = json.loads(row["tools"]) if row.get("tools") else None
+        first = row.get("context_turns") or 1
+        try:
+            rendered = [assistant_spans(tokenizer, messages, tools=tools, first=first)]
+        except RewrittenTurnsError:
+            rendered = [
+                assistant_spans(tokenizer, messages[: index + 1], tools=tools, first=index)
+                for index, message in enumerate(messages)
+                if message["role"] == "assistant" and index >= first
+            ]
+        return [_encode_spans(text, spans, tokenizer, chat=True) for text, spans in rendered]
+
+    def _blocks(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        size = self.block_size or max_length
+        if size is None:
+            raise HftuneError("the model takes texts of any length; set data.block_size")
+        if max_length is not None and size > max_length:
+            raise HftuneError(f"data.block_size: {size} is beyond the limit of {max_length} tokens")
+        if self.pack_documents and tokenizer.eos_token_id is None:
+            raise HftuneError(
+                "the tokenizer has no EOS to set between documents",
+                hint="data.pack_documents: false keeps them apart",
+            )
+        cut = joined_blocks if self.pack_documents else separate_blocks
+        for block in cut(_documents(rows, tokenizer), size):
+            yield block, block
 
     def collator(
         self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
@@ -191,9 +258,18 @@ class TextGeneration(Task):
     ) -> list[dict[str, Any]]:
         """Return the generated text; see :class:`Task`."""
         chat = "messages" in rows.column_names
-        prompts = list(rows["prompt"]) if not chat else [
-            render(tokenizer, open_question(turns), prompt=True) for turns in rows["messages"]
-        ]  # fmt: skip
+        if chat:
+            prompts = [
+                render(
+                    tokenizer,
+                    open_question(without_nulls(row["messages"])),
+                    prompt=True,
+                    tools=json.loads(row["tools"]) if row.get("tools") else None,
+                )
+                for row in rows
+            ]
+        else:  # plain text is continued
+            prompts = list(rows["prompt" if "prompt" in rows.column_names else "text"])
         positions = num_positions(model.config)
         texts = generated(
             model,
@@ -205,6 +281,15 @@ class TextGeneration(Task):
             add_special_tokens=not chat,
         )
         return [{"prediction": text} for text in texts]
+
+
+def _documents(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Yield the tokens of each text that is not empty, with an EOS at its end."""
+    eos = tokenizer.eos_token_id
+    for start in range(0, len(rows), TOKENIZED_TOGETHER):
+        texts = [text for text in rows[start : start + TOKENIZED_TOGETHER]["text"] if text]
+        for ids in tokenizer(texts, verbose=False)["input_ids"] if texts else ():
+            yield ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
 
 
 def _encode_spans(
@@ -249,22 +334,3 @@ def before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the turns before the assistant first speaks."""
     first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
     return messages[:first]
-
-
-def _check_conversations(conversations: list[Any], column: str) -> None:
-    for number, conversation in enumerate(conversations, start=1):
-        if not is_conversation(conversation):
-            raise HftuneError(
-                f"column {column!r}: row {number} is no list of messages with role and content"
-            )
-
-
-def _texts(values: list[Any], column: str) -> list[str]:
-    wrong = [i for i, value in enumerate(values) if not isinstance(value, str)]
-    if wrong:
-        raise HftuneError(
-            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
-        )
-    if not any(value.strip() for value in values):
-        raise HftuneError(f"column {column!r}: all {len(values)} texts are empty")
-    return values

@@ -70,7 +70,7 @@ def build_trainer(
         task=plan.task,
         loss=plan.loss,
         method=plan.method,
-        train_dataset=plan.train.rows,
+        train_dataset=plan.train.rows if plan.stream is None else plan.stream,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
         data_collator=plan.task.collator(plan.tokenizer, model),
         processing_class=plan.tokenizer,

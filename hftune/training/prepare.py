@@ -37,6 +37,7 @@ from hftune.recipe.suggest import did_you_mean
 from hftune.tasks import TASKS
 from hftune.tasks.contract import Encoded, Task
 from hftune.training.rows import Parts, read_parts
+from hftune.training.streaming import TokenStream, open_stream, token_stream
 
 PERCENTILES = (50, 90, 99, 100)
 NO_LIMIT = 10**6  # tokenizers without a limit say a number far above this
@@ -55,13 +56,14 @@ class Plan:
         config_changes: Fields that the task set in it, which a plain load must be told.
         tokenizer: The base model's.
         parts: The rows before tokenizing.
-        train: Encoded training rows.
+        train: Encoded training rows; of a stream, the first ones.
         validation: Encoded validation rows, if there are any.
         max_length: Tokens a row may have; None for no limit.
         method: What trains.
         loss: Fitted to the training rows.
         loss_choice: Its name and options; None for a loss of one's own.
         adapted: The model without weights as the method changes it, where that can be known.
+        stream: What trains in place of ``train``, with ``data.streaming``.
     """
 
     recipe: Recipe
@@ -79,6 +81,7 @@ class Plan:
     loss: Loss
     loss_choice: Choice | None = None
     adapted: nn.Module | None = None
+    stream: TokenStream | None = None
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
         """Return what the method may know."""
@@ -107,6 +110,7 @@ class Plan:
         counts = self.task.class_counts(self.train.rows, self.num_classes())
         return {
             "sources": self.parts.sources,
+            "streamed": self.stream is not None,
             "columns": self.parts.columns,
             "max_length": self.max_length,
             "empty_texts": self.parts.empty_texts,
@@ -119,8 +123,15 @@ class Plan:
         """Return what the user should know of rows that do not count as meant."""
         parts = [part for part in (self.train, self.validation) if part is not None]
         remarks = []
+        if self.stream is not None:
+            remarks.append("the training rows are streamed; what is said here is of the first ones")
         if untrained := sum(part.untrained for part in parts):
             remarks.append(f"{untrained} rows have no trained token and are left out")
+        if expanded := sum(part.expanded for part in parts):
+            remarks.append(
+                f"the chat template rewrites earlier turns, so conversations became one row for "
+                f"each assistant turn: {expanded} rows more"
+            )
         if empty := self.parts.empty_texts:
             remarks.append(f"{empty} training rows have an empty text")
         return remarks
@@ -164,7 +175,13 @@ def prepare(
     if tokenizer.pad_token is None and recipe.task == "text-classification":
         tokenizer.pad_token = tokenizer.eos_token
 
-    parts = read_parts(recipe, task, train_dataset, eval_dataset)
+    streamed = None
+    if recipe.data.streaming and train_dataset is eval_dataset is None:
+        parts, streamed = open_stream(recipe, task)
+    elif recipe.data.streaming:
+        raise RecipeError(["data.streaming: rows handed over in Python are not streamed"])
+    else:
+        parts = read_parts(recipe, task, train_dataset, eval_dataset)
     guessed = parts.columns.keys() - recipe.data.columns.keys()
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
@@ -192,6 +209,8 @@ def prepare(
         loss=loss if loss is not None else build_loss(loss_choice),
         loss_choice=loss_choice,
     )
+    if streamed is not None:
+        plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
     plan.loss.fit(
         LabelFacts(
             classes=task.classes(tokenizer, plan.num_classes()),

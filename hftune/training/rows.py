@@ -2,20 +2,19 @@
 """From the recipe's data section, or rows handed over in Python, to the two parts of a run."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
 
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
-from hftune.data.columns import find_columns
 from hftune.data.files import source_files
 from hftune.data.load import DEMO, load_part, load_parts
 from hftune.data.slices import is_slice
-from hftune.data.split import split_indices
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
+from hftune.training.sources import hold_out, read_mixture, source_items
 
 TEXTS = ("text", "prompt", "completion")
 HANDED_OVER = "rows handed over in Python"
@@ -29,13 +28,14 @@ class Parts:
         train: Training rows.
         validation: Validation rows, if there are any.
         columns: Role to column name.
-        sources: File to SHA-256, or what else the rows came from.
+        sources: File to SHA-256, a record of each source of several, or what else the rows came
+            from.
     """
 
     train: Dataset
     validation: Dataset | None
     columns: dict[str, str]
-    sources: dict[str, str] | str
+    sources: dict[str, str] | list[dict[str, Any]] | str
 
     @property
     def empty_texts(self) -> int:
@@ -59,13 +59,19 @@ def read_parts(
         HftuneError: Rows are missing or broken, or columns cannot be told.
     """
     data, seed = recipe.data, recipe.training["seed"]
+    if train is None and (items := source_items(data.path)):
+        mixture = read_mixture(recipe, task, items, validation)
+        mixture.train = _sample(mixture.train, data.max_train_samples, seed)
+        if mixture.validation is not None:
+            mixture.validation = _sample(mixture.validation, data.max_eval_samples, seed)
+        return Parts(mixture.train, mixture.validation, mixture.columns, mixture.sources)
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
-    columns = find_columns(given.column_names, task.roles, named)
+    columns = task.columns(given.column_names, named)
     rows = task.select(given, columns)
     if held_out is not None:
         present = {role: name for role, name in columns.items() if name in held_out.column_names}
-        found = find_columns(held_out.column_names, task.roles, present)
+        found = task.columns(held_out.column_names, present)
         selected: Dataset | None = task.select(held_out, found)
     else:
         rows, selected = _split(rows, task, data.validation_size, seed)
@@ -90,7 +96,7 @@ def _given_rows(
     if data.path is None:
         raise RecipeError(["data.path: missing"], hint="name it, or hand over train_dataset")
     rows, held_out = load_parts(
-        data.path,
+        cast("str | list[str]", data.path),
         data.validation,
         name=data.name,
         split=data.split,
@@ -117,21 +123,7 @@ def _split(
 ) -> tuple[Dataset, Dataset | None]:
     if size == 0:
         return rows, None
-    if size > 1 and size != int(size):
-        raise RecipeError(
-            [f"data.validation_size: a share below 1 or a number of rows, not {size}"]
-        )
-    if size >= len(rows):
-        raise RecipeError(
-            [f"data.validation_size: {size} of {len(rows)} rows leaves none to train"]
-        )
-    keys, strata = task.split_keys(rows)
-    kept, held_out = split_indices(keys, strata, size, seed)
-    if not held_out:
-        raise RecipeError(
-            ["data: no validation part can be split off, since each label has one text or group"],
-            hint="set data.validation_size: 0 to train without evaluation",
-        )
+    kept, held_out = hold_out(rows, task, size, seed)
     return rows.select(kept), rows.select(held_out)
 
 
@@ -143,6 +135,9 @@ def _sample(rows: Dataset, number: int | None, seed: int) -> Dataset:
 
 def _sources(recipe: Recipe) -> dict[str, Any] | str:
     data = recipe.data
-    paths = [data.path, None if is_slice(data.validation) else data.validation]
+    paths = [
+        cast("str | list[str] | None", data.path),
+        None if is_slice(data.validation) else data.validation,
+    ]
     files = [file for path in paths if path and path != DEMO for file in source_files(path)]
     return {str(file): sha256_of(file) for file in files} or str(data.path)

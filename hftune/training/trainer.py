@@ -6,6 +6,7 @@ Overrides, each held by a test of its signature:
 - ``get_batch_samples`` adds the loss's denominators over the accumulation group and all ranks.
 - ``compute_loss`` divides the loss's sum by it, once.
 - ``prediction_step`` keeps the few numbers a row that the task's metrics need.
+- ``get_train_dataloader`` leaves a stream alone, which is dealt out to the processes already.
 - ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
 - ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
 """
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -25,6 +27,7 @@ from hftune.methods.contract import Method
 from hftune.tasks.contract import Task
 from hftune.training.checkpoints import STAGING, FindBest, publish
 from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
+from hftune.training.streaming import TokenStream
 from hftune.training.throughput import Throughput
 
 
@@ -49,8 +52,22 @@ class HftuneTrainer(Trainer):
         self.label_names = ["labels"]
         self.add_callback(self.throughput)
         self.add_callback(FindBest())
-        if self.args.world_size > 1:
+        if self.args.world_size > 1 and not isinstance(self.train_dataset, TokenStream):
             self.train_dataset = WithBlankRow(self.train_dataset)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the batches; those of a stream are this process's own."""
+        if not isinstance(self.train_dataset, TokenStream):
+            return super().get_train_dataloader()
+        args = self.args
+        return DataLoader(
+            self.train_dataset,
+            batch_size=args.train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

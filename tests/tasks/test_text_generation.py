@@ -159,6 +159,82 @@ def test_no_chat_template(tokenizer: Any) -> None:
         TASK.encode(selected(ONE), tokenizer, None)
 
 
+def plain(*texts: str) -> Dataset:
+    return TASK.select(Dataset.from_dict({"text": texts}), {"text": "text"})
+
+
+def test_plain_text_in_blocks_of_one_size(tokenizer: Any) -> None:
+    texts = ("naïve text", "", "x", "a much longer document 😀")
+    task = TextGeneration(block_size=8)
+    encoded = task.encode(plain(*texts), tokenizer, 16)
+    whole = "".join(f"{text}<|eos|>" for text in texts if text)
+    tokens = tokenizer(whole)["input_ids"]
+    assert [token for row in encoded.rows for token in row["input_ids"]] == tokens
+    assert set(encoded.lengths[:-1]) == {8}
+    assert encoded.rows["labels"][:] == encoded.rows["input_ids"][:]
+    assert (encoded.cut, encoded.expanded) == (0, 0)
+    assert TASK.encode(plain(*texts), tokenizer, 16).lengths[0] == 16, "the limit is the default"
+
+
+def test_documents_on_their_own(tokenizer: Any) -> None:
+    task = TextGeneration(block_size=4, pack_documents=False)
+    encoded = task.encode(plain("abc", "abcdefg", "abcd"), tokenizer, None)
+    blocks = [tokenizer.decode(row["input_ids"]) for row in encoded.rows]
+    assert blocks == ["abc<|eos|>", "abcd", "efg<|eos|>", "abcd"]
+    assert encoded.untrained == 1, "an EOS alone has nothing to be predicted from"
+
+
+def test_plain_text_needs_a_size_and_an_end(tokenizer: Any) -> None:
+    with pytest.raises(HftuneError, match=r"set data\.block_size"):
+        TASK.encode(plain("a"), tokenizer, None)
+    with pytest.raises(HftuneError, match="20 is beyond the limit of 16 tokens"):
+        TextGeneration(block_size=20).encode(plain("a"), tokenizer, 16)
+    tokenizer.eos_token = None
+    with pytest.raises(HftuneError, match="no EOS to set between documents"):
+        TASK.encode(plain("a"), tokenizer, 16)
+    with pytest.raises(HftuneError, match=r"data\.block_size: only plain text"):
+        TextGeneration(block_size=4).learn(selected(ONE), None)
+
+
+def test_the_prompt_of_a_pair_is_not_trained(tokenizer: Any) -> None:
+    rows = Dataset.from_dict({"prompt": [TWO[:4]], "completion": [TWO[4:]]})
+    rows = TASK.select(rows, {"prompt": "prompt", "completion": "completion"})
+    (row,) = TASK.encode(rows, tokenizer, None).rows
+    assert trained(row, tokenizer) == " three, four<|end|>"
+    assert row["input_ids"] == TASK.encode(selected(TWO), tokenizer, None).rows[0]["input_ids"]
+
+
+def test_rewritten_turns_become_a_row_each(tokenizer: Any) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] if loop.last or "
+        "m['role'] != 'assistant' else '(cut)' }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    encoded = TASK.encode(selected(TWO, ONE), tokenizer, None)
+    assert encoded.expanded == 1
+    said = [trained(row, tokenizer) for row in encoded.rows]
+    assert said == ["two 😀<|end|>", " three, four<|end|>", "two 😀<|end|>"]
+    for row, messages in zip(encoded.rows, (TWO[:3], TWO, ONE), strict=True):
+        assert row["input_ids"] == tokenizer.apply_chat_template(messages, return_dict=False)
+
+
+def test_tools_reach_the_template(tokenizer: Any) -> None:
+    tokenizer.chat_template = (
+        "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}" + tokenizer.chat_template
+    )
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}]
+    called = [*ONE[:2], {"role": "assistant", "content": "", "tool_calls": calls}]
+    called += [{"role": "tool", "content": "3"}, {"role": "assistant", "content": "three"}]
+    rows = Dataset.from_dict({"messages": [called], "tools": [json.dumps(tools)]})
+    rows = TASK.select(rows, {"messages": "messages", "tools": "tools"})
+    (row,) = TASK.encode(rows, tokenizer, None).rows
+    text = tokenizer.apply_chat_template(called, tools=tools, tokenize=False)
+    assert text.startswith('<|system|>[{"type"')
+    assert tokenizer.decode(row["input_ids"]) == text
+    assert trained(row, tokenizer) == "<|end|>three<|end|>"
+
+
 def test_keep_equals_a_loop_over_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 9, 11, generator=generator)

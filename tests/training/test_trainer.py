@@ -19,6 +19,7 @@ from hftune.training.trainer import HftuneTrainer
 
 SPLITS = [(8, 1), (4, 2), (2, 4), (1, 8)]
 OVERRIDDEN = [
+    "get_train_dataloader",
     "get_batch_samples",
     "compute_loss",
     "prediction_step",

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on rows that are read and tokenized as they are needed.
+
+A stream is endless: after its last row it begins again, shuffled anew. So processes need not agree
+on where an epoch ends, and each simply takes every n-th row.
+"""
+
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+from datasets import IterableDataset as Rows
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from hftune.core.errors import HftuneError, RunError
+from hftune.data.files import source_files
+from hftune.data.load import load_part
+from hftune.data.shapes import NothingToTrainError
+from hftune.data.stream import PLACE, stream_files, stream_hub
+from hftune.recipe.recipe import Recipe
+from hftune.tasks.contract import Task
+from hftune.training.rows import Parts
+
+HEAD = 200  # rows that are looked at before training
+SHUFFLE_BUFFER = 10_000
+TOGETHER = {"text": 256}  # rows tokenized at once, by column; plain text is cut in blocks of them
+TOGETHER_ELSE = 16
+
+
+class TokenStream(IterableDataset[dict[str, Any]]):
+    """Encoded rows without an end, those of one process.
+
+    Args:
+        rows: What is read in each epoch.
+        columns: Role to column name.
+        task: Selects and encodes.
+        tokenizer: The base model's.
+        max_length: Tokens a row may have.
+        process: Number of this process.
+        processes: How many there are.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        columns: dict[str, str],
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        *,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.rows = rows
+        self.columns = columns
+        self.task = task
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.process = process
+        self.processes = processes
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        first, step = self.process * workers + number, self.processes * workers
+        size = next((TOGETHER[role] for role in self.columns if role in TOGETHER), TOGETHER_ELSE)
+        for epoch in count():
+            self.rows.set_epoch(epoch)
+            trained = 0
+            mine = islice(self.rows, first, None, step)
+            while batch := list(islice(mine, size)):
+                for row in self._encoded(batch):
+                    trained += 1
+                    yield row
+            if not trained:
+                raise RunError(
+                    f"the stream has no row to train on for process {self.process + 1} of "
+                    f"{self.processes}"
+                )
+
+    def _encoded(self, batch: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self.task.encode(self._selected(batch), self.tokenizer, self.max_length).rows
+        except NothingToTrainError:
+            return
+
+    def _selected(self, batch: list[dict[str, Any]]) -> Dataset:
+        try:
+            return selected(batch, self.columns, self.task)
+        except NothingToTrainError:
+            raise
+        except HftuneError as error:
+            if len(batch) == 1:
+                place = batch[0].get(PLACE, "a row of the stream")
+                message = error.message.replace(": row 1 ", ": ")
+                raise RunError(f"{place}: {message}", hint=error.hint) from error
+            for row in batch:
+                self._alone(row)
+            raise
+
+    def _alone(self, row: dict[str, Any]) -> None:
+        try:
+            self._selected([row])
+        except NothingToTrainError:
+            return
+
+
+def selected(batch: list[dict[str, Any]], columns: dict[str, str], task: Task) -> Dataset:
+    """Return rows of a stream in the task's columns; cells that a row lacks are None."""
+    names = dict.fromkeys(columns.values())
+    try:
+        table = Dataset.from_dict({name: [row.get(name) for row in batch] for name in names})
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise HftuneError(f"cells of one column have several types: {error}") from error
+    return task.select(table, columns)
+
+
+def open_stream(recipe: Recipe, task: Task) -> tuple[Parts, Rows]:
+    """Return the first rows, to look at, with the validation part; and the rows to train on.
+
+    Raises:
+        HftuneError: The source is missing, or its first rows do not fit the task.
+    """
+    data, training = recipe.data, recipe.training
+    assert isinstance(data.path, str | list), "the recipe's check asks for it"
+    path = data.path if isinstance(data.path, str) else [str(item) for item in data.path]
+    files = source_files(path)
+    if files:
+        rows = stream_files(files)
+    elif isinstance(path, str):
+        rows = stream_hub(path, data.name, data.split or "train", data.revision)
+    else:
+        raise HftuneError("data.path: an empty list of files")
+    held_out = int(data.validation_size) if data.validation is None else 0
+    head = list(islice(rows, held_out + HEAD))
+    if len(head) <= held_out:
+        raise HftuneError(f"{path}: {len(head)} rows, of which {held_out} are to be held out")
+    columns = task.columns([name for name in head[0] if name != PLACE], data.columns)
+    validation = selected(head[:held_out], columns, task) if held_out else None
+    if data.validation is not None:
+        given = load_part(data.validation, "validation")
+        present = {r: c for r, c in columns.items() if c in given.column_names}
+        validation = task.select(given, task.columns(given.column_names, present))
+    first = selected(head[held_out:], columns, task)
+    if held_out:
+        rows = rows.skip(held_out)
+    if data.max_train_samples is not None:
+        rows = rows.take(data.max_train_samples)
+        first = first.select(range(min(len(first), data.max_train_samples)))
+    if training.get("train_sampling_strategy", "random") == "random":
+        seed = training.get("data_seed") or training["seed"]
+        rows = rows.shuffle(seed=seed, buffer_size=data.shuffle_buffer_size or SHUFFLE_BUFFER)
+    if validation is not None and data.max_eval_samples is not None:
+        validation = validation.select(range(min(len(validation), data.max_eval_samples)))
+    sources = {str(file): f"streamed, {file.stat().st_size} bytes" for file in files}
+    return Parts(first, validation, columns, sources or str(path)), rows
+
+
+def token_stream(
+    rows: Rows,
+    columns: dict[str, str],
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    arguments: TrainingArguments,
+) -> TokenStream:
+    """Return this process's part of a stream."""
+    return TokenStream(
+        rows,
+        columns,
+        task,
+        tokenizer,
+        max_length,
+        process=arguments.process_index,
+        processes=arguments.world_size,
+    )

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream trains each row once an epoch, deals rows out whole, and resumes to the bit."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+import hftune
+from hftune import Recipe, RecipeError
+from hftune.core.errors import HftuneError, RunError
+from hftune.training.prepare import prepare
+
+ROWS = 50
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    """Fifty numbered rows, so that a row is known by its tokens; one has nothing to train."""
+    rows = [{"prompt": f"ask {n}: ", "completion": f"say {n}"} for n in range(ROWS)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def streamed(make_recipe: Callable[..., Recipe], path: Path, **options: Any) -> Recipe:
+    data = {"path": str(path), "streaming": True, "validation_size": 0, "max_length": 64}
+    data |= {"shuffle_buffer_size": 16, **options.pop("data", {})}
+    return make_recipe("text-generation", options.pop("training", None), data=data, **options)
+
+
+def said(plan: Any, rows: Any) -> list[str]:
+    return [plan.tokenizer.decode([t for t in row["labels"] if t != -100]) for row in rows]
+
+
+EVERY = {f"say {n}<|eos|>" for n in range(ROWS)}
+
+
+def test_an_epoch_has_each_row_once_and_the_next_another_order(
+    make_recipe: Callable[..., Recipe], pairs_file: Path
+) -> None:
+    plan = prepare(streamed(make_recipe, pairs_file))
+    rows = said(plan, islice(plan.stream, 3 * ROWS))
+    epochs = [rows[start : start + ROWS] for start in range(0, 3 * ROWS, ROWS)]
+    assert all(set(epoch) == EVERY for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert rows == said(plan, islice(plan.stream, 3 * ROWS)), "each reading begins the same"
+    in_order = {"train_sampling_strategy": "sequential"}
+    plan = prepare(streamed(make_recipe, pairs_file, training=in_order))
+    assert said(plan, islice(plan.stream, 2)) == ["say 0<|eos|>", "say 1<|eos|>"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_and_workers_share_the_rows(
+    make_recipe: Callable[..., Recipe], pairs_file: Path, workers: int
+) -> None:
+    plan = prepare(streamed(make_recipe, pairs_file))
+    seen: Counter[str] = Counter()
+    for process in range(2):
+        plan.stream.process, plan.stream.processes = process, 2
+        loader = DataLoader(plan.stream, batch_size=None, num_workers=workers)
+        seen.update(said(plan, islice(loader, ROWS // 2 - workers)))
+    assert set(seen.values()) == {1}
+    assert sum(seen.values()) >= ROWS - 2 * workers
+
+
+def test_the_head_is_held_out(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
+    plan = prepare(streamed(make_recipe, pairs_file, data={"validation_size": 10}))
+    held_out = said(plan, plan.validation.rows)
+    assert held_out == [f"say {n}<|eos|>" for n in range(10)]
+    assert set(said(plan, islice(plan.stream, 40))) == EVERY - set(held_out)
+    assert plan.report()["streamed"] is True
+
+
+def test_resumes_to_the_bit(
+    make_recipe: Callable[..., Recipe], pairs_file: Path, tmp_path: Path
+) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 12:
+                raise KeyboardInterrupt
+
+    steps = {
+        "max_steps": 20,
+        "save_strategy": "steps",
+        "save_steps": 10,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "eval_strategy": "no",
+    }
+    outputs = [tmp_path / "whole", tmp_path / "broken"]
+    recipes = [
+        streamed(make_recipe, pairs_file, training={**steps, "output_dir": str(folder)})
+        for folder in outputs
+    ]
+    hftune.train(recipes[0])
+    with pytest.raises(KeyboardInterrupt):
+        hftune.train(recipes[1], callbacks=[Stop()])
+    hftune.train(Recipe.load(outputs[1] / "recipe.yaml"), resume=True)
+    whole, broken = (load_file(folder / "model" / "model.safetensors") for folder in outputs)
+    assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
+
+
+def test_a_wrong_row_far_in_is_named(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "a", "completion": "b"}] * 300
+    rows[250] = {"prompt": "a", "completion": 3}
+    rows[240] = {"prompt": "", "completion": ""}  # nothing to train, and no error
+    path = tmp_path / "wrong.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = prepare(streamed(make_recipe, path))
+    with pytest.raises(RunError, match=r"wrong.jsonl:251: column 'completion': is not text but 3"):
+        list(islice(plan.stream, 300))
+
+
+def test_too_short(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
+    with pytest.raises(HftuneError, match="50 rows, of which 50 are to be held out"):
+        prepare(streamed(make_recipe, pairs_file, data={"validation_size": 50}))
+
+
+@pytest.mark.parametrize(
+    ("data", "training", "message"),
+    [
+        ({}, {"max_steps": -1}, "a stream has no length: set training.max_steps"),
+        ({"validation_size": 0.1}, {}, "a stream has no length to take a share of"),
+        ({}, {"train_sampling_strategy": "group_by_length"}, "which a stream does not"),
+        ({"streaming": False}, {}, "rows that are not streamed are shuffled whole"),
+        ({"path": [{"path": "a.jsonl"}]}, {}, "a list of sources cannot be streamed yet"),
+    ],
+)
+def test_what_a_stream_cannot(
+    make_recipe: Callable[..., Recipe], pairs_file: Path, data: Any, training: Any, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        streamed(make_recipe, pairs_file, data=data, training=training)
+
+
+def test_balanced_weights_are_refused(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
+    loss = {"name": "cross_entropy", "class_weights": "balanced"}
+    with pytest.raises(RecipeError, match="balanced counts all rows, which a stream cannot"):
+        streamed(make_recipe, pairs_file, loss=loss)
