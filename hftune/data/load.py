@@ -20,6 +20,7 @@ import pyarrow.parquet
 from datasets import Dataset, DatasetDict
 
 from hftune.core.errors import HftuneError
+from hftune.data.conll import read_conll
 
 DEMO = "demo:docstrings"
 OTHER_SUFFIXES = (".json", ".tsv", ".txt", ".xls", ".xlsx", ".zip", ".gz")
@@ -107,10 +108,13 @@ def _open(path: str | list[str], name: str | None, revision: str | None) -> Data
     if files:
         return _read_files(files)
     if path == DEMO:
-        from hftune.data.docstrings import conversation, docstring_rows
+        from hftune.data.docstrings import conversation, docstring_rows, tagged_signature
 
         return Dataset.from_list(
-            [{**row, "messages": conversation(row)} for row in docstring_rows()]
+            [
+                {**row, **tagged_signature(row["signature"]), "messages": conversation(row)}
+                for row in docstring_rows()
+            ]
         )
     if isinstance(path, list):
         raise HftuneError("an empty list of files")
@@ -233,6 +237,7 @@ READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
+    **dict.fromkeys((".conll", ".bio", ".iob"), read_conll),
 }
 
 
