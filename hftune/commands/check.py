@@ -2,6 +2,7 @@
 """``hftune check``: a recipe and its data, looked at before any time is spent."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,8 @@ def _print_classes(plan: Plan) -> None:
     if not names:
         return
     counts = plan.task.class_counts(plan.train.rows, len(names))
-    table = Table("label", "rows", "share", box=None)
+    counted = "words" if plan.task.name == "token-classification" else "rows"
+    table = Table("label", counted, "share", box=None)
     for index in np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]:
         table.add_row(names[index], str(counts[index]), f"{counts[index] / counts.sum():.1%}")
     console().print(table)
@@ -100,6 +102,8 @@ def _print_examples(plan: Plan) -> None:
         if plan.task.problem_type is not None:
             text = Text(str(plan.tokenizer.decode(row["input_ids"][:SHOWN_TOKENS])))
             text.append(f"  -> {plan.parts.train[index]['label']}", style="green")
+        elif plan.task.label_names:
+            text = _tagged(plan, row)
         else:
             text = Text()
             for token, label in list(zip(row["input_ids"], labels, strict=True))[:SHOWN_TOKENS]:
@@ -109,6 +113,17 @@ def _print_examples(plan: Plan) -> None:
         if len(row["input_ids"]) > SHOWN_TOKENS:
             text.append(" ...", style="dim")
         console().print(Text(f"example {index + 1}: ", style="bold").append_text(text))
+
+
+def _tagged(plan: Plan, row: dict[str, Any]) -> Text:
+    """The tokens of a row, each tag behind the token that carries it."""
+    text = Text()
+    shown = list(zip(row["input_ids"], row["labels"], strict=True))[:SHOWN_TOKENS]
+    for token, label in shown:
+        text.append(f"{str(plan.tokenizer.decode([token])).strip()} ")
+        if label != -100:
+            text.append(f"{plan.task.label_names[label]} ", style="green")
+    return text
 
 
 def _print_memory(plan: Plan) -> None:

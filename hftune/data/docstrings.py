@@ -3,7 +3,8 @@
 
 Collects the docstring summaries of the scientific packages beside hftune. As classification the
 task is to tell which package a summary comes from, naturally imbalanced; as generation it is to
-write the summary from the signature. Source files are parsed and never imported, so collecting
+write the summary from the signature; as tagging it is to find parameters, types, defaults and base
+classes in the signature. Source files are parsed and never imported, so collecting
 runs no foreign code.
 
 Docstrings of one module resemble each other to the word, so a fair validation part holds modules
@@ -13,7 +14,9 @@ that training has not seen; the ``module`` column is there to split by.
 import ast
 import hashlib
 import inspect
+import io
 import json
+import tokenize
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -44,6 +47,48 @@ def conversation(row: dict[str, str]) -> list[dict[str, str]]:
         {"role": "user", "content": QUESTION + row["signature"]},
         {"role": "assistant", "content": row["summary"]},
     ]
+
+
+def tagged_signature(signature: str) -> dict[str, list[str]]:
+    """Return the Python tokens of a signature and their tags, as the parser understands them.
+
+    The kinds are ``parameter``, ``type``, ``default`` and ``base``, tagged in IOB2.
+    """
+    (node,) = ast.parse(f"{signature}: ...").body
+    spans = [
+        (kind, len(signature.encode()[:start].decode()), len(signature.encode()[:stop].decode()))
+        for kind, start, stop in _parts(node)
+    ]
+    tokens, tags = [], []
+    open_span = None
+    for token in tokenize.generate_tokens(io.StringIO(signature).readline):
+        start = token.start[1]
+        if token.start[0] > 1 or not token.string.strip():
+            continue  # the end
+        span = next((span for span in spans if span[1] <= start < span[2]), None)
+        tokens.append(token.string)
+        tags.append("O" if span is None else f"{'I' if span == open_span else 'B'}-{span[0]}")
+        open_span = span
+    return {"tokens": tokens, "tags": tags}
+
+
+def _parts(node: ast.stmt) -> Iterator[tuple[str, int, int]]:
+    """Kind, first byte and the one after the last of what a signature is made of."""
+    if isinstance(node, ast.ClassDef):
+        for base in node.bases:
+            yield "base", base.col_offset, base.end_col_offset or 0
+    elif isinstance(node, ast.FunctionDef):
+        arguments = node.args
+        many = [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
+        for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *many]:
+            name_end = argument.col_offset + len(argument.arg.encode())
+            yield "parameter", argument.col_offset, name_end
+            if argument.annotation is not None:
+                kind = argument.annotation
+                yield "type", kind.col_offset, kind.end_col_offset or 0
+        for default in [*arguments.defaults, *arguments.kw_defaults]:
+            if default is not None:
+                yield "default", default.col_offset, default.end_col_offset or 0
 
 
 def docstring_rows() -> list[dict[str, str]]:

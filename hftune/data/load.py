@@ -87,10 +87,13 @@ def _open(
     path: str | list[str], name: str | None, revision: str | None, sample_by: str | None
 ) -> Dataset | DatasetDict:
     if path == DEMO:
-        from hftune.data.docstrings import conversation, docstring_rows
+        from hftune.data.docstrings import conversation, docstring_rows, tagged_signature
 
         source: Dataset | DatasetDict = Dataset.from_list(
-            [{**row, "messages": conversation(row)} for row in docstring_rows()]
+            [
+                {**row, **tagged_signature(row["signature"]), "messages": conversation(row)}
+                for row in docstring_rows()
+            ]
         )
     elif isinstance(path, str) and path.startswith("demo:"):
         raise HftuneError(f"{path}: unknown demo data; known: {DEMO}")

@@ -22,6 +22,7 @@ import pyarrow.parquet
 
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import BATCH, MISMATCH, clashes, unified
+from hftune.data.conll import CONLL, read_conll
 
 #: Part of the key of cached rows: raise it when a reader's result changes.
 READERS_VERSION = 1
@@ -67,7 +68,8 @@ def kind_of(file: Path) -> str:
 
 def is_known(file: Path) -> bool:
     """Tell whether a reader takes such a file."""
-    return kind_of(file) in READERS and not (file.suffix == ".gz" and kind_of(file) == ".parquet")
+    packed = file.suffix == ".gz"
+    return kind_of(file) in READERS and not (packed and kind_of(file) in (".parquet", *CONLL))
 
 
 def read(source: Source) -> Iterator[pa.Table]:
@@ -218,6 +220,10 @@ def _read_parquet(source: Source) -> Iterator[pa.Table]:
         raise HftuneError(f"{file}: broken parquet: {str(error).splitlines()[0]}") from error
 
 
+def _read_conll(source: Source) -> Iterator[pa.Table]:
+    yield read_conll(source.file)
+
+
 READERS: dict[str, Callable[[Source], Iterator[pa.Table]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
@@ -225,6 +231,7 @@ READERS: dict[str, Callable[[Source], Iterator[pa.Table]]] = {
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
     ".txt": _read_txt,
+    **dict.fromkeys(CONLL, _read_conll),
 }
 
 

@@ -10,9 +10,10 @@ from hftune.hub.save import ModelFacts
 
 AUTO_CLASSES = {
     "text-classification": "SequenceClassification",
+    "token-classification": "TokenClassification",
     "text-generation": "CausalLM",
 }
-CARD_METRICS = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
+CARD_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc")
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -73,7 +74,7 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
     if facts.classifier_pooling == "mean" and "classifier_pooling" not in facts.config:
         encoder = "model.base_model.model.base_model" if adapter else "model.base_model"
         lines.append(MEAN_POOLING.replace("ENCODER", encoder))
-    if facts.max_length is not None and facts.task == "text-classification":
+    if facts.max_length is not None and facts.task != "text-generation":
         lines += ["", f"Texts were cut at {facts.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"
 

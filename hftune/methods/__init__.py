@@ -8,7 +8,7 @@ METHODS = {
     "head_only": Row(
         target="hftune.methods.head_only:HeadOnly",
         summary="Only the classification head trains; the pretrained trunk is frozen.",
-        tasks=("text-classification",),
+        tasks=("text-classification", "token-classification"),
     ),
 }
 

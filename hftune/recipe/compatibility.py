@@ -71,8 +71,8 @@ RULES = (
     ),
     Rule(
         "model.classifier_pooling",
-        "a language model has no classification head that pools",
-        lambda s: s["task"] == "text-generation" and s["model"].classifier_pooling != "cls",
+        "only the head of text-classification pools",
+        lambda s: s["task"] != "text-classification" and s["model"].classifier_pooling != "cls",
     ),
     Rule(
         "model.classifier_pooling",
@@ -283,7 +283,7 @@ def compatibility_page() -> str:
     for name, row in {**METHODS, **LOSSES}.items():
         marks = ("yes" if row.suits(task) else "no" for task in TASKS)
         lines.append(f"| `{name}` | " + " | ".join(marks) + " |")
-    lines += ["", "Every PEFT type goes with both tasks, but for what is said below.", ""]
+    lines += ["", "Every PEFT type goes with every task, but for what is said below.", ""]
     lines += ["| key | why a recipe is refused |", "|---|---|"]
     lines += [f"| `{rule.key}` | {rule.says} |" for rule in RULES]
     return "\n".join(lines) + "\n"

@@ -22,7 +22,7 @@ DEFAULT_NAMES = {"method": "lora", "loss": "cross_entropy"}
 #: Keys that are arguments of a task -> the tasks that take them.
 TASK_OPTIONS = {
     "model.config.problem_type": ("text-classification",),
-    "data.label_names": ("text-classification",),
+    "data.label_names": ("text-classification", "token-classification"),
     "data.label_separator": ("text-classification",),
     "data.block_size": ("text-generation",),
     "data.pack_documents": ("text-generation",),

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 TRAINING = "#1f77b4"
 EVALUATION = "#d62728"
-SHARES = ("accuracy", "f1_macro", "f1_weighted", "mcc")
+SHARES = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc")
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:

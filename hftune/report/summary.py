@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hftune.core.console import console, say
 
-HEADLINES = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
+HEADLINES = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc")
 
 
 def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
@@ -32,15 +32,15 @@ def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
         table.add_row("peak GPU memory", f"{metrics['peak_gpu_memory_mib']:,} MiB")
     console().print(table)
     say(f"model: {folder / 'model'}   curves: {folder / 'plots'}")
-    data = "new.csv" if task == "text-classification" else "prompts.jsonl"
-    say(f"next:  hftune predict {folder} {data} predictions.jsonl")
+    data = {"text-classification": "new.csv", "text-generation": "prompts.jsonl"}
+    say(f"next:  hftune predict {folder} {data.get(task, 'new.jsonl')} predictions.jsonl")
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Print the evaluation figures, each class on a line where there are classes."""
     per_class: Mapping[str, Mapping[str, float]] = metrics.get("eval_per_class", {})
     if per_class:
-        table = Table("label", "precision", "recall", "F1", "rows", box=None)
+        table = Table("label", "precision", "recall", "F1", "support", box=None)
         for column in table.columns[1:]:
             column.justify = "right"
         for name, row in per_class.items():

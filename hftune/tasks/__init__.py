@@ -8,6 +8,10 @@ TASKS = {
         target="hftune.tasks.text_classification:TextClassification",
         summary="One label for a text or a pair of texts.",
     ),
+    "token-classification": Row(
+        target="hftune.tasks.token_classification:TokenClassification",
+        summary="A tag for each word: entities, slots, parts of speech.",
+    ),
     "text-generation": Row(
         target="hftune.tasks.text_generation:TextGeneration",
         summary="A causal language model on prompt/completion rows or chat messages.",

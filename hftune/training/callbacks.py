@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from hftune.core.console import console, say
 from hftune.core.files import atomic_write
 
-SHOWN_METRICS = ("loss", "perplexity", "accuracy", "f1_macro")
+SHOWN_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro")
 
 
 class JsonLog(TrainerCallback):

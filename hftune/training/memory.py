@@ -7,6 +7,7 @@ Transformer Models", 2022, arXiv:2205.05198 count them, in the type of the compu
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -68,12 +69,13 @@ def estimate_memory(
         weights=round((every - trained) * bytes_per_weight) + trained * FLOAT32,
         gradients=trained * FLOAT32,
         optimizer=trained * ADAM_STATES.get(optimizer, ADAM_BYTES),
-        activations=_activations(config, rows, length, bytes_per_activation, recompute),
+        activations=bytes_per_activation
+        * _activations(config, rows, length, recompute, _is_language_model(model)),
     )
 
 
 def _activations(
-    config: PreTrainedConfig, rows: int, length: int, size: int, recompute: bool
+    config: PreTrainedConfig, rows: int, length: int, recompute: bool, is_language_model: bool
 ) -> int:
     """Elements kept by attention (8 widths a token), MLP (2 inner widths) and the LM head."""
     text = config.get_text_config()
@@ -83,6 +85,10 @@ def _activations(
     kept = tokens * text.hidden_size * text.num_hidden_layers + layer
     if not recompute:
         kept = layer * text.num_hidden_layers
-    is_language_model = not config.to_dict().get("problem_type")
     logits = 2 * tokens * text.vocab_size if is_language_model else 0
-    return int((kept + logits) * size)
+    return int(kept + logits)
+
+
+def _is_language_model(model: Any) -> bool:
+    """Tell whether the head gives a score to each token of the vocabulary."""
+    return model.get_output_embeddings() is not None

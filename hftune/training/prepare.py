@@ -172,7 +172,7 @@ def prepare(
         raise RecipeError(["model.revision: a demo model has none"])
     config = load_config(location, recipe.model.config, recipe.model.revision)
     tokenizer = load_tokenizer(location, recipe.model.revision)
-    if tokenizer.pad_token is None and recipe.task == "text-classification":
+    if tokenizer.pad_token is None and recipe.task != "text-generation":
         tokenizer.pad_token = tokenizer.eos_token
 
     streamed = None

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``token-classification``: a tag for each word of a row, such as entities or parts of speech.
+
+The tag of a word is the label of its first sub-word; the other sub-words have none.
+"""
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import ClassLabel, Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForTokenClassification,
+    BatchEncoding,
+    DataCollator,
+    DataCollatorForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from hftune.core.console import say, warn
+from hftune.core.errors import HftuneError
+from hftune.data.columns import GROUP, Role
+from hftune.data.split import joined_keys
+from hftune.losses.contract import aligned, counted, forward
+from hftune.metrics.entities import OUTSIDE, entities, kind_of, marks_entities, scheme_of
+from hftune.metrics.tagging import per_tag_metrics, tagging_metrics
+from hftune.tasks.contract import AllKept, Encoded, Kept, Task
+from hftune.tasks.inference import batches_by_length
+
+WORD = re.compile(r"\S+")
+PREFIXES = "BILEUS"
+Span = tuple[int, int]
+
+
+class TokenClassification(Task):
+    """Words, or a text that is split at white space, and as many tags.
+
+    Args:
+        label_names: Tags by id; taken from the training rows if empty.
+    """
+
+    name = "token-classification"
+    auto_model = AutoModelForTokenClassification
+    roles = (
+        Role("tokens", ("words", "text", "sentence")),
+        Role(
+            "tags",
+            ("ner_tags", "pos_tags", "chunk_tags", "upos", "labels", "label", "slots"),
+            answer=True,
+        ),
+        GROUP,
+    )
+
+    def __init__(self, label_names: Sequence[str] = ()) -> None:
+        super().__init__(label_names)
+        self._declared: list[str] = []
+
+    @property
+    def has_entities(self) -> bool:
+        """Whether the tags mark entities, as ``B-city`` does, or are plain."""
+        return marks_entities(self.label_names)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What :meth:`metrics` returns."""
+        means = ("precision_macro", "recall_macro", "f1_macro")
+        if self.has_entities:
+            return ("loss", "accuracy", "precision", "recall", "f1", *means)
+        return ("loss", "accuracy", *means, "precision_weighted", "recall_weighted", "f1_weighted")
+
+    @property
+    def best_metric(self) -> str:  # type: ignore[override]
+        """Entity F1, or accuracy of plain tags."""
+        return "f1" if self.has_entities else "accuracy"
+
+    def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
+        """Return ``tokens``, ``tags``, and ``text`` where the words come from one."""
+        column = columns["tokens"]
+        values = rows[column][:]
+        if all(isinstance(value, str | None) for value in values):
+            texts = [value or "" for value in values]
+            words = [WORD.findall(text) for text in texts]
+            selected: dict[str, list[Any]] = {"text": texts, "tokens": words}
+        else:
+            words = _lists(values, column, "words")
+            selected = {"tokens": words}
+        if not any(words):
+            raise HftuneError(f"column {column!r}: all {len(rows)} rows are empty")
+        if "tags" in columns:
+            selected["tags"] = self._tags(rows, columns["tags"], words)
+        if "group" in columns:
+            selected["group"] = rows[columns["group"]][:]
+        return Dataset.from_dict(selected)
+
+    def _tags(self, rows: Dataset, column: str, words: list[list[str]]) -> list[list[str]]:
+        tags = _lists(rows[column][:], column, "tags")
+        inner = getattr(rows.features[column], "feature", None)
+        if isinstance(inner, ClassLabel):
+            self._declared = self._declared or list(inner.names)
+            tags = [[inner.names[int(tag)] for tag in row] for row in tags]
+        for number, (row, its_words) in enumerate(zip(tags, words, strict=True), start=1):
+            if len(row) != len(its_words):
+                raise HftuneError(
+                    f"column {column!r}: row {number} has {len(row)} tags for "
+                    f"{len(its_words)} words"
+                )
+        return tags
+
+    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+        """Collect the tags, unless they are known already; say how they are read.
+
+        Raises:
+            HftuneError: There is too little to tell apart, or the validation part has tags of its
+                own.
+        """
+        tags = train["tags"][:]
+        if self.label_names:
+            self.check(train, "training")
+        else:
+            names = {tag for row in tags for tag in row}
+            declared = names <= set(self._declared)
+            self.label_names = self._declared if declared else _label_names(names)
+        if len(self.label_names) < 2:
+            raise HftuneError(
+                f"there is nothing to tell apart: the only tag is {self.label_names[0]}"
+                if self.label_names
+                else "the training rows have no tags"
+            )
+        if self.has_entities:
+            scheme, strays = scheme_of(tags)
+            stray = f"; {strays} entities begin without B and are taken as they are"
+            say(f"tags: {scheme}{stray if strays else ''}")
+        else:
+            say("tags: plain, measured word by word")
+        if validation is not None:
+            self.check(validation, "validation")
+
+    def check(self, rows: Dataset, part: str) -> None:
+        """Raise :class:`HftuneError` if a part has tags that training does not know."""
+        unknown = sorted({tag for row in rows["tags"] for tag in row} - set(self.label_names))
+        if unknown:
+            raise HftuneError(
+                f"the {part} rows have tags that training does not know: {', '.join(unknown)}",
+                hint=f"known tags: {', '.join(self.label_names)}",
+            )
+
+    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+        """Keep equal sentences together, and groups; spread the rarest kinds of tags evenly."""
+        sentences = [tuple(words) for words in rows["tokens"]]
+        groups = [list(rows["group"])] if "group" in rows.column_names else []
+        tags = rows["tags"][:]
+        kinds = [{kind_of(tag) if tag[1:2] == "-" else tag for tag in row} for row in tags]
+        counts = Counter(kind for row in kinds for kind in row)
+        rarest: list[Hashable] = [
+            min(row, key=lambda kind: (counts[kind], kind), default="") for row in kinds
+        ]
+        return joined_keys(sentences, *groups), rarest
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
+        """Tokenize and give each word's tag to its first sub-word; see :class:`Task`.
+
+        Rows without words are dropped where there are tags. Words that were cut, or that the
+        tokenizer makes nothing of, are counted and warned of.
+        """
+        tokens, firsts, lengths = _tokenize(rows, tokenizer, max_length)
+        columns = {key: list(tokens[key]) for key in tokens if key != "offset_mapping"}
+        cut = sum(length > (max_length or math.inf) for length in lengths)
+        if "tags" not in rows.column_names:
+            return Encoded(Dataset.from_dict(columns), cut=cut, lengths=lengths)
+        ids = {name: index for index, name in enumerate(self.label_names)}
+        columns["labels"] = [
+            _labels(len(row), [ids[tag] for tag in tags], first)
+            for row, tags, first in zip(columns["input_ids"], rows["tags"], firsts, strict=True)
+        ]
+        trained = [any(index is not None for index in first) for first in firsts]
+        if not any(trained):
+            raise HftuneError(
+                f"none of the {len(rows)} rows has a word with a tag after cutting to {max_length}"
+            )
+        kept = {key: list(itertools.compress(column, trained)) for key, column in columns.items()}
+        return Encoded(Dataset.from_dict(kept), cut, trained.count(False), lengths)
+
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
+    ) -> DataCollator:
+        """Pad to the longest row of the batch, labels with -100."""
+        return DataCollatorForTokenClassification(tokenizer)
+
+    def configure(
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Set the labels, and the padding token where the model has another; see :class:`Task`."""
+        config.id2label = dict(enumerate(self.label_names))
+        config.label2id = {name: index for index, name in enumerate(self.label_names)}
+        if config.get_text_config().pad_token_id == tokenizer.pad_token_id:
+            return {}
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        return {"pad_token_id": tokenizer.pad_token_id}
+
+    def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
+        """Count the words of each tag; see :class:`Task`."""
+        labels = np.fromiter(itertools.chain.from_iterable(encoded["labels"]), dtype=np.int64)
+        return np.bincount(labels[labels != -100], minlength=len(self.label_names))
+
+    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
+        """Return the tags; see :class:`Task`."""
+        return self.label_names
+
+    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+        """Keep each row's summed loss, its number of words, and predicted ids beside labels."""
+        here = counted(labels)
+        losses = F.cross_entropy(*aligned(logits, labels, causal=False), reduction="none")
+        sums = torch.zeros(len(labels), device=logits.device, dtype=losses.dtype)
+        sums.index_add_(0, here.nonzero()[:, 0], losses)
+        predicted = logits[:, -labels.shape[1] :].argmax(-1)  # virtual tokens stand before
+        return {
+            "loss": sums,
+            "words": here.sum(1),
+            "predicted": predicted.masked_fill(~here, -100),
+            "labels": labels,
+        }
+
+    def metrics(self, kept: AllKept) -> dict[str, float]:
+        """Return the loss a word, and how well entities or plain tags are found."""
+        loss = float(kept["loss"].sum(dtype=np.float64) / kept["words"].sum())
+        return {"loss": loss, **tagging_metrics(*self.judged(kept), entities=self.has_entities)}
+
+    def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
+        """Return precision, recall, F1 and support of each kind of entity, or each plain tag."""
+        return per_tag_metrics(*self.judged(kept), self.label_names)
+
+    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+        """Return a list of tags a row, as seqeval takes them; see :class:`Task`."""
+        names = np.array(self.label_names, dtype=object)
+        rows = [
+            (names[predicted[labels != -100]].tolist(), names[labels[labels != -100]].tolist())
+            for predicted, labels in zip(kept["predicted"], kept["labels"], strict=True)
+        ]
+        return [predicted for predicted, _ in rows], [labels for _, labels in rows]
+
+    def predict(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        max_length: int | None,
+        batch_size: int,
+        max_new_tokens: int,
+    ) -> list[dict[str, Any]]:
+        """Return a tag a word as ``prediction``, its probability, and ``entities``.
+
+        A word that was cut, or that the tokenizer makes nothing of, has null for both.
+        """
+        rows = rows.remove_columns("tags") if "tags" in rows.column_names else rows
+        encoded = self.encode(rows, tokenizer, max_length).rows
+        _, firsts, _ = _tokenize(rows, tokenizer, max_length, warns=False)
+        collate = self.collator(tokenizer)
+        answers: list[dict[str, Any]] = [{}] * len(rows)
+        for indices in batches_by_length([len(ids) for ids in encoded["input_ids"]], batch_size):
+            batch: Any = collate([encoded[index] for index in indices])
+            with torch.inference_mode():
+                logits = forward(model, batch.to(model.device)).logits.float().cpu()
+            mask = batch["attention_mask"].bool().cpu()
+            shares = logits[:, -mask.shape[1] :].softmax(-1)
+            for index, its_shares, here in zip(indices, shares, mask, strict=True):
+                answers[index] = self._answer(rows[index], its_shares[here], firsts[index])
+        return answers
+
+    def _answer(
+        self, row: Mapping[str, Any], shares: Tensor, firsts: list[int | None]
+    ) -> dict[str, Any]:
+        """Read the tags off the probabilities ``(tokens, tags)`` of a row."""
+        best = shares.max(-1)
+        seen = [None if first is None else int(best.indices[first]) for first in firsts]
+        tags = [None if index is None else self.label_names[index] for index in seen]
+        scores = [None if first is None else float(best.values[first]) for first in firsts]
+        answer: dict[str, Any] = {"prediction": tags, "scores": scores}
+        if not self.has_entities:
+            return answer
+        text, spans = _text_and_spans(row)
+        answer["entities"] = []
+        for kind, first, stop in entities([tag or OUTSIDE for tag in tags]):
+            start, end = spans[first][0], spans[stop - 1][1]
+            places = {"start": start, "end": end} if "text" in row else {}
+            certainty = [score for score in scores[first:stop] if score is not None]
+            answer["entities"].append(
+                {
+                    "entity": kind,
+                    "start_word": first,
+                    "end_word": stop,
+                    **places,
+                    "text": text[start:end],
+                    "score": sum(certainty) / len(certainty),
+                }
+            )
+        return answer
+
+
+def first_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int | None]:
+    """Return the position of each word's first token; None where it has none of its own.
+
+    Args:
+        offsets: First character and the one after the last of each token; (0, 0) of special ones.
+        spans: The same of each word.
+    """
+    firsts: list[int | None] = []
+    token = 0
+    for start, stop in spans:
+        while token < len(offsets) and offsets[token][1] <= start:
+            token += 1
+        own = token < len(offsets) and offsets[token][0] < stop and start < stop
+        firsts.append(token if own else None)
+        token += own
+    return firsts
+
+
+def _tokenize(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    *,
+    warns: bool = True,
+) -> tuple[BatchEncoding, list[list[int | None]], list[int]]:
+    """Tokenize; return also the first tokens of words, and the lengths before cutting.
+
+    Words are joined by spaces, so that every tokenizer cuts them as it cuts running text, those
+    that mark the space before a word included.
+    """
+    if not tokenizer.is_fast:
+        raise HftuneError(f"{type(tokenizer).__name__} tells no offsets; a fast one is needed")
+    places = [_text_and_spans(row) for row in rows]
+    texts = [text for text, _ in places]
+    tokens = tokenizer(texts, return_offsets_mapping=True, verbose=False)
+    lengths = [len(ids) for ids in tokens["input_ids"]]
+    if max_length is not None and max(lengths) > max_length:
+        tokens = tokenizer(
+            texts, return_offsets_mapping=True, truncation=True, max_length=max_length
+        )
+    firsts = [
+        first_tokens(offsets, spans)
+        for offsets, (_, spans) in zip(tokens["offset_mapping"], places, strict=True)
+    ]
+    lost = sum(row.count(None) for row in firsts)
+    if lost and warns:
+        of = sum(map(len, firsts))
+        limit = "" if max_length is None else f" within {max_length} tokens"
+        warn(f"{lost} of {of} words have no token{limit}, and so no tag")
+    return tokens, firsts, lengths
+
+
+def _text_and_spans(row: Mapping[str, Any]) -> tuple[str, list[Span]]:
+    """Return the text of a row and where its words stand in it."""
+    if "text" in row:
+        return row["text"], [match.span() for match in WORD.finditer(row["text"])]
+    ends = itertools.accumulate(len(word) + 1 for word in row["tokens"])
+    spans = [(end - 1 - len(word), end - 1) for word, end in zip(row["tokens"], ends, strict=True)]
+    return " ".join(row["tokens"]), spans
+
+
+def _labels(length: int, ids: Sequence[int], firsts: Sequence[int | None]) -> list[int]:
+    labels = [-100] * length
+    for label, first in zip(ids, firsts, strict=True):
+        if first is not None:
+            labels[first] = label
+    return labels
+
+
+def _lists(values: list[Any], column: str, what: str) -> list[list[str]]:
+    """Check that a column holds a list of texts, or of whole numbers, a row."""
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, list):
+            raise HftuneError(
+                f"column {column!r}: row {number} is no list of {what} but {value!r:.40}",
+                hint="jsonl and parquet hold lists; .conll, .bio and .iob a word a line",
+            )
+        wrong = [item for item in value if not isinstance(item, str | int)]
+        if wrong:
+            raise HftuneError(f"column {column!r}: row {number} has {wrong[0]!r:.40} among {what}")
+    return [[str(item) for item in value] for value in values]
+
+
+def _label_names(names: set[str]) -> list[str]:
+    """Put O first, then kind by kind, each with every prefix that any kind has.
+
+    A kind whose entities all have one word in training may have longer ones elsewhere. Plain tags
+    stand in order, numbers by value.
+    """
+    if not marks_entities(names):
+        numbers = all(name.isdecimal() for name in names)
+        return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+    inside = names - {OUTSIDE}
+    prefixes = sorted({name[0] for name in inside}, key=PREFIXES.index)
+    tails = sorted({name[1:] for name in inside})
+    return [OUTSIDE, *(prefix + tail for tail in tails for prefix in prefixes)]
