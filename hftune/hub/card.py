@@ -11,8 +11,10 @@ from hftune.hub.save import ModelFacts
 AUTO_CLASSES = {
     "text-classification": "SequenceClassification",
     "text-generation": "CausalLM",
+    "text2text-generation": "Seq2SeqLM",
 }
-CARD_METRICS = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
+CARD_METRICS = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc", "bleu", "chrf",
+                "rouge1", "rouge2", "rougeL", "exact_match")  # fmt: skip
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 

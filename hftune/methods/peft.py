@@ -42,7 +42,11 @@ NEEDS = {
     "trainable_tokens": ("token_indices",),
 }
 ORTHOGONALITY_WEIGHT = AdaLoraConfig.orth_reg_weight
-PEFT_TASKS = {"text-classification": "SEQ_CLS", "text-generation": "CAUSAL_LM"}
+PEFT_TASKS = {
+    "text-classification": "SEQ_CLS",
+    "text-generation": "CAUSAL_LM",
+    "text2text-generation": "SEQ_2_SEQ_LM",
+}
 
 
 def peft_configs() -> dict[str, type[PeftConfig]]:

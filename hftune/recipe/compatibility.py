@@ -59,6 +59,16 @@ def _given(sections: Sections, key: str) -> Any:
     return value
 
 
+def _generates(sections: Sections) -> bool:
+    given = sections["evaluation"].generation
+    return sections["task"] == "text2text-generation" if given is None else given is not False
+
+
+def _found(*packages: str) -> bool:
+    return all(find_spec(package) is not None for package in packages)
+
+
+WRITES = ("text-generation", "text2text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
@@ -72,7 +82,7 @@ RULES = (
     Rule(
         "model.classifier_pooling",
         "a language model has no classification head that pools",
-        lambda s: s["task"] == "text-generation" and s["model"].classifier_pooling != "cls",
+        lambda s: s["task"] in WRITES and s["model"].classifier_pooling != "cls",
     ),
     Rule(
         "model.classifier_pooling",
@@ -96,6 +106,18 @@ RULES = (
         "evaluation.thresholds",
         "best_f1 looks for them in validation rows: set data.validation or data.validation_size",
         lambda s: s["evaluation"].thresholds == "best_f1" and not _has_validation(s),
+    ),
+    Rule(
+        "evaluation.generation",
+        "judging texts needs sacrebleu and rouge-score: pip install 'hftune[generation]', or set "
+        "it to false",
+        lambda s: _generates(s) and _has_validation(s) and not _found("sacrebleu", "rouge_score"),
+    ),
+    Rule(
+        "evaluation.generation",
+        "there is no validation part to write texts for: set data.validation or "
+        "data.validation_size",
+        lambda s: bool(s["evaluation"].generation) and not _has_validation(s),
     ),
     Rule(
         "model.quantization",
@@ -234,7 +256,7 @@ def compatibility_page() -> str:
     for name, row in {**METHODS, **LOSSES}.items():
         marks = ("yes" if row.suits(task) else "no" for task in TASKS)
         lines.append(f"| `{name}` | " + " | ".join(marks) + " |")
-    lines += ["", "Every PEFT type goes with both tasks, but for what is said below.", ""]
+    lines += ["", "Every PEFT type goes with every task, but for what is said below.", ""]
     lines += ["| key | why a recipe is refused |", "|---|---|"]
     lines += [f"| `{rule.key}` | {rule.says} |" for rule in RULES]
     return "\n".join(lines) + "\n"

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables for the terminal: how a run went, class by class, and what to type next."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from hftune.core.console import console, say
 
-HEADLINES = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
+HEADLINES = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc", "bleu", "chrf",
+             "rougeL", "exact_match")  # fmt: skip
+SHOWN_SAMPLES = 2
+SHOWN_CHARACTERS = 300
 
 
 def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
@@ -32,8 +37,17 @@ def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
         table.add_row("peak GPU memory", f"{metrics['peak_gpu_memory_mib']:,} MiB")
     console().print(table)
     say(f"model: {folder / 'model'}   curves: {folder / 'plots'}")
-    data = "new.csv" if task == "text-classification" else "prompts.jsonl"
+    data = "prompts.jsonl" if task == "text-generation" else "new.csv"
     say(f"next:  hftune predict {folder} {data} predictions.jsonl")
+
+
+def print_samples(samples: Sequence[Mapping[str, str]]) -> None:
+    """Print the first rows with what the model wrote; see ``samples.jsonl``."""
+    for row in samples[:SHOWN_SAMPLES]:
+        table = Table(show_header=False, box=None)
+        for name, text in row.items():
+            table.add_row(Text(name, style="dim"), Text(shorten(text, SHOWN_CHARACTERS)))
+        console().print(table)
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:

@@ -8,6 +8,10 @@ TASKS = {
         target="hftune.tasks.text_classification:TextClassification",
         summary="One label for a text or a pair of texts.",
     ),
+    "text2text-generation": Row(
+        target="hftune.tasks.text2text_generation:Text2TextGeneration",
+        summary="An encoder-decoder that reads a text and writes another.",
+    ),
     "text-generation": Row(
         target="hftune.tasks.text_generation:TextGeneration",
         summary="A causal language model on prompt/completion rows or chat messages.",

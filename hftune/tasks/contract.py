@@ -147,6 +147,10 @@ class Task(ABC):
         """
         raise HftuneError(f"{self.name}: metrics of other libraries need predictions")
 
+    def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:
+        """Return the first rows with what the model wrote; none where it writes nothing."""
+        return []
+
     def calibrate(self, kept: AllKept) -> None:
         """Take from the validation rows, after training, what predictions need."""
         return None

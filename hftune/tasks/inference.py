@@ -2,7 +2,8 @@
 """Predicting many rows: longest first, so that little is padding, with a progress bar."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from transformers import DataCollator, PreTrainedTokenizerBase
 
 from hftune.core.console import console
 from hftune.losses.contract import forward
+
+GREEDY: Mapping[str, Any] = MappingProxyType({"do_sample": False})
 
 
 def scores(
@@ -42,8 +45,9 @@ def generated(
     max_new_tokens: int,
     max_length: int | None = None,
     add_special_tokens: bool = True,
+    options: Mapping[str, Any] = GREEDY,
 ) -> list[str]:
-    """Return what the model writes greedily after, or for, each prompt.
+    """Return what the model writes after, or for, each prompt.
 
     A decoder's prompt that is too long is cut at its beginning: the question stands at the end.
 
@@ -55,6 +59,7 @@ def generated(
         max_new_tokens: Length of an answer.
         max_length: Tokens that a prompt may have; None for no limit.
         add_special_tokens: Whether the tokenizer adds its own; a chat template has done so.
+        options: Fields of ``GenerationConfig``; greedy if left out.
     """
     tokenizer = copy.deepcopy(tokenizer)  # its sides are set for this alone
     if tokenizer.pad_token is None:
@@ -74,10 +79,10 @@ def generated(
         ).to(model.device)
         with torch.inference_mode():
             produced = model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
                 pad_token_id=tokenizer.pad_token_id,
+                **{**GREEDY, **options, "max_new_tokens": max_new_tokens},
             )
         if continues:
             produced = produced[:, batch["input_ids"].shape[1] :]

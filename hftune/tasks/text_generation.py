@@ -9,12 +9,10 @@ import json
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     DataCollator,
@@ -28,18 +26,16 @@ from hftune.core.surgery import num_positions
 from hftune.data.chat import Span, assistant_spans, is_conversation, render
 from hftune.data.columns import GROUP, Role
 from hftune.data.split import joined_keys
-from hftune.losses.contract import aligned, counted, targets
-from hftune.metrics.language_modelling import language_modelling_metrics
-from hftune.tasks.contract import AllKept, Encoded, Kept, Task
+from hftune.tasks.contract import Encoded
+from hftune.tasks.generation import GenerationTask, texts_of
 from hftune.tasks.inference import generated
 
 
-class TextGeneration(Task):
+class TextGeneration(GenerationTask):
     """Rows are ``messages``, or ``prompt`` and ``completion``."""
 
     name = "text-generation"
     causal = True
-    metric_names = ("loss", "perplexity")
     auto_model = AutoModelForCausalLM
     roles = (
         Role("messages", ("conversation",), required=False),
@@ -62,7 +58,7 @@ class TextGeneration(Task):
                 hint="say which: data: {columns: {prompt: ..., completion: ...}}",
             )
         texts = {
-            role: _texts(rows[columns[role]][:], columns[role])
+            role: texts_of(rows[columns[role]][:], columns[role])
             for role in ("prompt", "completion")
             if role in columns
         }
@@ -105,6 +101,7 @@ class TextGeneration(Task):
         """
         if not tokenizer.is_fast:
             raise HftuneError(f"{type(tokenizer).__name__} tells no offsets; a fast one is needed")
+        self.tokenizer = tokenizer
         columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
         lengths, cut = [], 0
         for row in rows:
@@ -151,33 +148,39 @@ class TextGeneration(Task):
     def configure(
         self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
     ) -> dict[str, Any]:
-        """Leave the config as it is."""
+        """Check that the model is a decoder alone; leave its config as it is."""
+        if config.is_encoder_decoder:
+            raise HftuneError(
+                f"model.path: {config.model_type} is an encoder with a decoder",
+                hint="take task: text2text-generation",
+            )
+        self.settle_length(config)
         return {}
 
-    def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
-        """Count how often each token is trained; see :class:`Task`."""
-        counts = np.zeros(num_classes, dtype=np.int64)
-        for labels in encoded["labels"]:
-            trained = [label for label in labels[1:] if label != -100]
-            np.add.at(counts, trained, 1)
-        return counts
+    def questions(self, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what stands before the first trained token, padded on the left, and the answer.
 
-    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
-        """Return the tokens; see :class:`Task`."""
-        tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), num_classes))))
-        return [*tokens, *(f"<unused {i}>" for i in range(len(tokens), num_classes))]
-
-    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
-        """Keep the summed loss and the number of trained tokens of each row."""
-        here = counted(targets(labels, causal=True))
-        losses = F.cross_entropy(*aligned(logits, labels, causal=True), reduction="none")
-        sums = torch.zeros(len(labels), device=logits.device, dtype=losses.dtype)
-        sums.index_add_(0, here.nonzero()[:, 0], losses)
-        return {"loss": sums, "tokens": here.sum(1)}
-
-    def metrics(self, kept: AllKept) -> dict[str, float]:
-        """Return the token-weighted loss and perplexity."""
-        return language_modelling_metrics(kept["loss"], kept["tokens"])
+        Of a conversation that is the first answer. A prompt that leaves no room for an answer is
+        cut at its beginning.
+        """
+        assert self.generation is not None
+        positions = num_positions(model.config)
+        room = None if positions is None else max(positions - self.generation["max_new_tokens"], 1)
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        prompts, answers = [], []
+        for row, marks, real in zip(ids, labels, inputs["attention_mask"], strict=True):
+            length = int(real.sum())
+            trained = [t for t in range(1, length) if marks[t] != -100]
+            start = trained[0] if trained else length
+            stop = next((t for t in range(start, length) if marks[t] == -100), length)
+            prompts.append(row[:start][-room if room else 0 :])
+            answers.append(row[start:stop])
+        mask = [torch.ones_like(prompt) for prompt in prompts]
+        return (
+            pad_sequence(prompts, True, self.pad_token_id, padding_side="left"),
+            pad_sequence(mask, True, 0, padding_side="left"),
+            pad_sequence(answers, True, -100),
+        )
 
     def predict(
         self,
@@ -203,6 +206,7 @@ class TextGeneration(Task):
             max_new_tokens=max_new_tokens,
             max_length=None if positions is None else max(positions - max_new_tokens, 1),
             add_special_tokens=not chat,
+            options=self.generation or {},
         )
         return [{"prediction": text} for text in texts]
 
@@ -257,14 +261,3 @@ def _check_conversations(conversations: list[Any], column: str) -> None:
             raise HftuneError(
                 f"column {column!r}: row {number} is no list of messages with role and content"
             )
-
-
-def _texts(values: list[Any], column: str) -> list[str]:
-    wrong = [i for i, value in enumerate(values) if not isinstance(value, str)]
-    if wrong:
-        raise HftuneError(
-            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
-        )
-    if not any(value.strip() for value in values):
-        raise HftuneError(f"column {column!r}: all {len(values)} texts are empty")
-    return values
