@@ -19,9 +19,9 @@ from hftune.losses.contract import aligned, counted, targets
 from hftune.metrics.generation import GENERATION_METRICS, generation_metrics
 from hftune.metrics.language_modelling import language_modelling_metrics
 from hftune.tasks.contract import AllKept, Kept, Task
+from hftune.tasks.inference import GREEDY, free_positions
 
-#: Greedy and short, so that evaluation stays cheap.
-GREEDY = {"num_beams": 1, "do_sample": False}
+#: Short, so that evaluation stays cheap.
 MAX_NEW_TOKENS = 64
 
 
@@ -123,11 +123,11 @@ class GenerationTask(Task):
     def _write(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         """Generate; what comes after the end of a text is -100."""
         assert self.generation is not None
+        options, positions = dict(self.generation), free_positions(model)
+        if model.config.is_encoder_decoder and positions is not None:
+            options["max_new_tokens"] = min(options["max_new_tokens"], positions - 1)
         produced: Tensor = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            pad_token_id=self.pad_token_id,
-            **self.generation,
+            input_ids=ids, attention_mask=mask, pad_token_id=self.pad_token_id, **options
         )
         asked = 1 if model.config.is_encoder_decoder else ids.shape[1]  # 1: the decoder's start
         produced = produced[:, asked:]

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from transformers import DataCollator, PreTrainedTokenizerBase
 
 from hftune.core.console import console
+from hftune.core.surgery import num_positions
 from hftune.losses.contract import forward
 
-GREEDY: Mapping[str, Any] = MappingProxyType({"do_sample": False})
+GREEDY: Mapping[str, Any] = MappingProxyType({"num_beams": 1, "do_sample": False})
 
 
 def scores(
@@ -56,7 +58,7 @@ def generated(
         tokenizer: Its tokenizer.
         prompts: Texts.
         batch_size: Rows a batch.
-        max_new_tokens: Length of an answer.
+        max_new_tokens: Length of an answer; an encoder's decoder stops where its positions end.
         max_length: Tokens that a prompt may have; None for no limit.
         add_special_tokens: Whether the tokenizer adds its own; a chat template has done so.
         options: Fields of ``GenerationConfig``; greedy if left out.
@@ -65,6 +67,8 @@ def generated(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     continues = not model.config.is_encoder_decoder
+    if not continues and (positions := free_positions(model)) is not None:
+        max_new_tokens = min(max_new_tokens, positions - 1)  # the start takes one
     if continues:
         tokenizer.padding_side = tokenizer.truncation_side = "left"
     texts = [""] * len(prompts)
@@ -91,6 +95,15 @@ def generated(
         ):
             texts[index] = text.strip()
     return texts
+
+
+def free_positions(model: Any) -> int | None:
+    """Return the positions that virtual tokens leave to real ones; None where they have no end."""
+    positions = num_positions(model.config)
+    if positions is None or not isinstance(model, PeftModel):
+        return positions
+    adapter: Any = model.active_peft_config
+    return positions - adapter.num_virtual_tokens if adapter.is_prompt_learning else positions
 
 
 def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

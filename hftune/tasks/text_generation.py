@@ -22,13 +22,12 @@ from transformers import (
 )
 
 from hftune.core.errors import HftuneError
-from hftune.core.surgery import num_positions
 from hftune.data.chat import Span, assistant_spans, is_conversation, render
 from hftune.data.columns import GROUP, Role
 from hftune.data.split import joined_keys
 from hftune.tasks.contract import Encoded
 from hftune.tasks.generation import GenerationTask, texts_of
-from hftune.tasks.inference import generated
+from hftune.tasks.inference import free_positions, generated
 
 
 class TextGeneration(GenerationTask):
@@ -164,7 +163,7 @@ class TextGeneration(GenerationTask):
         cut at its beginning.
         """
         assert self.generation is not None
-        positions = num_positions(model.config)
+        positions = free_positions(model)
         room = None if positions is None else max(positions - self.generation["max_new_tokens"], 1)
         ids, labels = inputs["input_ids"], inputs["labels"]
         prompts, answers = [], []
@@ -197,7 +196,7 @@ class TextGeneration(GenerationTask):
         prompts = list(rows["prompt"]) if not chat else [
             render(tokenizer, open_question(turns), prompt=True) for turns in rows["messages"]
         ]  # fmt: skip
-        positions = num_positions(model.config)
+        positions = free_positions(model)
         texts = generated(
             model,
             tokenizer,
