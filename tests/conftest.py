@@ -119,6 +119,75 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def make_seq2seq(folder: Path, kind: str) -> Path:
+    """A small T5, BART or Marian without dropout; words as tokens, EOS behind every text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        AutoModelForSeq2SeqLM,
+        BartConfig,
+        MarianConfig,
+        PreTrainedTokenizerFast,
+        T5Config,
+        set_seed,
+    )
+
+    special = ["<pad>", "</s>", "<unk>"]
+    vocabulary = {token: index for index, token in enumerate([*special, *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=64,
+    ).save_pretrained(folder)
+    set_seed(0)
+    shared = {"vocab_size": len(vocabulary), "d_model": 32, "pad_token_id": 0, "eos_token_id": 1}
+    layers = {
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "max_position_embeddings": 64,
+        "dropout": 0.0,
+        "init_std": 0.2,
+        "forced_eos_token_id": None,
+    }
+    if kind == "t5":
+        config: Any = T5Config(
+            **shared, d_kv=16, d_ff=64, num_layers=2, num_heads=2, dropout_rate=0.0,
+            decoder_start_token_id=0, feed_forward_proj="gated-gelu",
+        )  # fmt: skip
+    elif kind == "bart":
+        config = BartConfig(**shared, **layers, bos_token_id=1, decoder_start_token_id=1)
+    else:
+        config = MarianConfig(**shared, **layers, decoder_start_token_id=0)
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_seq2seq(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer T5."""
+    return make_seq2seq(tmp_path_factory.mktemp("models") / "t5", "t5")
+
+
+@pytest.fixture(scope="session")
+def seq2seq_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty ragged texts; the target is the text without its first word."""
+    rows = []
+    for index in range(60):
+        words = [WORDS[(index * (3 + step) + step) % 15] for step in range(2 + index % 4)]
+        rows.append({"text": " ".join(words), "target": " ".join(words[1:])})
+    return _write(tmp_path_factory.mktemp("data") / "pairs.jsonl", rows)
+
+
 @pytest.fixture(scope="session")
 def labelled_rows() -> list[dict[str, str]]:
     """Ragged texts whose label is their first colour; 60 rows, classes of 30, 20 and 10."""
@@ -161,7 +230,13 @@ def _write(path: Path, rows: list[dict]) -> Path:
 
 @pytest.fixture
 def make_recipe(
-    tmp_path: Path, tiny_encoder: Path, tiny_decoder: Path, labelled_file: Path, chat_file: Path
+    tmp_path: Path,
+    tiny_encoder: Path,
+    tiny_decoder: Path,
+    tiny_seq2seq: Path,
+    labelled_file: Path,
+    chat_file: Path,
+    seq2seq_file: Path,
 ) -> Callable[..., "Recipe"]:
     """Build a recipe for a tiny model: ``make_recipe(task, method, sgd steps ...)``."""
     from hftune import Recipe
@@ -169,6 +244,7 @@ def make_recipe(
     places = {
         "text-classification": (tiny_encoder, labelled_file),
         "text-generation": (tiny_decoder, chat_file),
+        "text2text-generation": (tiny_seq2seq, seq2seq_file),
     }
 
     def build(

@@ -102,6 +102,9 @@ def _print_examples(plan: Plan) -> None:
         if plan.task.problem_type is not None:
             text = Text(str(plan.tokenizer.decode(row["input_ids"][:SHOWN_TOKENS])))
             text.append(f"  -> {plan.parts.train[index]['label']}", style="green")
+        elif plan.config.is_encoder_decoder:
+            text = Text(str(plan.tokenizer.decode(row["input_ids"][:SHOWN_TOKENS])))
+            text.append(f"  -> {plan.tokenizer.decode(labels[:SHOWN_TOKENS])}", style="green")
         elif plan.task.label_names:
             text = _tagged(plan, row)
         else:

@@ -22,9 +22,9 @@ from hftune.losses.contract import Loss
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.report.curves import draw_curves
-from hftune.report.summary import print_summary
+from hftune.report.summary import print_samples, print_summary
 from hftune.training.build import build_model, build_trainer, parameter_counts
-from hftune.training.callbacks import JsonLog, ProgressReport
+from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.prepare import Plan, prepare
 from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
@@ -83,6 +83,7 @@ def train(
             model if model is not None else build_model(plan),
             [JsonLog(folder / "log.jsonl"), progress, *callbacks],
         )
+        trainer.add_callback(SampleLog(folder / "samples.jsonl", lambda: trainer.samples))
         if main and not resume:
             _write_start(plan, folder, trainer)
         try:
@@ -179,6 +180,7 @@ def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, 
     draw_curves([json.loads(line) for line in lines], run.path / "plots")
     # Last, since a run with a model is a finished one.
     save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)
+    print_samples(trainer.samples)
     print_summary(run.path, plan.task.name, metrics)
 
 

@@ -12,8 +12,11 @@ AUTO_CLASSES = {
     "text-classification": "SequenceClassification",
     "token-classification": "TokenClassification",
     "text-generation": "CausalLM",
+    "text2text-generation": "Seq2SeqLM",
 }
-CARD_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc")
+CARD_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc",
+                "r2", "spearman", "bleu", "chrf", "rouge1", "rouge2", "rougeL",
+                "exact_match")  # fmt: skip
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 

@@ -46,6 +46,7 @@ PEFT_TASKS = {
     "text-classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
     "text-generation": "CAUSAL_LM",
+    "text2text-generation": "SEQ_2_SEQ_LM",
 }
 
 

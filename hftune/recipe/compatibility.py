@@ -59,6 +59,16 @@ def _given(sections: Sections, key: str) -> Any:
     return value
 
 
+def _generates(sections: Sections) -> bool:
+    given = sections["evaluation"].generation
+    return sections["task"] == "text2text-generation" if given is None else given is not False
+
+
+def _found(*packages: str) -> bool:
+    return all(find_spec(package) is not None for package in packages)
+
+
+WRITES = ("text-generation", "text2text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
@@ -145,6 +155,18 @@ RULES = (
         "data.shuffle_buffer_size",
         "rows that are not streamed are shuffled whole",
         lambda s: s["data"].shuffle_buffer_size is not None and not s["data"].streaming,
+    ),
+    Rule(
+        "evaluation.generation",
+        "judging texts needs sacrebleu and rouge-score: pip install 'hftune[generation]', or set "
+        "it to false",
+        lambda s: _generates(s) and _has_validation(s) and not _found("sacrebleu", "rouge_score"),
+    ),
+    Rule(
+        "evaluation.generation",
+        "there is no validation part to write texts for: set data.validation or "
+        "data.validation_size",
+        lambda s: bool(s["evaluation"].generation) and not _has_validation(s),
     ),
     Rule(
         "model.quantization",

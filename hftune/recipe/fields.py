@@ -35,6 +35,7 @@ RANGES: dict[str, dict[str, Schema]] = {
         "block_size": {"minimum": 2},
         "shuffle_buffer_size": AT_LEAST_ONE,
         "max_length": AT_LEAST_ONE,
+        "max_target_length": AT_LEAST_ONE,
         "max_train_samples": AT_LEAST_ONE,
         "max_eval_samples": AT_LEAST_ONE,
         "validation_size": NOT_NEGATIVE,
@@ -95,6 +96,15 @@ REFUSED_TRAINING = {
 }
 REFUSED_PREFIXES = {"hub_": REFUSED_TRAINING["push_to_hub"], "trackio_": "report_to is enough"}
 
+#: Fields of GenerationConfig that change what generate returns, or that hftune sets.
+NOT_AT_EVALUATION = {
+    "max_length",  # max_new_tokens says it
+    "num_return_sequences",
+    "pad_token_id",
+    "return_dict_in_generate",
+    "transformers_version",
+}
+
 #: Fields of every PEFT config that hftune fills in by itself.
 PEFT_BOOKKEEPING = {
     "auto_mapping",
@@ -122,13 +132,21 @@ def recipe_schema() -> Schema:
 
 def build_schema() -> Schema:
     """Read the installed classes; imports torch, transformers and peft."""
-    from transformers import BitsAndBytesConfig, TrainingArguments
+    from transformers import BitsAndBytesConfig, GenerationConfig, TrainingArguments
 
     from hftune.methods.peft import peft_configs
 
     model = _dataclass_schema(ModelSection)
     model["properties"]["quantization"] = {
         "anyOf": [_signature_schema(BitsAndBytesConfig), {"type": "null"}]
+    }
+    evaluation = _dataclass_schema(EvaluationSection)
+    evaluation["properties"]["generation"] = {
+        "anyOf": [
+            _generation_schema(GenerationConfig().to_dict()),
+            {"type": "boolean"},
+            {"type": "null"},
+        ]
     }
     training = _dataclass_schema(TrainingArguments, RANGES["training"])
     for name in list(training["properties"]):
@@ -149,7 +167,7 @@ def build_schema() -> Schema:
             "data": {"anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]},
             "method": _choice_schema(methods),
             "loss": _choice_schema(losses),
-            "evaluation": _dataclass_schema(EvaluationSection),
+            "evaluation": evaluation,
             "training": training,
         },
         "required": ["task", "model"],
@@ -247,6 +265,23 @@ def _signature_schema(config: type) -> Schema:
     return {
         "type": "object",
         "properties": {name: {} for name in names},
+        "required": [],
+        "additionalProperties": False,
+    }
+
+
+def _generation_schema(fields: dict[str, Any]) -> Schema:
+    """The fields that change which text is written; GenerationConfig itself checks most values."""
+    names = [
+        name
+        for name in fields
+        if not name.startswith(("_", "output_")) and name not in NOT_AT_EVALUATION
+    ]
+    whole = {"type": "integer", **AT_LEAST_ONE}
+    known = {"max_new_tokens": whole, "num_beams": whole, "do_sample": {"type": "boolean"}}
+    return {
+        "type": "object",
+        "properties": {name: known.get(name, {}) for name in sorted(names)},
         "required": [],
         "additionalProperties": False,
     }

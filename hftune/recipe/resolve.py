@@ -38,6 +38,10 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 64,
     },
+    "text2text-generation": {
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 16,
+    },
     "text-generation": {
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 8,

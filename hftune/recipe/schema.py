@@ -28,6 +28,9 @@ TASK_OPTIONS = {
     "data.pack_documents": ("text-generation",),
     "data.system_prompt": ("text-generation",),
     "evaluation.thresholds": ("text-classification",),
+    "data.source_prefix": ("text2text-generation",),
+    "data.max_target_length": ("text2text-generation",),
+    "evaluation.generation": ("text2text-generation", "text-generation"),
 }
 
 
@@ -156,6 +159,12 @@ class DataSection:
     system_prompt: str | None = field(
         default=None, metadata={"help": "System turn of conversations that have none."}
     )
+    source_prefix: str | None = field(
+        default=None, metadata={"help": "Put before every text, such as 'summarize: '."}
+    )
+    max_target_length: int | None = field(
+        default=None, metadata={"help": "Tokens a target may have; max_length if absent."}
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on this many rows, drawn by seed."}
     )
@@ -181,6 +190,13 @@ class EvaluationSection:
             "help": "Probability from which on a label is given, where a text may have several: "
             "one for all (0.5 if absent), label to threshold, or best_f1: those with the highest "
             "F1 on the validation rows, which then flatter the model."
+        },
+    )
+    generation: dict[str, Any] | bool | None = field(
+        default=None,
+        metadata={
+            "help": "Fields of transformers.GenerationConfig: evaluation lets the model write and "
+            "judges the texts. true is greedy, false is none; text2text-generation has it on."
         },
     )
 

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables for the terminal: how a run went, class by class, and what to type next."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from hftune.core.console import console, say
 
-HEADLINES = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc")
+HEADLINES = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "r2",
+             "spearman", "bleu", "chrf", "rougeL", "exact_match")  # fmt: skip
+SHOWN_SAMPLES = 2
+SHOWN_CHARACTERS = 300
 
 
 def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
@@ -34,6 +39,15 @@ def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
     say(f"model: {folder / 'model'}   curves: {folder / 'plots'}")
     data = {"text-classification": "new.csv", "text-generation": "prompts.jsonl"}
     say(f"next:  hftune predict {folder} {data.get(task, 'new.jsonl')} predictions.jsonl")
+
+
+def print_samples(samples: Sequence[Mapping[str, str]]) -> None:
+    """Print the first rows with what the model wrote; see ``samples.jsonl``."""
+    for row in samples[:SHOWN_SAMPLES]:
+        table = Table(show_header=False, box=None)
+        for name, text in row.items():
+            table.add_row(Text(name, style="dim"), Text(shorten(text, SHOWN_CHARACTERS)))
+        console().print(table)
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:

@@ -12,6 +12,10 @@ TASKS = {
         target="hftune.tasks.token_classification:TokenClassification",
         summary="A tag for each word: entities, slots, parts of speech.",
     ),
+    "text2text-generation": Row(
+        target="hftune.tasks.text2text_generation:Text2TextGeneration",
+        summary="An encoder-decoder that reads a text and writes another.",
+    ),
     "text-generation": Row(
         target="hftune.tasks.text_generation:TextGeneration",
         summary="A causal language model on prompt/completion rows or chat messages.",

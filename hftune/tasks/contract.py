@@ -173,6 +173,10 @@ class Task(ABC):
         """
         raise NotImplementedError
 
+    def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:
+        """Return the first rows with what the model wrote; none where it writes nothing."""
+        return []
+
     def calibrate(self, kept: AllKept) -> None:
         """Take from the validation rows, after training, what predictions need."""
         return None

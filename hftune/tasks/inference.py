@@ -2,16 +2,21 @@
 """Predicting many rows: longest first, so that little is padding, with a progress bar."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from transformers import DataCollator, PreTrainedTokenizerBase
 
 from hftune.core.console import console
+from hftune.core.surgery import num_positions
 from hftune.losses.contract import forward
+
+GREEDY: Mapping[str, Any] = MappingProxyType({"num_beams": 1, "do_sample": False})
 
 
 def scores(
@@ -42,8 +47,9 @@ def generated(
     max_new_tokens: int,
     max_length: int | None = None,
     add_special_tokens: bool = True,
+    options: Mapping[str, Any] = GREEDY,
 ) -> list[str]:
-    """Return what the model writes greedily after, or for, each prompt.
+    """Return what the model writes after, or for, each prompt.
 
     A decoder's prompt that is too long is cut at its beginning: the question stands at the end.
 
@@ -52,14 +58,17 @@ def generated(
         tokenizer: Its tokenizer.
         prompts: Texts.
         batch_size: Rows a batch.
-        max_new_tokens: Length of an answer.
+        max_new_tokens: Length of an answer; an encoder's decoder stops where its positions end.
         max_length: Tokens that a prompt may have; None for no limit.
         add_special_tokens: Whether the tokenizer adds its own; a chat template has done so.
+        options: Fields of ``GenerationConfig``; greedy if left out.
     """
     tokenizer = copy.deepcopy(tokenizer)  # its sides are set for this alone
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     continues = not model.config.is_encoder_decoder
+    if not continues and (positions := free_positions(model)) is not None:
+        max_new_tokens = min(max_new_tokens, positions - 1)  # the start takes one
     if continues:
         tokenizer.padding_side = tokenizer.truncation_side = "left"
     texts = [""] * len(prompts)
@@ -74,10 +83,10 @@ def generated(
         ).to(model.device)
         with torch.inference_mode():
             produced = model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
                 pad_token_id=tokenizer.pad_token_id,
+                **{**GREEDY, **options, "max_new_tokens": max_new_tokens},
             )
         if continues:
             produced = produced[:, batch["input_ids"].shape[1] :]
@@ -86,6 +95,15 @@ def generated(
         ):
             texts[index] = text.strip()
     return texts
+
+
+def free_positions(model: Any) -> int | None:
+    """Return the positions that virtual tokens leave to real ones; None where they have no end."""
+    positions = num_positions(model.config)
+    if positions is None or not isinstance(model, PeftModel):
+        return positions
+    adapter: Any = model.active_peft_config
+    return positions - adapter.num_virtual_tokens if adapter.is_prompt_learning else positions
 
 
 def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -10,12 +10,10 @@ import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     DataCollator,
@@ -26,32 +24,30 @@ from transformers import (
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.core.surgery import num_positions
 from hftune.data.blocks import joined_blocks, separate_blocks
 from hftune.data.chat import RewrittenTurnsError, Span, assistant_spans, render
 from hftune.data.conversations import without_nulls
 from hftune.data.shapes import ROLES, NothingToTrainError, select_shape, shape_columns
 from hftune.data.split import joined_keys
-from hftune.losses.contract import aligned, counted, targets
-from hftune.metrics.language_modelling import language_modelling_metrics
-from hftune.tasks.contract import AllKept, Encoded, Kept, Task
-from hftune.tasks.inference import generated
+from hftune.tasks.contract import Encoded
+from hftune.tasks.generation import GenerationTask
+from hftune.tasks.inference import free_positions, generated
 
 TOKENIZED_TOGETHER = 1000  # documents
 
 
-class TextGeneration(Task):
+class TextGeneration(GenerationTask):
     """Rows are conversations, prompts with completions, or plain text.
 
     Args:
         block_size: Tokens of a block of plain text; the row's limit if None.
         pack_documents: Whether blocks are cut from all documents put end to end, or from each.
         system_prompt: Put before conversations that have no system turn.
+        generation: What evaluation lets the model write; see :class:`GenerationTask`.
     """
 
     name = "text-generation"
     causal = True
-    metric_names = ("loss", "perplexity")
     auto_model = AutoModelForCausalLM
     roles = ROLES
 
@@ -62,8 +58,9 @@ class TextGeneration(Task):
         block_size: int | None = None,
         pack_documents: bool = True,
         system_prompt: str | None = None,
+        generation: Mapping[str, Any] | bool | None = None,
     ) -> None:
-        super().__init__(label_names)
+        super().__init__(label_names, generation=generation)
         self.block_size = block_size
         self.pack_documents = pack_documents
         self.system_prompt = system_prompt
@@ -72,7 +69,7 @@ class TextGeneration(Task):
     def options(self) -> dict[str, Any]:
         """Return what a saved model must remember; see :class:`Task`."""
         return {
-            "label_names": self.label_names,
+            **super().options(),
             "block_size": self.block_size,
             "pack_documents": self.pack_documents,
             "system_prompt": self.system_prompt,
@@ -100,6 +97,8 @@ class TextGeneration(Task):
     def check(self, rows: Dataset, part: str) -> None:
         """Raise :class:`HftuneError` if there are no answers in a part; plain text needs none."""
         if "text" in rows.column_names:
+            if self.generation is not None:
+                raise HftuneError("evaluation.generation: plain text has no questions to answer")
             return
         if self.block_size is not None or not self.pack_documents:
             key = "block_size" if self.block_size is not None else "pack_documents"
@@ -133,6 +132,7 @@ class TextGeneration(Task):
         Raises:
             HftuneError: No row has a trained token.
         """
+        self.tokenizer = tokenizer
         if "text" in rows.column_names:
             pieces = self._blocks(rows, tokenizer, max_length)
         else:
@@ -218,33 +218,39 @@ class TextGeneration(Task):
     def configure(
         self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
     ) -> dict[str, Any]:
-        """Leave the config as it is."""
+        """Check that the model is a decoder alone; leave its config as it is."""
+        if config.is_encoder_decoder:
+            raise HftuneError(
+                f"model.path: {config.model_type} is an encoder with a decoder",
+                hint="take task: text2text-generation",
+            )
+        self.settle_length(config)
         return {}
 
-    def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
-        """Count how often each token is trained; see :class:`Task`."""
-        counts = np.zeros(num_classes, dtype=np.int64)
-        for labels in encoded["labels"]:
-            trained = [label for label in labels[1:] if label != -100]
-            np.add.at(counts, trained, 1)
-        return counts
+    def questions(self, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what stands before the first trained token, padded on the left, and the answer.
 
-    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
-        """Return the tokens; see :class:`Task`."""
-        tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), num_classes))))
-        return [*tokens, *(f"<unused {i}>" for i in range(len(tokens), num_classes))]
-
-    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
-        """Keep the summed loss and the number of trained tokens of each row."""
-        here = counted(targets(labels, causal=True))
-        losses = F.cross_entropy(*aligned(logits, labels, causal=True), reduction="none")
-        sums = torch.zeros(len(labels), device=logits.device, dtype=losses.dtype)
-        sums.index_add_(0, here.nonzero()[:, 0], losses)
-        return {"loss": sums, "tokens": here.sum(1)}
-
-    def metrics(self, kept: AllKept) -> dict[str, float]:
-        """Return the token-weighted loss and perplexity."""
-        return language_modelling_metrics(kept["loss"], kept["tokens"])
+        Of a conversation that is the first answer. A prompt that leaves no room for an answer is
+        cut at its beginning.
+        """
+        assert self.generation is not None
+        positions = free_positions(model)
+        room = None if positions is None else max(positions - self.generation["max_new_tokens"], 1)
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        prompts, answers = [], []
+        for row, marks, real in zip(ids, labels, inputs["attention_mask"], strict=True):
+            length = int(real.sum())
+            trained = [t for t in range(1, length) if marks[t] != -100]
+            start = trained[0] if trained else length
+            stop = next((t for t in range(start, length) if marks[t] == -100), length)
+            prompts.append(row[:start][-room if room else 0 :])
+            answers.append(row[start:stop])
+        mask = [torch.ones_like(prompt) for prompt in prompts]
+        return (
+            pad_sequence(prompts, True, self.pad_token_id, padding_side="left"),
+            pad_sequence(mask, True, 0, padding_side="left"),
+            pad_sequence(answers, True, -100),
+        )
 
     def predict(
         self,
@@ -270,7 +276,7 @@ class TextGeneration(Task):
             ]
         else:  # plain text is continued
             prompts = list(rows["prompt" if "prompt" in rows.column_names else "text"])
-        positions = num_positions(model.config)
+        positions = free_positions(model)
         texts = generated(
             model,
             tokenizer,
@@ -279,6 +285,7 @@ class TextGeneration(Task):
             max_new_tokens=max_new_tokens,
             max_length=None if positions is None else max(positions - max_new_tokens, 1),
             add_special_tokens=not chat,
+            options=self.generation or {},
         )
         return [{"prediction": text} for text in texts]
 

@@ -3,6 +3,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from transformers import TrainerCallback
 from hftune.core.console import console, say
 from hftune.core.files import atomic_write
 
-SHOWN_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro")
+SHOWN_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "r2", "bleu", "rougeL",
+                 "exact_match")  # fmt: skip
 
 
 class JsonLog(TrainerCallback):
@@ -30,11 +32,8 @@ class JsonLog(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drop a line that a crash cut off, and those that a resumed run writes again."""
-        if state.is_world_process_zero and self.path.exists():
-            whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-            lines = whole.splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            atomic_write(self.path, "".join(f"{line}\n" for line in kept))
+        if state.is_world_process_zero:
+            _drop_after(self.path, state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write one line."""
@@ -42,6 +41,48 @@ class JsonLog(TrainerCallback):
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class SampleLog(TrainerCallback):
+    """Appends to ``samples.jsonl`` what the model wrote at an evaluation, one row a line.
+
+    Args:
+        path: The file.
+        samples: Returns the rows of the latest evaluation.
+    """
+
+    def __init__(self, path: Path, samples: Callable[[], list[dict[str, str]]]) -> None:
+        self.path = path
+        self.samples = samples
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Drop what a resumed run writes again."""
+        if state.is_world_process_zero:
+            _drop_after(self.path, state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the rows of an evaluation during training."""
+        self._write(state, final=False)
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+        """Write the rows of the evaluation of the model that is kept."""
+        self._write(state, final=True)
+
+    def _write(self, state: Any, *, final: bool) -> None:
+        rows = self.samples()
+        if state.is_world_process_zero and rows:
+            with self.path.open("a", encoding="utf-8") as file:
+                for row in rows:
+                    line = {"step": state.global_step, "final": final, **row}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Leave the whole lines of a log up to a step."""
+    if path.exists():
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        kept = [line for line in whole.split("\n") if line and json.loads(line)["step"] <= step]
+        atomic_write(path, "".join(f"{line}\n" for line in kept))
 
 
 class ProgressReport(TrainerCallback):

@@ -82,9 +82,10 @@ def _activations(
     tokens = rows * length
     inner = text.to_dict().get("intermediate_size") or 4 * text.hidden_size
     layer = tokens * (8 * text.hidden_size + 3 * inner)
-    kept = tokens * text.hidden_size * text.num_hidden_layers + layer
+    layers = text.num_hidden_layers * (2 if config.is_encoder_decoder else 1)
+    kept = tokens * text.hidden_size * layers + layer
     if not recompute:
-        kept = layer * text.num_hidden_layers
+        kept = layer * layers
     logits = 2 * tokens * text.vocab_size if is_language_model else 0
     return int(kept + logits)
 

@@ -16,7 +16,7 @@ from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
 from hftune.training.sources import hold_out, read_mixture, source_items
 
-TEXTS = ("text", "prompt", "completion")
+TEXTS = ("text", "prompt", "completion", "target")
 HANDED_OVER = "rows handed over in Python"
 
 
@@ -39,7 +39,7 @@ class Parts:
 
     @property
     def empty_texts(self) -> int:
-        """How many training rows have an empty text, prompt or completion."""
+        """How many training rows have an empty text, prompt, completion or target."""
         present = [name for name in TEXTS if name in self.train.column_names]
         return sum(not all(row[name].strip() for name in present) for row in self.train)
 
@@ -115,6 +115,8 @@ def _named_columns(recipe: Recipe) -> dict[str, str]:
     columns = {"group": "module"}
     if recipe.task == "text-classification":
         columns |= {"text": "summary", "label": "package"}
+    if recipe.task == "text2text-generation":
+        columns |= {"text": "signature", "target": "summary"}
     return {**columns, **recipe.data.columns}
 
 

@@ -30,6 +30,9 @@ from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
 from hftune.training.streaming import TokenStream
 from hftune.training.throughput import Throughput
 
+#: Rows whose written texts each evaluation shows.
+SAMPLES = 10
+
 
 class HftuneTrainer(Trainer):
     """A Trainer whose gradients do not depend on how a batch is split.
@@ -39,6 +42,9 @@ class HftuneTrainer(Trainer):
         loss: Sum and denominator; see :class:`hftune.losses.contract.Loss`.
         method: Says what it adds to the loss of a step.
         options: For :class:`transformers.Trainer`.
+
+    Attributes:
+        samples: First rows of the latest evaluation with what the model wrote.
     """
 
     def __init__(self, *, task: Task, loss: Loss, method: Method, **options: Any) -> None:
@@ -46,6 +52,7 @@ class HftuneTrainer(Trainer):
         self.loss = loss
         self.method = method
         self.throughput = Throughput()
+        self.samples: list[dict[str, str]] = []
         self._staging: Path | None = None
         super().__init__(compute_metrics=self._metrics, **options)
         self.loss_is_scaled_for_ga = True
@@ -117,6 +124,7 @@ class HftuneTrainer(Trainer):
         return None, kept, inputs["labels"].reshape(len(inputs["labels"]), -1)[:, 0]
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
+        self.samples = self.task.samples(prediction.predictions, SAMPLES)
         return self.task.all_metrics(prediction.predictions)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tasks share whose answers are written: token losses, and texts judged at evaluation."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+from hftune.core.errors import HftuneError, RecipeError
+from hftune.core.surgery import num_positions
+from hftune.losses.contract import aligned, counted, targets
+from hftune.metrics.generation import GENERATION_METRICS, generation_metrics
+from hftune.metrics.language_modelling import language_modelling_metrics
+from hftune.tasks.contract import AllKept, Kept, Task
+from hftune.tasks.inference import GREEDY, free_positions
+
+#: Short, so that evaluation stays cheap.
+MAX_NEW_TOKENS = 64
+
+
+class GenerationTask(Task):
+    """A task whose labels are tokens and whose answers are texts.
+
+    Args:
+        label_names: None; texts have no labels.
+        generation: Fields of ``GenerationConfig`` for the texts that evaluation lets the model
+            write and judges; True for greedy ones, False or None for none.
+
+    Attributes:
+        generation: The fields in force, or None.
+    """
+
+    def __init__(
+        self,
+        label_names: Sequence[str] = (),
+        *,
+        generation: Mapping[str, Any] | bool | None = None,
+    ) -> None:
+        super().__init__(label_names)
+        self.generation: dict[str, Any] | None = None
+        if generation is not None and generation is not False:
+            given = {} if generation is True else generation
+            self.generation = _checked({**GREEDY, **given})
+        self.tokenizer: PreTrainedTokenizerBase | None = None  # set by what encodes
+
+    def options(self) -> dict[str, Any]:
+        """Return what a saved model must remember; see :class:`Task`."""
+        return {"label_names": self.label_names, "generation": self.generation or False}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What :meth:`metrics` returns and a best model can be chosen by."""
+        written = () if self.generation is None else GENERATION_METRICS
+        return ("loss", "perplexity", *written)
+
+    def settle_length(self, config: PreTrainedConfig, default: int = MAX_NEW_TOKENS) -> None:
+        """Decide how long a written text may be.
+
+        Raises:
+            RecipeError: The recipe asks for more than the model has positions.
+        """
+        if self.generation is None:
+            return
+        positions = num_positions(config)
+        room = None if positions is None else positions - 1
+        asked = self.generation.get("max_new_tokens")
+        if asked is None:
+            self.generation["max_new_tokens"] = default if room is None else min(default, room)
+        elif room is not None and asked > room:
+            raise RecipeError(
+                [f"evaluation.generation.max_new_tokens: {asked} is beyond the {room} that the "
+                 "model's positions leave"]
+            )  # fmt: skip
+
+    def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
+        """Count how often each token is trained; see :class:`Task`."""
+        counts = np.zeros(num_classes, dtype=np.int64)
+        for labels in encoded["labels"]:
+            trained = [label for label in labels[int(self.causal) :] if label != -100]
+            np.add.at(counts, trained, 1)
+        return counts
+
+    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
+        """Return the tokens; see :class:`Task`."""
+        tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), num_classes))))
+        return [*tokens, *(f"<unused {i}>" for i in range(len(tokens), num_classes))]
+
+    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+        """Keep the summed loss and the number of trained tokens of each row."""
+        here = counted(targets(labels, causal=self.causal))
+        losses = F.cross_entropy(*aligned(logits, labels, causal=self.causal), reduction="none")
+        sums = torch.zeros(len(labels), device=logits.device, dtype=losses.dtype)
+        sums.index_add_(0, here.nonzero()[:, 0], losses)
+        return {"loss": sums, "tokens": here.sum(1)}
+
+    def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
+        """Keep the loss and, where evaluation generates, what was asked, meant and written.
+
+        The three are token ids ``(B, length)``, padded with -100.
+        """
+        kept = super().evaluation_step(model, inputs)
+        if self.generation is None:
+            return kept
+        ids, mask, references = self.questions(model, inputs)
+        return {
+            **kept,
+            "sources": ids.masked_fill(mask == 0, -100),
+            "references": references,
+            "generated": self._write(model, ids, mask),
+        }
+
+    @abstractmethod
+    def questions(self, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return token ids to answer, their mask, and the reference ids padded with -100."""
+
+    def _write(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+        """Generate; what comes after the end of a text is -100."""
+        assert self.generation is not None
+        options, positions = dict(self.generation), free_positions(model)
+        if model.config.is_encoder_decoder and positions is not None:
+            options["max_new_tokens"] = min(options["max_new_tokens"], positions - 1)
+        produced: Tensor = model.generate(
+            input_ids=ids, attention_mask=mask, pad_token_id=self.pad_token_id, **options
+        )
+        asked = 1 if model.config.is_encoder_decoder else ids.shape[1]  # 1: the decoder's start
+        produced = produced[:, asked:]
+        eos = self.generation.get("eos_token_id", model.generation_config.eos_token_id)
+        if eos is None:
+            return produced
+        ends = torch.isin(produced, torch.as_tensor(eos, device=produced.device)).long()
+        return produced.masked_fill(ends.cumsum(1) - ends > 0, -100)
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills up a batch: the padding token, or EOS where there is none."""
+        tokenizer: Any = self.tokenizer
+        padding = tokenizer.pad_token_id
+        return int(tokenizer.eos_token_id if padding is None else padding)
+
+    def metrics(self, kept: AllKept) -> dict[str, float]:
+        """Return the token-weighted loss and perplexity, and how good the written texts are."""
+        figures = language_modelling_metrics(kept["loss"], kept["tokens"])
+        if "generated" in kept:
+            figures |= generation_metrics(*self.judged(kept))
+        return figures
+
+    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+        """Return the written texts and the references; see :class:`Task`.
+
+        Raises:
+            HftuneError: Evaluation does not generate.
+        """
+        if "generated" not in kept:
+            raise HftuneError(
+                f"{self.name}: metrics of texts need generation at evaluation",
+                hint="set evaluation.generation: {max_new_tokens: 64}",
+            )
+        return self._decoded(kept["generated"]), self._decoded(kept["references"])
+
+    def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:
+        """Return the first rows' ``source``, ``reference`` and ``prediction``."""
+        if "generated" not in kept:
+            return []
+        names = {"source": "sources", "reference": "references", "prediction": "generated"}
+        columns = [self._decoded(kept[key][:number]) for key in names.values()]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _decoded(self, ids: NDArray[Any]) -> list[str]:
+        tokenizer: Any = self.tokenizer
+        rows = [[int(token) for token in row if token != -100] for row in ids]
+        return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
+def texts_of(values: list[Any], column: str) -> list[str]:
+    """Return a column of texts.
+
+    Raises:
+        HftuneError: A row is missing or no text, or all are empty.
+    """
+    wrong = [i for i, value in enumerate(values) if not isinstance(value, str)]
+    if wrong:
+        raise HftuneError(
+            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
+        )
+    if not any(value.strip() for value in values):
+        raise HftuneError(f"column {column!r}: all {len(values)} texts are empty")
+    return values
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        GenerationConfig(**options).validate()
+    except (ValueError, TypeError) as error:
+        raise RecipeError([f"evaluation.generation: {error}"]) from error
+    return options

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``text2text-generation``: encoder-decoder models that read a text and write another.
+
+Translation, summarization and text from data are of this kind. The decoder is given the target
+shifted by one, which the collator does with the model's own method; labels are not shifted.
+"""
+
+import copy
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    DataCollator,
+    DataCollatorForSeq2Seq,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from hftune.core.console import say, warn
+from hftune.core.errors import HftuneError, RecipeError
+from hftune.core.surgery import num_positions
+from hftune.data.columns import GROUP, Role
+from hftune.data.split import joined_keys
+from hftune.tasks.contract import Encoded
+from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, texts_of
+from hftune.tasks.inference import generated
+
+
+class Text2TextGeneration(GenerationTask):
+    """Rows are ``text`` and ``target``.
+
+    Args:
+        label_names: None; texts have no labels.
+        source_prefix: Put before every text, such as T5's ``summarize: ``.
+        max_target_length: Tokens a target may have; as many as a text if None.
+        generation: See :class:`GenerationTask`; greedy if None.
+    """
+
+    name = "text2text-generation"
+    auto_model = AutoModelForSeq2SeqLM
+    roles = (
+        Role("text", ("source", "input", "document", "article", "question", "src")),
+        Role("target", ("summary", "output", "answer", "tgt"), answer=True),
+        GROUP,
+    )
+
+    def __init__(
+        self,
+        label_names: Sequence[str] = (),
+        *,
+        source_prefix: str | None = None,
+        max_target_length: int | None = None,
+        generation: Mapping[str, Any] | bool | None = None,
+    ) -> None:
+        super().__init__(label_names, generation=True if generation is None else generation)
+        self.source_prefix = source_prefix
+        self.max_target_length = max_target_length
+
+    def options(self) -> dict[str, Any]:
+        """Return what a saved model must remember; see :class:`Task`."""
+        return {
+            **super().options(),
+            "source_prefix": self.source_prefix,
+            "max_target_length": self.max_target_length,
+        }
+
+    def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
+        """Return ``text`` and, where given, ``target`` and ``group``; see :class:`Task`."""
+        selected = {role: rows[column][:] for role, column in columns.items()}
+        for role in ("text", "target"):
+            if role in selected:
+                selected[role] = texts_of(selected[role], columns[role])
+        return Dataset.from_dict(selected)
+
+    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+        """Check the rows; there is nothing else to know of them."""
+        self.check(train, "training")
+        if validation is not None:
+            self.check(validation, "validation")
+
+    def check(self, rows: Dataset, part: str) -> None:
+        """Raise :class:`HftuneError` if a part has no targets."""
+        if "target" not in rows.column_names:
+            raise HftuneError(
+                f"the {part} rows have no target; columns: {rows.column_names}",
+                hint="say which: data: {columns: {target: ...}}",
+            )
+
+    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+        """Keep equal texts together, and groups; see :class:`Task`."""
+        groups = [list(rows["group"])] if "group" in rows.column_names else []
+        return joined_keys(list(rows["text"]), *groups), None
+
+    def configure(
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Check that the model has an encoder and a decoder; leave its config as it is."""
+        if not config.is_encoder_decoder:
+            raise HftuneError(
+                f"model.path: {config.model_type} has no encoder with a decoder",
+                hint="for a decoder alone take task: text-generation",
+            )
+        positions, asked = num_positions(config), self.max_target_length
+        if positions is not None and asked is not None and asked > positions:
+            raise RecipeError(
+                [f"data.max_target_length: {asked} is beyond the model's {positions} positions"]
+            )
+        self.settle_length(config, asked or MAX_NEW_TOKENS)
+        return {}
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
+        """Tokenize and cut; the end of a target that is cut is not trained; see :class:`Task`."""
+        self.tokenizer = tokenizer
+        texts = self._sources(rows)
+        tokens = tokenizer(texts, truncation=False, verbose=False)
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        cut = sum(length > (max_length or math.inf) for length in lengths)
+        if cut:
+            tokens = tokenizer(texts, truncation=True, max_length=max_length)
+        columns = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        if "target" in rows.column_names:
+            columns["labels"] = self._labels(rows["target"][:], tokenizer, max_length)
+        return Encoded(Dataset.from_dict(columns), cut=cut, lengths=lengths)
+
+    def _sources(self, rows: Dataset) -> list[str]:
+        prefix = self.source_prefix or ""
+        return [prefix + text for text in rows["text"]]
+
+    def _labels(
+        self, targets: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> list[list[int]]:
+        """Return the target's tokens, with EOS, cut from the right."""
+        rows = tokenizer(text_target=targets, truncation=False, verbose=False)["input_ids"]
+        eos, unknown = tokenizer.eos_token_id, tokenizer.unk_token_id
+        whole = [ids if eos is None or ids[-1:] == [eos] else [*ids, eos] for ids in rows]
+        limit = self.max_target_length or max_length
+        if limit is not None and (cut := sum(len(ids) > limit for ids in whole)):
+            say(f"{cut} of {len(whole)} targets are cut at {limit} tokens")
+        if lost := sum(unknown in ids for ids in whole):
+            warn(
+                f"{lost} of {len(whole)} targets have characters that the tokenizer does not know; "
+                "the model cannot write them, and references are judged without them"
+            )
+        return [ids[:limit] for ids in whole]
+
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
+    ) -> DataCollator:
+        """Pad on the right, and let the model make ``decoder_input_ids`` of the labels."""
+        tokenizer = copy.deepcopy(tokenizer)  # the saved one stays as it was
+        tokenizer.padding_side = "right"
+        return DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100)
+
+    def questions(self, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the texts and the targets; see :class:`GenerationTask`."""
+        return inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
+
+    def predict(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        max_length: int | None,
+        batch_size: int,
+        max_new_tokens: int,
+    ) -> list[dict[str, Any]]:
+        """Return the written text; see :class:`Task`."""
+        texts = generated(
+            model,
+            tokenizer,
+            self._sources(rows),
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            max_length=max_length,
+            options=self.generation or {},
+        )
+        return [{"prediction": text} for text in texts]
