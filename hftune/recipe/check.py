@@ -7,7 +7,7 @@ Knows the keywords that :mod:`hftune.recipe.fields` writes, and answers in a rec
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hftune.core.errors import RecipeError
@@ -114,12 +114,18 @@ def mismatch(value: Any, schema: Schema) -> str | None:
             return f"{value!r} is not allowed{_choices(value, map(str, allowed))}"
     if not _has_type(value, schema.get("type")):
         return f"expected {describe(schema)}, got {show(value)}"
-    if isinstance(value, list | tuple) and "items" in schema:
-        complaints = [mismatch(item, schema["items"]) for item in value]
-        wrong = [(index, text) for index, text in enumerate(complaints) if text]
-        if wrong:
-            return f"item {wrong[0][0] + 1}: {wrong[0][1]}"
+    if isinstance(value, list | tuple) and (complaint := _item_mismatch(value, schema)):
+        return complaint
     return _outside_bounds(value, schema)
+
+
+def _item_mismatch(values: Sequence[Any], schema: Schema) -> str | None:
+    forms = schema.get("prefixItems") or [schema.get("items", {})] * len(values)
+    if len(forms) != len(values):
+        return f"expected {len(forms)} items, got {len(values)}"
+    complaints = [mismatch(value, form) for value, form in zip(values, forms, strict=True)]
+    wrong = [(number, text) for number, text in enumerate(complaints, start=1) if text]
+    return f"item {wrong[0][0]}: {wrong[0][1]}" if wrong else None
 
 
 def describe(schema: Schema) -> str:

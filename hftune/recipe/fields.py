@@ -19,6 +19,7 @@ from hftune.core.files import atomic_write, cache_folder
 from hftune.core.rows import Row
 from hftune.losses import LOSSES
 from hftune.methods import METHODS, PEFT
+from hftune.methods.peft_types import PEFT_TYPES
 from hftune.recipe.schema import DataSection, EvaluationSection, ModelSection
 from hftune.tasks import TASKS
 
@@ -155,7 +156,7 @@ def build_schema() -> Schema:
     methods = {name: _row_schema(name, row) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
         methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
-        methods[name]["description"] = PEFT.summary
+        methods[name]["description"] = PEFT_TYPES.get(name, PEFT.summary)
     losses = {name: _row_schema(name, row) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -252,6 +253,8 @@ def _without_references(schema: Schema) -> Schema:
         inner = {key: inline(value) for key, value in node.items() if key != "title"}
         if "enum" in inner:  # PEFT lists a placeholder, pissa_niter_[number of iters]
             inner["enum"] = [value for value in inner["enum"] if "[" not in str(value)]
+        if "anyOf" in inner:  # typing keeps the order of whichever equal union came first
+            inner["anyOf"].sort(key=lambda form: ("properties" not in form, json.dumps(form)))
         return {"additionalProperties": False, **inner} if "properties" in inner else inner
 
     inlined: Schema = inline(schema)

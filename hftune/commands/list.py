@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hftune list``: all that a recipe can name, one line each, without importing torch."""
+
+import ast
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hftune.core.errors import HftuneError
+from hftune.core.shipped import shipped_folder
+from hftune.data import DEMO_DATA
+from hftune.hub.demo_models import DEMO_MODELS
+from hftune.recipe.compatibility import conflicts
+from hftune.recipe.export import EDITOR_LINE
+from hftune.recipe.fields import Schema, choice_names, recipe_schema
+from hftune.recipe.listed import OPTIMIZERS, SCHEDULES, Listed
+from hftune.recipe.resolve import typed_sections
+from hftune.recipe.suggest import did_you_mean
+from hftune.tasks import TASKS
+
+COMMENT = re.compile(r"#\s?(.*)")
+TASK = re.compile(r"^task:\s*([\w-]+)", re.MULTILINE)
+COMMANDS = ("hftune ", "accelerate ", EDITOR_LINE.removeprefix("# "))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One name that a recipe or a command takes.
+
+    Attributes:
+        name: What to write.
+        summary: One line for people.
+        tasks: The tasks it goes with; all of them when empty.
+        package: What must be installed beside hftune, as pip calls it.
+    """
+
+    name: str
+    summary: str
+    tasks: tuple[str, ...] = ()
+    package: str | None = None
+
+
+def list_(kind: str | None = None) -> dict[str, list[Entry]]:
+    """Return what can be named in a recipe or on the command line.
+
+    Args:
+        kind: One of tasks, methods, losses, optimizers, schedules, recipes, accelerate, models and
+            data; all of them when None.
+
+    Returns:
+        Kind to entries, as the installed versions have them.
+
+    Raises:
+        HftuneError: There is no such kind.
+    """
+    if kind is not None and kind not in KINDS:
+        raise HftuneError(
+            f"unknown kind {kind!r}{did_you_mean(kind, KINDS)}", hint=f"kinds: {', '.join(KINDS)}"
+        )
+    return {name: entries() for name, entries in KINDS.items() if kind in (None, name)}
+
+
+def listing(kinds: dict[str, list[Entry]]) -> str:
+    """Return the entries as lines for people."""
+    blocks = []
+    for kind, entries in kinds.items():
+        width = max((len(entry.name) for entry in entries), default=0)
+        lines = [f"  {entry.name:<{width}}  {_sentence(entry)}" for entry in entries]
+        blocks.append("\n".join([f"{kind} ({len(entries)})", *lines]))
+    return "\n\n".join(blocks)
+
+
+def _sentence(entry: Entry) -> str:
+    remarks = [f"[{', '.join(entry.tasks)}]"] if entry.tasks else []
+    remarks += [f"[needs {entry.package}]"] if entry.package else []
+    return " ".join([entry.summary, *remarks])
+
+
+def _tasks() -> list[Entry]:
+    return [Entry(name=name, summary=row.summary) for name, row in TASKS.items()]
+
+
+def _choices(section: str) -> list[Entry]:
+    options = choice_names(recipe_schema()["properties"][section])
+    return [
+        Entry(name=name, summary=option["description"], tasks=_suited(section, name))
+        for name, option in options.items()
+    ]
+
+
+def _suited(section: str, name: str) -> tuple[str, ...]:
+    """The tasks that the rules let a method or loss go with; none when it is all of them."""
+    suited = tuple(task for task in TASKS if not _refused(task, section, name))
+    return () if len(suited) == len(TASKS) else suited
+
+
+def _refused(task: str, section: str, name: str) -> bool:
+    sections = typed_sections({"task": task, "model": "any", "data": "any", section: name})
+    return any(path == (section,) for path, _ in conflicts(sections))
+
+
+def _training(field: str, lines: dict[str, Listed]) -> list[Entry]:
+    """The names that an enumeration of TrainingArguments lists, with our line for each."""
+    names = _enumerated(recipe_schema()["properties"]["training"]["properties"][field])
+    known = [(name, lines.get(name, Listed(""))) for name in names]
+    return [Entry(name=name, summary=line.summary, package=line.package) for name, line in known]
+
+
+def _enumerated(schema: Schema) -> list[str]:
+    options: Iterable[Schema] = (schema, *schema.get("anyOf", ()))
+    return [name for option in options for name in option.get("enum", ())]
+
+
+def _recipes() -> list[Entry]:
+    folder = shipped_folder("recipes")
+    files = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.py")])
+    return [_recipe(file) for file in files]
+
+
+def _recipe(file: Path) -> Entry:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        docstring = ast.get_docstring(ast.parse(text)) or ""
+        return Entry(name=_typed(file), summary=_first_sentence(docstring))
+    return Entry(
+        name=_typed(file),
+        summary=_first_sentence(_opening_comment(text)),
+        tasks=tuple(TASK.findall(text)[:1]),
+    )
+
+
+def _accelerate() -> list[Entry]:
+    files = sorted(shipped_folder("accelerate_configs").glob("*.yaml"))
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
+    return [
+        Entry(name=name, summary=_first_sentence(_opening_comment(text)))
+        for name, text in texts.items()
+    ]
+
+
+def _models() -> list[Entry]:
+    return [
+        Entry(name=f"demo:{name}", summary=model.summary, tasks=model.tasks)
+        for name, model in DEMO_MODELS.items()
+    ]
+
+
+def _data() -> list[Entry]:
+    rows = DEMO_DATA.items()
+    return [Entry(name=name, summary=row.summary, tasks=row.tasks) for name, row in rows]
+
+
+def _typed(file: Path) -> str:
+    """The path as it is typed here."""
+    inside = file.is_relative_to(Path.cwd())
+    return str(file.relative_to(Path.cwd()) if inside else file)
+
+
+def _opening_comment(text: str) -> str:
+    """The prose that a file opens with, without the commands above it."""
+    lines = []
+    for line in text.splitlines():
+        comment = COMMENT.match(line)
+        if comment is None:
+            break
+        if not comment[1].startswith(COMMANDS):
+            lines.append(comment[1])
+    return "\n".join(lines)
+
+
+def _first_sentence(prose: str) -> str:
+    joined = " ".join(prose.strip().split("\n\n")[0].split())
+    return re.split(r"(?<=[.?!])\s+(?=[A-Z])", joined, maxsplit=1)[0]
+
+
+KINDS: dict[str, Callable[[], list[Entry]]] = {
+    "tasks": _tasks,
+    "methods": lambda: _choices("method"),
+    "losses": lambda: _choices("loss"),
+    "optimizers": lambda: _training("optim", OPTIMIZERS),
+    "schedules": lambda: _training("lr_scheduler_type", SCHEDULES),
+    "recipes": _recipes,
+    "accelerate": _accelerate,
+    "models": _models,
+    "data": _data,
+}
