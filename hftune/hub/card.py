@@ -14,6 +14,8 @@ AUTO_CLASSES = {
 }
 CARD_METRICS = ("loss", "perplexity", "accuracy", "f1_macro", "f1_weighted", "mcc")
 
+#: What the lines that load the model name until it has a place on the Hub.
+FOLDER = '"FOLDER"'
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 MEAN_POOLING = """
@@ -49,22 +51,13 @@ stack.register_forward_hook(mean_first)
 MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-def model_card(
-    facts: ModelFacts,
-    metrics: Mapping[str, Any],
-    *,
-    adapter: bool,
-    place: str = "FOLDER",
-    revision: str | None = None,
-) -> str:
+def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) -> str:
     """Return the text of README.md, with the Hub's metadata on top.
 
     Args:
         facts: What was trained on what.
         metrics: ``metrics.json``; the ``eval_`` figures are shown.
         adapter: Whether the folder holds an adapter and needs its base.
-        place: What the lines that load the model name: a Hub id, once there is one.
-        revision: The branch on the Hub, where it is not the main one.
     """
     library = "peft" if adapter else "transformers"
     lines = ["---", f"library_name: {library}", f"pipeline_tag: {facts.task}", "tags:"]
@@ -79,13 +72,36 @@ def model_card(
     if any(value is not None for _, value in figures):
         lines += ["", "| on the validation rows | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]
-    options = {} if revision is None else {"revision": revision}
-    lines += ["", "## Use", "", "```python", *_loading(facts, adapter, place, options), "```"]
+    lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
     if _needs_mean_pooling(facts):
         lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
     if facts.max_length is not None and facts.task == "text-classification":
         lines += ["", f"Texts were cut at {facts.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def card_for_hub(
+    card: str, facts: ModelFacts, *, base_model: str, repo: str, revision: str | None = None
+) -> str:
+    """Return a card, perhaps edited by hand since, that names Hub ids in place of local folders.
+
+    Args:
+        card: The text of README.md.
+        facts: What it was written from.
+        base_model: How the base model is called on another machine.
+        repo: Where the model will be.
+        revision: The branch there, where it is not the main one.
+    """
+    place = json.dumps(repo) + (f", revision={json.dumps(revision)}" if revision else "")
+    card = card.replace(f"# {facts.base_model}, fine-tuned", f"# {base_model}, fine-tuned")
+    card = card.replace(FOLDER, place)
+    header = re.match(r"---\n(.*?\n)---\n", card, re.DOTALL)
+    if header is None:
+        return card
+    lines = header[1].replace(f"base_model: {facts.base_model}\n", "")
+    if HUB_ID.fullmatch(base_model) and "base_model:" not in lines:
+        lines += f"base_model: {base_model}\n"
+    return f"---\n{lines}---\n{card[header.end() :]}"
 
 
 def loading_code(facts: ModelFacts, *, adapter: bool, place: str, **options: str) -> str:
@@ -97,7 +113,7 @@ def loading_code(facts: ModelFacts, *, adapter: bool, place: str, **options: str
         place: Where the model is loaded from.
         options: More arguments of the model's ``from_pretrained``.
     """
-    lines = _loading(facts, adapter, place, {}, options)
+    lines = _loading(facts, adapter, json.dumps(place), options)
     if _needs_mean_pooling(facts):
         lines += MEAN_POOLING_CODE.findall(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
     return "\n".join(lines) + "\n"
@@ -112,17 +128,11 @@ def _encoder(adapter: bool) -> str:
 
 
 def _loading(
-    facts: ModelFacts,
-    adapter: bool,
-    place: str,
-    both: Mapping[str, str],
-    model_only: Mapping[str, str] | None = None,
+    facts: ModelFacts, adapter: bool, place: str = FOLDER, options: Mapping[str, str] | None = None
 ) -> list[str]:
     kind = AUTO_CLASSES[facts.task]
     auto = f"AutoPeftModelFor{kind}" if adapter else f"AutoModelFor{kind}"
-    where = [json.dumps(place, ensure_ascii=False)]
-    where += [f"{key}={json.dumps(value)}" for key, value in both.items()]
-    arguments = [*where, *(f"{key}={value!r}" for key, value in (model_only or {}).items())]
+    arguments = [place, *(f"{key}={value!r}" for key, value in (options or {}).items())]
     if adapter and facts.label_names:
         labels = "{" + ", ".join(
             f"{index}: {json.dumps(name, ensure_ascii=False)}"
@@ -141,5 +151,5 @@ def _loading(
         f"from transformers import {names}",
         "",
         f"model = {auto}.from_pretrained({', '.join(arguments)})",
-        f"tokenizer = AutoTokenizer.from_pretrained({', '.join(where)})",
+        f"tokenizer = AutoTokenizer.from_pretrained({place})",
     ]

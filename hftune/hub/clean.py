@@ -87,9 +87,9 @@ def clean_recipe(text: str, base: str) -> str:
     """
     yaml = YAML(typ="rt")
     tree = yaml.load(text)
-    before = json.dumps(tree)
     for name in PUSH_FIELDS:
         tree["training"].pop(name, None)
+    before = json.dumps(tree)
     model = tree["model"]
     if is_local(model["path"]):
         model["path"] = base

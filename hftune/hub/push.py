@@ -34,12 +34,10 @@ LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write
 LONGEST_WAIT = 120  # seconds that the Hub may ask for before we give up
 TRIES = 4
 HUB_ERRORS = (
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    LocalTokenNotFoundError,
-    TransportError,
-    ValueError,
-)
+    HfHubHTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, TransportError,
+    ValueError,  # a card that the Hub refuses
+    RuntimeError,  # a failed upload; the cause is inside
+)  # fmt: skip
 OWN_REFERENCES = "refs/"  # pull requests, which are never made by create_branch
 CONFLICTS = (409, 412)
 
@@ -243,6 +241,8 @@ def _asked_to_wait(error: HfHubHTTPError) -> int | None:
 
 def _explained(error: Exception, what: str, kind: type[HftuneError]) -> HftuneError:
     """Return one of ``HUB_ERRORS`` in words."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HUB_ERRORS):
+        return _explained(error.__cause__, what, kind)
     if isinstance(error, LocalTokenNotFoundError):
         return kind(f"{what}: no token for the Hub is known here", hint=LOG_IN)
     if isinstance(error, OfflineModeIsEnabled):
@@ -254,7 +254,7 @@ def _explained(error: Exception, what: str, kind: type[HftuneError]) -> HftuneEr
             f"{what}: the connection to {constants.ENDPOINT} failed: {_first_line(error)}",
             hint="try again; what has arrived is not sent twice",
         )
-    return kind(f"{what}: {' '.join(str(error).split())}")  # a card that the Hub refuses
+    return kind(f"{what}: {' '.join(str(error).split())}")
 
 
 def _explained_status(error: HfHubHTTPError, what: str, kind: type[HftuneError]) -> HftuneError:

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from hftune.core.errors import HftuneError
-from hftune.hub.card import model_card
+from hftune.hub.card import card_for_hub
 from hftune.hub.clean import clean_json, clean_recipe, public_base
 from hftune.hub.leaks import find_leak, known_secrets
 from hftune.hub.save import FACTS_FILE, ModelFacts
@@ -21,7 +20,7 @@ from hftune.hub.save import FACTS_FILE, ModelFacts
 CARD, RECIPE, METRICS = "README.md", "recipe.yaml", "metrics.json"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model-*-of-*.safetensors")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
-BINARY = ("*.safetensors", "*.model", "*.spm")
+SENTENCE_PIECES = ("*.model", "*.spm")  # not text, but names would be legible in them
 
 #: Files of model/ that may leave. What is not listed stays, pickles before all.
 MODEL_FILES = (
@@ -97,14 +96,17 @@ def stage(
         base_revision=facts.base_revision if base is None else None,
     )
     sources, left_out = _choose(model_folder)
-    place = {"place": repo, "revision": revision}
     for name, source in sources.items():
         target = into / name
         target.parent.mkdir(exist_ok=True)
         if name.endswith(".safetensors"):
             target.symlink_to(source.absolute())
         elif name == CARD:
-            target.write_text(_card(sources, facts, public, adapter, place), encoding="utf-8")
+            written = source.read_text(encoding="utf-8")
+            card = card_for_hub(
+                written, facts, base_model=public.base_model, repo=repo, revision=revision
+            )
+            target.write_text(card, encoding="utf-8")
         elif (text := _cleaned(name, source, public)) is not None:
             target.write_text(text, encoding="utf-8")
         else:
@@ -150,23 +152,6 @@ def _choose(model_folder: Path) -> tuple[dict[str, Path], list[str]]:
     return sources, left_out
 
 
-def _card(
-    sources: Mapping[str, Path],
-    facts: ModelFacts,
-    public: ModelFacts,
-    adapter: bool,
-    place: dict[str, Any],
-) -> str:
-    """Write the card anew for the Hub; one that was edited by hand keeps its words."""
-    written = sources[CARD].read_text(encoding="utf-8")
-    metrics = {}
-    if METRICS in sources:
-        metrics = json.loads(sources[METRICS].read_text(encoding="utf-8"))
-    if written == model_card(facts, metrics, adapter=adapter):
-        return model_card(public, metrics, adapter=adapter, **place)
-    return written.replace('"FOLDER"', json.dumps(place["place"]))
-
-
 def _cleaned(name: str, source: Path, public: ModelFacts) -> str | None:
     """Return a text file's content for other machines; None for one that goes as it is."""
     if name == FACTS_FILE:
@@ -188,14 +173,14 @@ def _check(folder: Path, sources: Mapping[str, Path], folders: Mapping[str, Path
     """Raise :class:`HftuneError` if a staged file gives something away or is no safetensors."""
     secrets = known_secrets(folders)
     for name, path in _walk(folder):
+        sentence_pieces = any(fnmatch(name, pattern) for pattern in SENTENCE_PIECES)
         if name.endswith(".safetensors"):
             text = _header(sources[name])
-        elif any(fnmatch(name, pattern) for pattern in BINARY):
+        elif sentence_pieces:
             text = path.read_bytes().decode("utf-8", errors="replace")
         else:
             text = path.read_text(encoding="utf-8")
-        vocabulary = name in VOCABULARIES or any(fnmatch(name, pattern) for pattern in BINARY)
-        if leak := find_leak(text, secrets, vocabulary=vocabulary):
+        if leak := find_leak(text, secrets, vocabulary=sentence_pieces or name in VOCABULARIES):
             raise HftuneError(
                 f"{sources[name]}: {leak}: it must not leave this machine",
                 hint="take it out of that file and push again; nothing has been sent",

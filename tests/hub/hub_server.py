@@ -147,19 +147,14 @@ class _Handler(BaseHTTPRequestHandler):
         path = urllib.parse.unquote(url.path)
         self.body = self._read()
         hub = self.hub = self.server.hub  # type: ignore[attr-defined]
-        for route, (methods, pattern) in ROUTES.items():
-            found = re.fullmatch(pattern, path)
-            if found and re.fullmatch(methods, self.command):
-                break
-        else:
-            hub.requests.append(("unknown", f"{self.command} {self.path}"))
-            return self._answer({"error": "no such route"}, 404)
+        route, parts = _route(self.command, path)
         hub.requests.append((route, f"{self.command} {self.path}"))
         failure = hub.failures.get(route)
         if failure and failure[0] > 0:
             failure[0] -= 1
             return self._fail(*failure[1:])
-        parts = found.groupdict()
+        if route == "unknown":
+            return self._answer({"error": "no such route"}, 404)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token and token not in (TOKEN, READ_TOKEN, FINE_TOKEN, OTHER_TOKEN):
             text = "Invalid credentials in Authorization header"
@@ -168,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._in_repository(route, parts, token)
         return getattr(self, route)(parts, token)
 
-    do_POST = do_PUT = do_HEAD = do_GET
+    do_POST = do_PUT = do_HEAD = do_GET  # noqa: N815
 
     def _read(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -341,6 +336,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _MISSING = {"X-Error-Code": "EntryNotFound"}
+
+
+def _route(command: str, path: str) -> tuple[str, dict[str, str]]:
+    """Return a request's route and the parts of its path."""
+    for route, (methods, pattern) in ROUTES.items():
+        found = re.fullmatch(pattern, path)
+        if found and re.fullmatch(methods, command):
+            return route, found.groupdict()
+    return "unknown", {}
 
 
 def _oid(seed: str) -> str:
