@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hftune.commands.check import check
     from hftune.commands.evaluate import evaluate
     from hftune.commands.predict import predict
+    from hftune.commands.push import push
     from hftune.commands.schema import schema
     from hftune.commands.train import train
     from hftune.core.errors import HftuneError, RecipeError, RunError
@@ -38,6 +39,7 @@ __all__ = [
     "evaluate",
     "load",
     "predict",
+    "push",
     "schema",
     "train",
 ]
@@ -53,6 +55,7 @@ _PLACES = {
     "evaluate": "hftune.commands.evaluate",
     "load": "hftune.training.run",
     "predict": "hftune.commands.predict",
+    "push": "hftune.commands.push",
     "schema": "hftune.commands.schema",
     "train": "hftune.commands.train",
 }

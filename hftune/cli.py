@@ -139,6 +139,42 @@ def predict(
     _verb("predict")(run, data, output, batch_size=batch_size, max_new_tokens=max_new_tokens)
 
 
+@app.command()
+def push(
+    run: RunArgument,
+    repo: Annotated[str, typer.Option(help="Where it goes on the Hub: USER/NAME.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id of the base model, for an adapter trained on a local folder with the "
+            "same weights."
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch; the main one if absent.")] = None,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload with hftune",
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see a new repository.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show and check all, and send nothing.")
+    ] = False,
+) -> None:
+    """Send a finished run to the Hub: model, tokenizer, card, recipe and metrics in one commit.
+
+    Only files on a list leave, without local paths. Before they do, a fresh process loads them and
+    must give the run's logits. The repository is private unless you say --public.
+
+    Examples:
+        hftune push runs/mine --repo USER/NAME --dry-run
+
+        hftune push runs/mine --repo USER/NAME
+
+        hftune push runs/mine --repo USER/NAME --base USER/BASE --revision second
+    """
+    options = {"base": base, "revision": revision, "public": public, "dry_run": dry_run}
+    _verb("push")(run, repo, message=message, **options)
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[

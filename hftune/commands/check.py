@@ -17,6 +17,7 @@ from hftune.recipe.recipe import Recipe
 from hftune.training.build import weight_dtype
 from hftune.training.memory import MemoryEstimate, estimate_memory
 from hftune.training.prepare import Plan, num_training_steps, prepare
+from hftune.training.push import check_push
 from hftune.training.run import choose_folder
 
 EXAMPLES = 3
@@ -56,6 +57,7 @@ def check(
         metrics=metrics,
     )
     choose_folder(recipe)
+    check_push(plan)
     _print_rows(plan)
     _print_classes(plan)
     _print_examples(plan)

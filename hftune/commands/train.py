@@ -7,14 +7,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback
 
+from hftune.commands.push import push, push_command
 from hftune.core.console import say, warn
-from hftune.core.errors import HftuneError
+from hftune.core.errors import HftuneError, RunError
 from hftune.core.files import atomic_write, atomic_write_json
 from hftune.hub.card import model_card
 from hftune.hub.save import ModelFacts, save_model
@@ -23,10 +23,12 @@ from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.report.curves import draw_curves
 from hftune.report.summary import print_samples, print_summary
+from hftune.training.agreement import once
 from hftune.training.build import build_model, build_trainer, parameter_counts
 from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.prepare import Plan, prepare
+from hftune.training.push import PushOrder, check_push
 from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
 from hftune.training.trainer import HftuneTrainer
 
@@ -61,6 +63,7 @@ def train(
 
     Raises:
         HftuneError: Something does not fit; nothing has been written then.
+        RunError: ``training.push_to_hub`` failed after training; the run is whole.
     """
     plan = prepare(
         recipe,
@@ -71,6 +74,7 @@ def train(
         own_model=model is not None,
     )
     _say_rows(plan)
+    order = check_push(plan)
     folder = _agreed_folder(plan, resume)
     main = plan.arguments.process_index == 0
     with claimed(folder) if main else nullcontext():
@@ -99,23 +103,16 @@ def train(
         if main:
             _write_end(plan, run, trainer, figures)
         trainer.accelerator.wait_for_everyone()
+    if order is not None:
+        once(plan.arguments, lambda: _push(run, order))
     trained: Any = trainer.model
     return Run(folder, model=trained.eval(), tokenizer=plan.tokenizer)
 
 
 def _agreed_folder(plan: Plan, resume: bool) -> Path:
     """Choose the run folder on the main process; the others, or a failure, follow it."""
-    answer: list[Any] = [None]
-    if plan.arguments.process_index == 0:
-        try:
-            answer = [_resumed_folder(plan.recipe) if resume else choose_folder(plan.recipe)]
-        except HftuneError as error:
-            answer = [error]
-    if plan.arguments.world_size > 1:
-        broadcast_object_list(answer)
-    if isinstance(answer[0], HftuneError):
-        raise answer[0]
-    return Path(answer[0])
+    choose = _resumed_folder if resume else choose_folder
+    return once(plan.arguments, lambda: choose(plan.recipe))
 
 
 def _resumed_folder(recipe: Recipe) -> Path:
@@ -182,6 +179,22 @@ def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, 
     save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)
     print_samples(trainer.samples)
     print_summary(run.path, plan.task.name, metrics)
+
+
+def _push(run: Run, order: PushOrder) -> str | None:
+    """Push the run that is finished now; a failure tells how to try again."""
+    options = order.options()
+    again = push_command(run.path, **options)
+    try:
+        return push(run.path, **options)
+    except HftuneError as error:
+        hint = error.hint or ""
+        hint = hint if again in hint else f"{hint + '; then: ' if hint else ''}{again}"
+        raise RunError(
+            f"the model is finished and lies in {run.model_path}, but it was not pushed: "
+            f"{error.message}",
+            hint=hint,
+        ) from error
 
 
 def model_facts(plan: Plan) -> ModelFacts:

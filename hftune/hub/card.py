@@ -18,6 +18,8 @@ CARD_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted
                 "r2", "spearman", "bleu", "chrf", "rouge1", "rouge2", "rougeL",
                 "exact_match")  # fmt: skip
 
+#: What the lines that load the model name until it has a place on the Hub.
+FOLDER = '"FOLDER"'
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 MEAN_POOLING = """
@@ -48,8 +50,9 @@ encoder.register_forward_pre_hook(remember, with_kwargs=True)
 stack.register_forward_hook(mean_first)
 ```
 
-`hftune.load("FOLDER")` does the same by itself.
+`hftune.load` on the folder does the same by itself.
 """
+MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) -> str:
@@ -74,18 +77,66 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
         lines += ["", "| on the validation rows | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]
     lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
-    if facts.classifier_pooling == "mean" and "classifier_pooling" not in facts.config:
-        encoder = "model.base_model.model.base_model" if adapter else "model.base_model"
-        lines.append(MEAN_POOLING.replace("ENCODER", encoder))
+    if _needs_mean_pooling(facts):
+        lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
     if facts.max_length is not None and facts.task != "text-generation":
         lines += ["", f"Texts were cut at {facts.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _loading(facts: ModelFacts, adapter: bool) -> list[str]:
+def card_for_hub(
+    card: str, facts: ModelFacts, *, base_model: str, repo: str, revision: str | None = None
+) -> str:
+    """Return a card, perhaps edited by hand since, that names Hub ids in place of local folders.
+
+    Args:
+        card: The text of README.md.
+        facts: What it was written from.
+        base_model: How the base model is called on another machine.
+        repo: Where the model will be.
+        revision: The branch there, where it is not the main one.
+    """
+    place = json.dumps(repo) + (f", revision={json.dumps(revision)}" if revision else "")
+    card = card.replace(f"# {facts.base_model}, fine-tuned", f"# {base_model}, fine-tuned")
+    card = card.replace(FOLDER, place)
+    header = re.match(r"---\n(.*?\n)---\n", card, re.DOTALL)
+    if header is None:
+        return card
+    lines = header[1].replace(f"base_model: {facts.base_model}\n", "")
+    if HUB_ID.fullmatch(base_model) and "base_model:" not in lines:
+        lines += f"base_model: {base_model}\n"
+    return f"---\n{lines}---\n{card[header.end() :]}"
+
+
+def loading_code(facts: ModelFacts, *, adapter: bool, place: str, **options: str) -> str:
+    """Return the card's own lines as a program that makes ``model`` and ``tokenizer``.
+
+    Args:
+        facts: What was trained on what.
+        adapter: Whether the folder holds an adapter.
+        place: Where the model is loaded from.
+        options: More arguments of the model's ``from_pretrained``.
+    """
+    lines = _loading(facts, adapter, json.dumps(place), options)
+    if _needs_mean_pooling(facts):
+        lines += MEAN_POOLING_CODE.findall(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
+    return "\n".join(lines) + "\n"
+
+
+def _needs_mean_pooling(facts: ModelFacts) -> bool:
+    return facts.classifier_pooling == "mean" and "classifier_pooling" not in facts.config
+
+
+def _encoder(adapter: bool) -> str:
+    return "model.base_model.model.base_model" if adapter else "model.base_model"
+
+
+def _loading(
+    facts: ModelFacts, adapter: bool, place: str = FOLDER, options: Mapping[str, str] | None = None
+) -> list[str]:
     kind = AUTO_CLASSES[facts.task]
     auto = f"AutoPeftModelFor{kind}" if adapter else f"AutoModelFor{kind}"
-    arguments = ['"FOLDER"']
+    arguments = [place, *(f"{key}={value!r}" for key, value in (options or {}).items())]
     if adapter and facts.label_names:
         labels = "{" + ", ".join(
             f"{index}: {json.dumps(name, ensure_ascii=False)}"
@@ -106,5 +157,5 @@ def _loading(facts: ModelFacts, adapter: bool) -> list[str]:
         f"from transformers import {names}",
         "",
         f"model = {auto}.from_pretrained({', '.join(arguments)})",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f"tokenizer = AutoTokenizer.from_pretrained({place})",
     ]

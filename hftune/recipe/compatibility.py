@@ -6,10 +6,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from hftune.core.errors import RecipeError
+from hftune.hub.clean import PUSH_FIELDS
 from hftune.losses import LOSSES
 from hftune.methods import CHANGES_SHAPE, METHODS
 from hftune.recipe.load import KeyPath, Source
@@ -49,6 +51,10 @@ def _quantized(sections: Sections, *bits: str) -> bool:
 
 def _option(sections: Sections, name: str) -> Any:
     return sections["method"].options.get(name)
+
+
+def _without_push(name: str, sections: Sections) -> bool:
+    return name in sections["training"] and not _training(sections, "push_to_hub")
 
 
 def _given(sections: Sections, key: str) -> Any:
@@ -267,6 +273,20 @@ RULES = (
         "data.max_eval_samples",
         "there is no validation part to take rows from",
         lambda s: s["data"].max_eval_samples is not None and not _has_validation(s),
+    ),
+    Rule(
+        "training.push_to_hub",
+        "say where to: hub_model_id: user/name",
+        lambda s: bool(_training(s, "push_to_hub")) and not _training(s, "hub_model_id"),
+    ),
+    *(
+        Rule(
+            f"training.{name}",
+            "it has an effect only with push_to_hub: true",
+            partial(_without_push, name),
+        )
+        for name in PUSH_FIELDS
+        if name.startswith("hub_")
     ),
 )
 

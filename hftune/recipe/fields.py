@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 
 from hftune.core.files import atomic_write, cache_folder
 from hftune.core.rows import Row
+from hftune.hub.clean import PUSH_FIELDS
 from hftune.losses import LOSSES
 from hftune.methods import METHODS, PEFT
 from hftune.methods.peft_types import PEFT_TYPES
@@ -84,18 +85,21 @@ REFUSED_TRAINING = {
     "do_predict": "run hftune predict on the finished run",
     "do_train": "hftune train always trains",
     "eval_use_gather_object": "scores are gathered as tensors",
+    "hub_token": "no token in any file; use `hf auth login` or HF_TOKEN",
     "include_for_metrics": "hftune gathers what its metrics need",
     "label_names": "the task knows its labels",
     "length_column_name": "lengths are counted from the tokens",
     "local_rank": "the launcher sets it",
     "logging_nan_inf_filter": "losses that are not finite are always shown",
     "prediction_loss_only": "the task decides what evaluation keeps",
-    "push_to_hub": "hftune does not push yet; upload the run's model/ folder with `hf upload`",
     "remove_unused_columns": "the task keeps exactly the columns that the model takes",
     "resume_from_checkpoint": "use `hftune train runs/NAME --resume`",
     "use_cache": "training never needs it",
 }
-REFUSED_PREFIXES = {"hub_": REFUSED_TRAINING["push_to_hub"], "trackio_": "report_to is enough"}
+REFUSED_PREFIXES = {
+    "hub_": "the finished model is pushed once, at the end",
+    "trackio_": "report_to is enough",
+}
 
 #: Fields of GenerationConfig that change what generate returns, or that hftune sets.
 NOT_AT_EVALUATION = {
@@ -178,6 +182,8 @@ def build_schema() -> Schema:
 
 def refused_training(name: str) -> str | None:
     """Return why a field of TrainingArguments is not taken, or None when it is."""
+    if name in PUSH_FIELDS:
+        return None
     if name in REFUSED_TRAINING:
         return REFUSED_TRAINING[name]
     return next((why for start, why in REFUSED_PREFIXES.items() if name.startswith(start)), None)

@@ -23,6 +23,7 @@ from transformers import (
 from hftune.core.console import say
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.surgery import num_positions
+from hftune.hub.clean import PUSH_FIELDS
 from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.losses import LOSSES
 from hftune.losses.contract import LabelFacts, Loss
@@ -231,7 +232,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     Raises:
         RecipeError: They refuse a value, or fp16 is asked of a CPU.
     """
-    given = {**recipe.training, "output_dir": recipe.training.get("output_dir") or "runs"}
+    given = {key: value for key, value in recipe.training.items() if key not in PUSH_FIELDS}
+    given["output_dir"] = recipe.training.get("output_dir") or "runs"
     given.setdefault("dataloader_pin_memory", torch.accelerator.is_available())
     given.setdefault("disable_tqdm", True)
     if given["eval_strategy"] != "no":

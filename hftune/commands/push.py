@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hftune push``: a finished run goes to the Hub, checked, clean and in one commit."""
+
+import shlex
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import constants
+from rich.table import Table
+
+from hftune.core.console import console, say, warn
+from hftune.core.errors import RunError
+from hftune.hub.push import Target, check_fits, check_repo_id, check_target, send
+from hftune.hub.round_trip import check_round_trip
+from hftune.hub.staging import Staged, stage
+from hftune.training.run import Run, load
+
+MESSAGE = "Upload with hftune"
+
+
+def push(
+    run: Run | str | Path,
+    repo: str,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    message: str = MESSAGE,
+    public: bool = False,
+    dry_run: bool = False,
+) -> str | None:
+    """Send a finished run to the Hub, after a fresh process has loaded what would be sent.
+
+    Args:
+        run: The run, or its folder; nothing in it is changed.
+        repo: ``user/name``; made if it is not there.
+        base: Hub id of a model with the weights that an adapter was trained on, where the run had
+            them from a local folder.
+        revision: A branch; made if it is not there. The main one if absent.
+        message: The commit's.
+        public: Whether everybody may see it.
+        dry_run: Do all but send.
+
+    Returns:
+        The address of the commit; None for a dry run.
+
+    Raises:
+        HftuneError: The run is not finished, its files hold what must not leave, or the token may
+            not write there.
+        RunError: A fresh process does not get the run's logits, or sending failed.
+    """
+    run = load(run) if not isinstance(run, Run) else run
+    run.check_finished()
+    check_repo_id(repo)
+    if base is not None:
+        check_repo_id(base, "--base")
+    run = Run(run.path)  # a model in memory may be in half precision, and is not what is sent
+    offline = dry_run and constants.is_offline_mode()
+    try:
+        if offline:
+            warn(f"HF_HUB_OFFLINE is set: nobody was asked whether {repo} may be written")
+            target = Target(repo=repo, private=not public, exists=None, revision=revision)
+        else:
+            target = check_target(repo, public=public, revision=revision)
+        with tempfile.TemporaryDirectory(prefix="hftune-push-") as folder:
+            staged = stage(
+                run.model_path, run.facts, Path(folder), repo=repo, revision=revision, base=base
+            )
+            check_fits(staged, target)
+            _print(staged, target)
+            _check_loads(run, staged, offline)
+            if dry_run:
+                say("a dry run: nothing was sent")
+                return None
+            say(f"sending to {target.repo} ...")
+            address = send(staged, target, message)
+    except RunError as error:
+        again = push_command(run.path, repo, base=base, revision=revision, public=public)
+        hint = f"{error.hint}; then: {again}" if error.hint else f"again: {again}"
+        raise RunError(f"{error.message}; {run.path} is as it was", hint=hint) from error
+    say(f"pushed: {address}")
+    return address
+
+
+def push_command(
+    run: Path, repo: str, *, base: str | None = None, revision: str | None = None,
+    public: bool = False,
+) -> str:  # fmt: skip
+    """Return what to type to push a run."""
+    command = ["hftune", "push", str(run), "--repo", repo]
+    command += ["--base", base] if base else []
+    command += ["--revision", revision] if revision else []
+    return shlex.join([*command, *(["--public"] if public else [])])
+
+
+def _print(staged: Staged, target: Target) -> None:
+    table = Table(title=f"to {target}", title_justify="left", box=None, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, size in staged.sizes.items():
+        table.add_row(name, f"{size:,} bytes", "replaces" if name in target.files else "")
+    console().print(table)
+    if staged.left_out:
+        say(f"left out: {', '.join(staged.left_out)}")
+    if staged.adapter:
+        say(f"base model: {staged.facts.base_model}")
+
+
+def _check_loads(run: Run, staged: Staged, offline: bool) -> None:
+    """Compare; offline the base model may be out of reach, which a dry run only mentions."""
+    say("loading it in a fresh process ...")
+    try:
+        check_round_trip(
+            staged.folder, staged.facts, run.model, run.tokenizer, adapter=staged.adapter
+        )
+    except RunError as error:
+        if not offline:
+            raise
+        warn(error.message)
+        return
+    say("a fresh process gives the run's logits")

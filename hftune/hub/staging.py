@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a run leaves this machine: an allow list, cleaned, in a folder of its own."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from hftune.core.errors import HftuneError
+from hftune.hub.card import card_for_hub
+from hftune.hub.clean import clean_json, clean_recipe, public_base
+from hftune.hub.leaks import find_leak, known_secrets
+from hftune.hub.save import FACTS_FILE, ModelFacts
+
+CARD, RECIPE, METRICS = "README.md", "recipe.yaml", "metrics.json"
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model-*-of-*.safetensors")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+SENTENCE_PIECES = ("*.model", "*.spm")  # not text, but names would be legible in them
+
+#: Files of model/ that may leave. What is not listed stays, pickles before all.
+MODEL_FILES = (
+    CARD, FACTS_FILE, *WEIGHTS, *VOCABULARIES,
+    "model.safetensors.index.json", "config.json", "generation_config.json",
+    "adapter_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
+    "chat_template.jinja", "additional_chat_templates/*.jinja",
+    "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+#: Files of the run folder that go beside them.
+RUN_FILES = (RECIPE, METRICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A folder that holds what is sent and nothing else.
+
+    Attributes:
+        folder: The folder.
+        sizes: Name in the repository to bytes.
+        left_out: What lies in the run and stays there.
+        facts: The facts as they are sent.
+        adapter: Whether the weights are an adapter.
+    """
+
+    folder: Path
+    sizes: dict[str, int]
+    left_out: list[str]
+    facts: ModelFacts
+    adapter: bool
+
+    @property
+    def weights(self) -> set[str]:
+        """The names of the files with weights."""
+        return {name for name in self.sizes if is_weights(name)}
+
+
+def is_weights(name: str) -> bool:
+    """Tell whether a file in a repository is something ``from_pretrained`` may load weights of."""
+    pickled = fnmatch(name, "pytorch_model*.bin") or name == "adapter_model.bin"
+    return pickled or any(fnmatch(name, pattern) for pattern in WEIGHTS)
+
+
+def stage(
+    model_folder: Path,
+    facts: ModelFacts,
+    into: Path,
+    *,
+    repo: str,
+    revision: str | None = None,
+    base: str | None = None,
+) -> Staged:
+    """Fill ``into`` with what leaves; nothing in the run is changed.
+
+    Weights are linked, text files are copied and cleaned.
+
+    Args:
+        model_folder: A run's ``model/``; recipe and metrics are looked for beside it.
+        facts: What the folder remembers.
+        into: An empty folder.
+        repo: The repository that it is for.
+        revision: The branch there, where it is not the main one.
+        base: A Hub id that holds the base model's weights.
+
+    Raises:
+        HftuneError: An adapter's base is not on the Hub, or a file holds what must not leave.
+    """
+    adapter = (model_folder / "adapter_config.json").exists()
+    public = dataclasses.replace(
+        facts,
+        base_model=public_base(facts.base_model, adapter=adapter, named=base),
+        base_revision=facts.base_revision if base is None else None,
+    )
+    sources, left_out = _choose(model_folder)
+    for name, source in sources.items():
+        target = into / name
+        target.parent.mkdir(exist_ok=True)
+        if name.endswith(".safetensors"):
+            target.symlink_to(source.absolute())
+        elif name == CARD:
+            written = source.read_text(encoding="utf-8")
+            card = card_for_hub(
+                written, facts, base_model=public.base_model, repo=repo, revision=revision
+            )
+            target.write_text(card, encoding="utf-8")
+        elif (text := _cleaned(name, source, public)) is not None:
+            target.write_text(text, encoding="utf-8")
+        else:
+            shutil.copyfile(source, target)
+    _check(into, sources, {
+        "the home folder": Path.home(),
+        "the run's folder": model_folder.parent,
+        "the model's folder": model_folder,
+        "the working folder": Path.cwd(),
+        "the base model's folder": facts.base_model,
+    })  # fmt: skip
+    return Staged(
+        folder=into,
+        sizes={name: source.stat().st_size for name, source in _walk(into)},
+        left_out=left_out,
+        facts=public,
+        adapter=adapter,
+    )
+
+
+def _walk(folder: Path) -> list[tuple[str, Path]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted((path.relative_to(folder).as_posix(), path) for path in files)
+
+
+def _choose(model_folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the files that leave, by their names, and what does not."""
+    sources: dict[str, Path] = {}
+    left_out = []
+    for name, path in _walk(model_folder):
+        if any(fnmatch(name, pattern) for pattern in MODEL_FILES) and not path.is_symlink():
+            sources[name] = path
+        else:
+            left_out.append(f"{model_folder.name}/{name}")
+    run = model_folder.parent
+    if model_folder.name == "model" and (run / RECIPE).is_file():
+        sources |= {name: run / name for name in RUN_FILES if (run / name).is_file()}
+        others = (item for item in sorted(run.iterdir()) if item.name not in sources)
+        left_out += [
+            f"{item.name}/" if item.is_dir() else item.name for item in others
+            if item != model_folder
+        ]  # fmt: skip
+    return sources, left_out
+
+
+def _cleaned(name: str, source: Path, public: ModelFacts) -> str | None:
+    """Return a text file's content for other machines; None for one that goes as it is."""
+    if name == FACTS_FILE:
+        return json.dumps(dataclasses.asdict(public), indent=2, ensure_ascii=False) + "\n"
+    if name == RECIPE:
+        return clean_recipe(source.read_text(encoding="utf-8"), public.base_model)
+    if name == "adapter_config.json":
+        changes = {
+            "base_model_name_or_path": public.base_model,
+            "revision": public.base_revision,
+        }
+        return clean_json(source.read_text(encoding="utf-8"), **changes)
+    if name in ("config.json", "tokenizer_config.json"):
+        return clean_json(source.read_text(encoding="utf-8"))
+    return None
+
+
+def _check(folder: Path, sources: Mapping[str, Path], folders: Mapping[str, Path | str]) -> None:
+    """Raise :class:`HftuneError` if a staged file gives something away or is no safetensors."""
+    secrets = known_secrets(folders)
+    for name, path in _walk(folder):
+        sentence_pieces = any(fnmatch(name, pattern) for pattern in SENTENCE_PIECES)
+        if name.endswith(".safetensors"):
+            text = _header(sources[name])
+        elif sentence_pieces:
+            text = path.read_bytes().decode("utf-8", errors="replace")
+        else:
+            text = path.read_text(encoding="utf-8")
+        if leak := find_leak(text, secrets, vocabulary=sentence_pieces or name in VOCABULARIES):
+            raise HftuneError(
+                f"{sources[name]}: {leak}: it must not leave this machine",
+                hint="take it out of that file and push again; nothing has been sent",
+            )
+
+
+def _header(path: Path) -> str:
+    """Return what a safetensors file says beside its numbers."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return json.dumps([file.metadata(), sorted(file.keys())])
+    except SafetensorError as error:
+        raise HftuneError(f"{path}: no safetensors file: {error}") from error
