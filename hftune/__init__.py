@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hftune.commands.check import check
     from hftune.commands.evaluate import evaluate
+    from hftune.commands.explain import explain
     from hftune.commands.predict import predict
     from hftune.commands.train import train
     from hftune.core.errors import HftuneError, RecipeError, RunError
@@ -35,6 +36,7 @@ __all__ = [
     "RunError",
     "check",
     "evaluate",
+    "explain",
     "load",
     "predict",
     "train",
@@ -49,6 +51,7 @@ _PLACES = {
     "RunError": "hftune.core.errors",
     "check": "hftune.commands.check",
     "evaluate": "hftune.commands.evaluate",
+    "explain": "hftune.commands.explain",
     "load": "hftune.training.run",
     "predict": "hftune.commands.predict",
     "train": "hftune.commands.train",
