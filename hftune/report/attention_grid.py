@@ -19,7 +19,7 @@ GUTTER = "#d9d8d3"
 #: reduced.
 PIXELS, PIXELS_OF_MANY, MANY = 128, 72, 150
 DPI = 150
-LEFT, RIGHT, ABOVE, BELOW = 0.6, 0.25, 0.35, 1.0  # inches around the heads
+LEFT, RIGHT, ABOVE, BELOW = 0.6, 0.24, 0.36, 1.0  # inches around the heads, whole pixels
 LEAST_WIDTH = 3.6
 LETTER = 0.08  # inches that a letter of the title takes
 
@@ -48,12 +48,12 @@ def draw_attention_grid(
     place = (LEFT / size[0], BELOW / size[1], inches[0] / size[0], inches[1] / size[1])
     axes = figure.add_axes(place)
     axes.imshow(picture, interpolation="none", aspect="auto")
-    axes.set_xticks([h * width + width / 2 - 1 for h in range(H)], [str(h) for h in range(H)])
-    axes.set_yticks([i * height + height / 2 - 1 for i in range(L)], [str(n) for n in layers])
+    axes.set_xticks([(h + 0.5) * width for h in range(H)], [str(h) for h in range(H)])
+    axes.set_yticks([(i + 0.5) * height for i in range(L)], [str(n) for n in layers])
     axes.set_xlabel("head", fontsize=9)
     axes.set_ylabel("layer", fontsize=9)
     axes.tick_params(length=0, labelsize=8)
-    axes.spines[:].set_color(GUTTER)
+    axes.spines[:].set_visible(False)
     limit = int((size[0] - LEFT) / LETTER)
     shown = title if len(title) <= limit else f"{title[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
     axes.set_title(shown, fontsize=9, loc="left", parse_math=False)
@@ -82,7 +82,7 @@ def _draw_scale(figure: Figure, top: float, size: tuple[float, float]) -> None:
 
 
 def _tiled(weights: NDArray[np.float32], top: float) -> tuple[NDArray[np.uint8], int, int]:
-    """All heads side by side as RGB, lines between; also the height and width of a tile."""
+    """All heads side by side as RGB, lines around; also the height and width of a tile."""
     L, H = weights.shape[:2]
     pixels = PIXELS_OF_MANY if L * H > MANY else PIXELS
     colours = (255 * np.vstack([RAMP(np.arange(256)), to_rgba_array(GUTTER)])).astype(np.uint8)
@@ -92,7 +92,8 @@ def _tiled(weights: NDArray[np.float32], top: float) -> tuple[NDArray[np.uint8],
     tiles = np.full((L, H, rows + line, columns + line), 256, dtype=np.uint16)
     tiles[:, :, :rows, :columns] = shades
     grid = tiles.transpose(0, 2, 1, 3).reshape(L * (rows + line), H * (columns + line))
-    return colours[grid[:-line, :-line], :3], rows + line, columns + line
+    framed = np.pad(grid, ((line, 0), (line, 0)), constant_values=256)
+    return colours[framed, :3], rows + line, columns + line
 
 
 def _resized(weights: NDArray[np.float32], pixels: int) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@
 import base64
 import html
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from importlib.resources import files
@@ -34,9 +35,8 @@ def attention_page(record: Mapping[str, Any]) -> str:
         "script": folder.joinpath("attention.js").read_text("utf-8"),
     }
     page = folder.joinpath("attention.html").read_text("utf-8")
-    for name in ("title", "style", "script", "data"):  # the data last: it may say {{title}}
-        page = page.replace("{{" + name + "}}", parts[name], 1)
-    return page
+    # In one pass: what is put in may itself say {{script}}.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page)
 
 
 def pack(weights: NDArray[np.float32]) -> str:
