@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hftune.commands.check import check
     from hftune.commands.evaluate import evaluate
+    from hftune.commands.explain import explain
     from hftune.commands.predict import predict
     from hftune.commands.push import push
     from hftune.commands.schema import schema
@@ -37,6 +38,7 @@ __all__ = [
     "RunError",
     "check",
     "evaluate",
+    "explain",
     "load",
     "predict",
     "push",
@@ -53,6 +55,7 @@ _PLACES = {
     "RunError": "hftune.core.errors",
     "check": "hftune.commands.check",
     "evaluate": "hftune.commands.evaluate",
+    "explain": "hftune.commands.explain",
     "load": "hftune.training.run",
     "predict": "hftune.commands.predict",
     "push": "hftune.commands.push",

@@ -140,6 +140,51 @@ def predict(
 
 
 @app.command()
+def explain(
+    run: RunArgument,
+    text: Annotated[str, typer.Option(help="What the model reads.")],
+    text_pair: Annotated[
+        str | None, typer.Option(help="The second text, for a classifier of pairs.")
+    ] = None,
+    generate: Annotated[
+        int, typer.Option(min=0, help="Let a language model add so many tokens first.")
+    ] = 0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Take the text as it is, without the chat template.")
+    ] = False,
+    hide_special: Annotated[
+        bool, typer.Option("--hide-special", help="Leave special tokens out of the pictures.")
+    ] = False,
+    max_length: Annotated[int, typer.Option(min=1, help="Tokens that are read at most.")] = 512,
+    output: Annotated[
+        Path | None, typer.Option(help="The folder for the page, pictures and numbers.")
+    ] = None,
+) -> None:
+    """Draw the attention of every layer and head for one text.
+
+    Writes a page to look at, SVG, PNG and JSON to RUN/explain/. Attention is not an explanation: it
+    shows where heads read from, not why the model decides.
+
+    Examples:
+        hftune explain runs/quickstart --text "Return the eigenvalues of a matrix."
+
+        hftune explain runs/pairs --text "It rains." --text-pair "It is wet." --hide-special
+
+        hftune explain runs/chat --text "Name three rivers." --generate 20
+    """
+    _verb("explain")(
+        run,
+        text,
+        text_pair,
+        generate=generate,
+        raw=raw,
+        hide_special=hide_special,
+        max_length=max_length,
+        output=output,
+    )
+
+
+@app.command()
 def push(
     run: RunArgument,
     repo: Annotated[str, typer.Option(help="Where it goes on the Hub: USER/NAME.")],
