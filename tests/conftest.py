@@ -159,15 +159,32 @@ def _write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tagged_file(tmp_path_factory: pytest.TempPathFactory, labelled_rows: list[dict]) -> Path:
+    """The words of the labelled rows: a colour begins an entity, a number goes on with it."""
+    rows = []
+    for row in labelled_rows:
+        tokens = row["text"].split()
+        tags = ["B-x" if word in COLOURS else "I-x" if word in NUMBERS else "O" for word in tokens]
+        rows.append({"tokens": tokens, "tags": tags})
+    return _write(tmp_path_factory.mktemp("data") / "tagged.jsonl", rows)
+
+
 @pytest.fixture
 def make_recipe(
-    tmp_path: Path, tiny_encoder: Path, tiny_decoder: Path, labelled_file: Path, chat_file: Path
+    tmp_path: Path,
+    tiny_encoder: Path,
+    tiny_decoder: Path,
+    labelled_file: Path,
+    tagged_file: Path,
+    chat_file: Path,
 ) -> Callable[..., "Recipe"]:
     """Build a recipe for a tiny model: ``make_recipe(task, method, sgd steps ...)``."""
     from hftune import Recipe
 
     places = {
         "text-classification": (tiny_encoder, labelled_file),
+        "token-classification": (tiny_encoder, tagged_file),
         "text-generation": (tiny_decoder, chat_file),
     }
 
