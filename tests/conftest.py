@@ -228,6 +228,17 @@ def _write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tagged_file(tmp_path_factory: pytest.TempPathFactory, labelled_rows: list[dict]) -> Path:
+    """The words of the labelled rows: a colour begins an entity, a number goes on with it."""
+    rows = []
+    for row in labelled_rows:
+        tokens = row["text"].split()
+        tags = ["B-x" if word in COLOURS else "I-x" if word in NUMBERS else "O" for word in tokens]
+        rows.append({"tokens": tokens, "tags": tags})
+    return _write(tmp_path_factory.mktemp("data") / "tagged.jsonl", rows)
+
+
 @pytest.fixture
 def make_recipe(
     tmp_path: Path,
@@ -235,6 +246,7 @@ def make_recipe(
     tiny_decoder: Path,
     tiny_seq2seq: Path,
     labelled_file: Path,
+    tagged_file: Path,
     chat_file: Path,
     seq2seq_file: Path,
 ) -> Callable[..., "Recipe"]:
@@ -243,6 +255,7 @@ def make_recipe(
 
     places = {
         "text-classification": (tiny_encoder, labelled_file),
+        "token-classification": (tiny_encoder, tagged_file),
         "text-generation": (tiny_decoder, chat_file),
         "text2text-generation": (tiny_seq2seq, seq2seq_file),
     }

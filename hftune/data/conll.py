@@ -72,8 +72,9 @@ def _sentences(lines: list[str]) -> list[list[Line]]:
 
 
 def _width(sentences: list[list[Line]]) -> int:
-    """The number of columns that most lines have."""
-    widths = Counter(len(columns) for sentence in sentences for _, columns in sentence)
+    """The number of columns that most lines have, those that may be comments apart."""
+    lines = (columns for sentence in sentences for _, columns in sentence)
+    widths = Counter(len(columns) for columns in lines if columns[0].split()[:1] != ["#"])
     return widths.most_common(1)[0][0] if widths else 0
 
 

@@ -112,7 +112,8 @@ class Peft(Method):
             self._check_names(option, skeleton)
         # A named initialisation computes from weights, which are not here.
         named = isinstance(self.options.get("init_lora_weights"), str)
-        config = self.config(context, **({"init_lora_weights": True} if named else {}))
+        start = {"init_lora_weights": True} if named else {}
+        config = self.config(context, **start, **self._spared_heads(skeleton, context))
         try:
             return get_peft_model(skeleton, config)
         except NotImplementedError:
@@ -134,7 +135,11 @@ class Peft(Method):
             )
         elif context.gradient_checkpointing:
             model.enable_input_require_grads()
-        adapted = get_peft_model(model, self.config(context), revision=context.revision)
+        adapted = get_peft_model(
+            model,
+            self.config(context, **self._spared_heads(model, context)),
+            revision=context.revision,
+        )
         if context.mixed_precision:
             for parameter in adapted.parameters():
                 if parameter.requires_grad:  # small updates vanish in half precision
@@ -162,6 +167,18 @@ class Peft(Method):
         if self.name == "adalora" and isinstance(model, PeftModel):
             return [AllocateRanks(model)]
         return []
+
+    def _spared_heads(self, model: PreTrainedModel, context: MethodContext) -> dict[str, Any]:
+        """Keep all-linear off the head of a tagger, which trains whole.
+
+        PEFT does so by itself for classifiers of sequences and for language models.
+        """
+        options = self.options
+        asked = options.get("target_modules") == "all-linear" and not options.get("exclude_modules")
+        if not asked or context.task != "token-classification":
+            return {}
+        heads = [name for name, part in model.named_children() if list(part.parameters())]
+        return {"exclude_modules": set_minus(heads, [model.base_model_prefix])}
 
     def _check_names(self, option: str, skeleton: nn.Module) -> None:
         names = self.options.get(option)
