@@ -119,7 +119,7 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_seq2seq(folder: Path, kind: str) -> Path:
+def build_seq2seq(folder: Path, kind: str) -> Path:
     """A small T5, BART or Marian without dropout; words as tokens, EOS behind every text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import (
@@ -173,9 +173,16 @@ def make_seq2seq(folder: Path, kind: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_seq2seq(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seq2seq_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Encoder-decoders by kind."""
+    root = tmp_path_factory.mktemp("models")
+    return {kind: build_seq2seq(root / kind, kind) for kind in ("t5", "bart", "marian")}
+
+
+@pytest.fixture(scope="session")
+def tiny_seq2seq(seq2seq_models: dict[str, Path]) -> Path:
     """A two-layer T5."""
-    return make_seq2seq(tmp_path_factory.mktemp("models") / "t5", "t5")
+    return seq2seq_models["t5"]
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def trained_weights(recipe: Recipe, dtype: torch.dtype = torch.float32) -> dict[
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+@pytest.mark.parametrize("task", ["text-classification", "text-generation", "text2text-generation"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_step_is_the_same_in_every_split(
     task: str, loss: str, make_recipe: Callable[..., Recipe]

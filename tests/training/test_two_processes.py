@@ -42,19 +42,22 @@ def launch(recipe: Path, *arguments: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+@pytest.mark.parametrize("task", ["text-classification", "text-generation", "text2text-generation"])
 def test_two_processes_equal_one(
     task: str,
     tmp_path: Path,
     tiny_encoder: Path,
     tiny_decoder: Path,
+    tiny_seq2seq: Path,
     labelled_file: Path,
     chat_file: Path,
+    seq2seq_file: Path,
 ) -> None:
     """Rows that come out uneven: 58 and 38 rows in batches of 2 x 4 leave a short last group."""
     model, source = {
         "text-classification": (tiny_encoder, labelled_file),
         "text-generation": (tiny_decoder, chat_file),
+        "text2text-generation": (tiny_seq2seq, seq2seq_file),
     }[task]
     data = tmp_path / "uneven.jsonl"
     data.write_text("".join(source.read_text().splitlines(keepends=True)[2:]))
@@ -77,7 +80,13 @@ def test_two_processes_equal_one(
         moved += 0.0 if before is None else float((value - before).abs().sum())
     assert moved > 0.01  # the comparison is of trained weights
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in outputs.values()]
-    for key in ("eval_loss", "train_loss"):
+    keys = ["eval_loss", "train_loss"]
+    if task == "text2text-generation":  # texts of ragged lengths, gathered from both
+        keys += ["eval_chrf", "eval_rouge1", "eval_length_ratio"]
+        assert (outputs["one"] / "samples.jsonl").read_text() == (
+            outputs["two"] / "samples.jsonl"
+        ).read_text()
+    for key in keys:
         assert metrics[0][key] == pytest.approx(metrics[1][key], abs=1e-5)
     if task == "text-classification":
         support = sum(row["support"] for row in metrics[1]["eval_per_class"].values())
