@@ -2,7 +2,7 @@
 """What a task answers: which columns, how a row becomes tokens, what evaluation keeps and says."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
 
+from hftune.core.errors import HftuneError
 from hftune.data.columns import Role
+from hftune.data.split import Keys
 
 
 @dataclass
@@ -24,12 +26,33 @@ class Encoded:
         cut: How many rows were longer than the limit.
         untrained: How many rows had no trained token left and were dropped.
         lengths: Tokens of each row before cutting.
+        drawn_from: How many rows there are, where a sample of them is encoded.
     """
 
     rows: Dataset
     cut: int = 0
     untrained: int = 0
     lengths: list[int] = field(default_factory=list)
+    drawn_from: int | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are, those beside the sample included."""
+        return len(self.rows) if self.drawn_from is None else self.drawn_from
+
+
+class NothingTrainedError(HftuneError):
+    """None of the rows has a trained token.
+
+    Attributes:
+        encoded: What is known of them, without a row.
+    """
+
+    def __init__(self, rows: int, max_length: int | None, encoded: Encoded) -> None:
+        super().__init__(
+            f"none of the {rows} rows has a trained token after cutting to {max_length}"
+        )
+        self.encoded = encoded
 
 
 class Task(ABC):
@@ -69,7 +92,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Return what must not stand in both parts, and what both parts shall hold alike."""
 
     @abstractmethod

@@ -2,7 +2,7 @@
 """``text-classification``: one label for a text or a pair of texts."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,12 @@ from transformers import (
 )
 
 from hftune.core.errors import HftuneError
+from hftune.data.arrow import as_dataset, codes, column_array, column_hashes, pair_hashes
 from hftune.data.columns import GROUP, Role
-from hftune.data.split import joined_keys
+from hftune.data.select import distinct_values, label_column, text_column
+from hftune.data.split import Keys, joined_keys
 from hftune.metrics.classification import classification_metrics, per_class_metrics
 from hftune.tasks.contract import Encoded, Task
-
-SHOWN_ROWS = 5
 
 
 class TextClassification(Task):
@@ -56,18 +56,18 @@ class TextClassification(Task):
 
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
         """Return ``text``, ``text_pair`` where given, and ``label`` as text; see :class:`Task`."""
+        selected = {
+            role: text_column(rows, column)
+            if role in ("text", "text_pair")
+            else label_column(rows, column)
+            if role == "label"
+            else column_array(rows, column)
+            for role, column in columns.items()
+        }
         feature = rows.features[columns["label"]] if "label" in columns else None
-        selected = {role: rows[column][:] for role, column in columns.items()}
-        for role in ("text", "text_pair"):
-            if role in selected:
-                selected[role] = _texts(selected[role], columns[role])
-        if "label" in selected:
-            labels = selected["label"]
-            if isinstance(feature, ClassLabel):
-                labels = [None if i is None or i < 0 else feature.names[i] for i in labels]
-                self._declared = self._declared or list(feature.names)
-            selected["label"] = _label_texts(labels, columns["label"])
-        return Dataset.from_dict(selected)
+        if isinstance(feature, ClassLabel):
+            self._declared = self._declared or list(feature.names)
+        return as_dataset(selected)
 
     def learn(self, train: Dataset, validation: Dataset | None) -> None:
         """Collect the label names, unless they are known already.
@@ -76,7 +76,7 @@ class TextClassification(Task):
             HftuneError: There is one class only, or the validation part has labels of its own.
         """
         if not self.label_names:
-            present = set(train["label"])
+            present = set(distinct_values(train, "label"))
             declared = self._declared if present <= set(self._declared) else []
             self.label_names = declared or sorted(present, key=_label_order)
             if len(present) < 2:
@@ -89,19 +89,21 @@ class TextClassification(Task):
 
     def check(self, rows: Dataset, part: str) -> None:
         """Raise :class:`HftuneError` if a part has labels that training does not know."""
-        unknown = sorted(set(rows["label"]) - set(self.label_names))
+        unknown = sorted(set(distinct_values(rows, "label")) - set(self.label_names))
         if unknown:
             raise HftuneError(
                 f"the {part} rows have labels that training does not know: {', '.join(unknown)}",
                 hint=f"known labels: {', '.join(self.label_names)}",
             )
 
-    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal texts together, and groups, and the classes alike; see :class:`Task`."""
-        pairs = rows["text_pair"] if "text_pair" in rows.column_names else [""] * len(rows)
-        texts = list(zip(rows["text"], pairs, strict=True))
-        groups = [list(rows["group"])] if "group" in rows.column_names else []
-        return joined_keys(texts, *groups), list(rows["label"])
+        texts = column_hashes(rows, "text")
+        if "text_pair" in rows.column_names:
+            texts = pair_hashes(texts, column_hashes(rows, "text_pair"))
+        groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
+        labels, names = codes(column_array(rows, "label"))
+        return joined_keys(texts, *groups), [names[label] for label in labels]
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
@@ -154,40 +156,6 @@ class TextClassification(Task):
     def per_class(self, kept: NDArray[Any], labels: NDArray[Any]) -> dict[str, dict[str, float]]:
         """Return precision, recall, F1 and support of each label."""
         return per_class_metrics(kept, labels, self.label_names)
-
-
-def _texts(values: list[Any], column: str) -> list[str]:
-    """Check that a column is text; a missing text is an empty one."""
-    wrong = [i for i, value in enumerate(values) if not isinstance(value, str | None)]
-    if wrong:
-        raise HftuneError(
-            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
-        )
-    texts = [value or "" for value in values]
-    if not any(text.strip() for text in texts):
-        raise HftuneError(f"column {column!r}: all {len(texts)} texts are empty")
-    return texts
-
-
-def _label_texts(values: list[Any], column: str) -> list[str]:
-    missing = [
-        index + 1
-        for index, value in enumerate(values)
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-    ]
-    if missing:
-        more = f" and {len(missing) - SHOWN_ROWS} more" if len(missing) > SHOWN_ROWS else ""
-        rows = ", ".join(map(str, missing[:SHOWN_ROWS]))
-        raise HftuneError(f"column {column!r}: no label in row {rows}{more}")
-    kinds = {type(value) for value in values}
-    if kinds <= {float} and all(value.is_integer() for value in values):
-        values = [int(value) for value in values]  # pandas turns integers beside a gap into floats
-    elif not kinds <= {str, int, bool}:
-        raise HftuneError(
-            f"column {column!r}: a label is text or a whole number, not "
-            f"{', '.join(sorted(kind.__name__ for kind in kinds))}"
-        )
-    return [str(value) for value in values]
 
 
 def _label_order(label: str) -> tuple[int, float, str]:

@@ -6,7 +6,7 @@ The loss counts what the assistant says, the end of its turn included, and nothi
 
 import copy
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,10 @@ from transformers import (
 from hftune.core.errors import HftuneError
 from hftune.data.chat import Span, assistant_spans, is_conversation
 from hftune.data.columns import GROUP, Role
-from hftune.data.split import joined_keys
+from hftune.data.split import Keys, joined_keys
 from hftune.losses.contract import aligned, targets
 from hftune.metrics.language_modelling import language_modelling_metrics
-from hftune.tasks.contract import Encoded, Task
+from hftune.tasks.contract import Encoded, NothingTrainedError, Task
 
 
 class TextGeneration(Task):
@@ -83,7 +83,7 @@ class TextGeneration(Task):
                 hint="say which: data: {columns: {completion: ...}}",
             )
 
-    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal questions together, and groups; see :class:`Task`."""
         if "prompt" in rows.column_names:
             questions = list(rows["prompt"])
@@ -113,12 +113,11 @@ class TextGeneration(Task):
                 columns["input_ids"].append(ids[:max_length])
                 columns["attention_mask"].append([1] * len(labels))
                 columns["labels"].append(labels)
-        if not columns["labels"]:
-            raise HftuneError(
-                f"none of the {len(rows)} rows has a trained token after cutting to {max_length}"
-            )
         untrained = len(rows) - len(columns["labels"])
-        return Encoded(Dataset.from_dict(columns), cut, untrained, lengths)
+        encoded = Encoded(Dataset.from_dict(columns), cut, untrained, lengths)
+        if untrained == len(rows):
+            raise NothingTrainedError(len(rows), max_length, encoded)
+        return encoded
 
     def encode_row(
         self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
