@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hftune.core.console import console, say, warn
+from hftune.data.report import SHOWN_SCRIPTS, imbalance
 from hftune.losses.contract import Loss
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
@@ -20,6 +21,8 @@ from hftune.training.prepare import Plan, num_training_steps, prepare
 from hftune.training.push import check_push
 from hftune.training.run import choose_folder
 
+#: Of a larger part only so many rows are tokenized, drawn by a seed.
+ENCODED_ROWS = 10_000
 EXAMPLES = 3
 SHOWN_TOKENS = 160
 SHOWN_CLASSES = 30
@@ -55,10 +58,12 @@ def check(
         eval_dataset=eval_dataset,
         loss=loss,
         metrics=metrics,
+        sample=ENCODED_ROWS,
     )
     choose_folder(recipe)
     check_push(plan)
     _print_rows(plan)
+    _print_texts(plan)
     _print_classes(plan)
     _print_examples(plan)
     _print_memory(plan)
@@ -72,26 +77,44 @@ def _print_rows(plan: Plan) -> None:
     for name, part in parts.items():
         if part is not None:
             lengths = np.percentile(part.lengths, (50, 90, 99, 100), method="inverted_cdf")
-            share = f"{part.cut} ({part.cut / len(part.lengths):.1%})"
-            table.add_row(name, str(len(part.rows)), *(f"{n:.0f}" for n in lengths), share)
+            ratio = part.cut / len(part.lengths)
+            about = "" if part.drawn_from is None else "about "
+            share = f"{about}{round(ratio * part.num_rows)} ({ratio:.1%})"
+            table.add_row(name, str(part.num_rows), *(f"{n:.0f}" for n in lengths), share)
     console().print(table)
+    if any(part is not None and part.drawn_from is not None for part in parts.values()):
+        say(f"tokens are counted on {ENCODED_ROWS} rows of a large part, all else on all rows")
     limit = "no limit" if plan.max_length is None else f"{plan.max_length} tokens"
-    steps = num_training_steps(plan.arguments, len(plan.train.rows))
+    steps = num_training_steps(plan.arguments, plan.train.num_rows)
     say(f"longest row taken: {limit}; optimizer steps: {steps}")
     for remark in plan.remarks():
         warn(remark)
+
+
+def _print_texts(plan: Plan) -> None:
+    """Print the data report in short."""
+    report = plan.data_report
+    if not report:
+        return
+    lengths = ", ".join(f"{n} % {length}" for n, length in report["characters"].items())
+    scripts = list(report["scripts"].items())
+    shown = ", ".join(f"{name} {share:.1%}" for name, share in scripts[:SHOWN_SCRIPTS])
+    say(f"characters: {lengths}; letters: {shown or 'none'}")
+    leakage = f"; in both parts: {report['leakage']}" if "leakage" in report else ""
+    say(f"duplicates in train: {report['duplicates']}{leakage}")
 
 
 def _print_classes(plan: Plan) -> None:
     names = plan.task.label_names
     if not names:
         return
-    counts = plan.task.class_counts(plan.train.rows, len(names))
+    counts = plan.class_counts()
     counted = "words" if plan.task.name == "token-classification" else "rows"
     table = Table("label", counted, "share", box=None)
     for index in np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]:
         table.add_row(names[index], str(counts[index]), f"{counts[index] / counts.sum():.1%}")
     console().print(table)
+    say(f"largest class: {imbalance(counts):g} times the smallest")
     if len(names) > SHOWN_CLASSES:
         say(f"and {len(names) - SHOWN_CLASSES} labels more")
 

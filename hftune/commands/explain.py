@@ -14,8 +14,8 @@ import torch
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write
+from hftune.core.surgery import num_positions
 from hftune.data.chat import render
-from hftune.hub.load import num_positions
 from hftune.interpret.attention import (
     AttentionMap,
     attention_maps,

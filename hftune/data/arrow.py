@@ -2,10 +2,11 @@
 """Arrow tables that arrive piece by piece: one schema for all, and one file that is mapped."""
 
 import contextlib
-import hashlib
 import os
+import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -83,23 +84,36 @@ def mapped(path: Path) -> pa.Table:
     return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
 
-def batches(rows: Dataset, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the rows as tables of at most ``BATCH`` rows, one chunk a column."""
-    chosen = rows if columns is None else rows.select_columns(columns)
-    for table in chosen.with_format("arrow").iter(batch_size=BATCH):
-        yield table.combine_chunks()
+def as_dataset(columns: Mapping[str, pa.ChunkedArray]) -> Dataset:
+    """Return columns as a data set, without reading them for its fingerprint."""
+    return Dataset(pa.table(dict(columns)), fingerprint=secrets.token_hex(8))
 
 
 def column_array(rows: Dataset, name: str) -> pa.ChunkedArray:
     """Return one column; without a copy where the rows have not been picked from others."""
-    tables = list(batches(rows, [name]))
-    if not tables:
-        return pa.chunked_array([], rows.data.schema.field(name).type)
-    return joined(tables).column(0)
+    return pa.chunked_array(column_batches(rows, name), rows.data.schema.field(name).type)
+
+
+def column_batches(rows: Dataset, name: str) -> Iterator[pa.Array]:
+    """Yield one column as arrays of at most ``BATCH`` values."""
+    column = rows.data.column(name)
+    if rows._indices is None:
+        for chunk in column.chunks:
+            for start in range(0, len(chunk), BATCH):
+                yield chunk.slice(start, BATCH)
+    else:  # datasets itself would slice row by row
+        picked = rows._indices.column(0)
+        for start in range(0, len(picked), BATCH):
+            yield pa.concat_arrays(column.take(picked.slice(start, BATCH)).chunks)
 
 
 def codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[object]]:
-    """Return a number a value, and the distinct values in the order in which they first stand."""
+    """Return a number a value, and the distinct values in the order in which they first stand.
+
+    A missing value has the number after those.
+    """
+    if pa.types.is_nested(values.type):
+        values = pa.chunked_array([[str(value) for value in c.to_pylist()] for c in values.chunks])
     encoded = values.dictionary_encode().combine_chunks()
     numbers = encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)
     return numbers.astype(np.int64), encoded.dictionary.to_pylist()
@@ -107,11 +121,18 @@ def codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[object]]:
 
 def hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
     """Return 64 bits a text, the same in every process; two texts in 10**19 share theirs."""
-    digests = (
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        for text in texts
-    )
+    digests = (blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
+
+def column_hashes(rows: Dataset, name: str) -> NDArray[np.uint64]:
+    """Return :func:`hashes` of a column of texts."""
+    return np.concatenate([hashes(batch.to_pylist()) for batch in column_batches(rows, name)])
+
+
+def pair_hashes(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return 64 bits a pair of hashes; the order of the two counts."""
+    return first * np.uint64(0x9E3779B97F4A7C15) + second
 
 
 def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:

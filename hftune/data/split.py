@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """A validation part split off: stratified, seeded, and with no text in both parts."""
 
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+#: What rows are told apart by: hashable values, or numbers.
+Keys = Sequence[Hashable] | NDArray[np.integer[Any]]
 
 
 def split_indices(
-    keys: Sequence[Hashable],
-    strata: Sequence[Hashable] | None,
+    keys: Keys,
+    strata: Keys | None,
     size: float | int,
     seed: int,
-) -> tuple[list[int], list[int]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Choose validation rows so that rows of one key stay together.
 
     Each stratum gives its share, rounded so that the shares add up (largest remainder), as nearly
-    as its groups allow, but never its last group. Both lists keep the order of the rows.
+    as its groups allow, but never its last group. Both parts keep the order of the rows.
 
     Args:
         keys: What must not be torn apart, such as the row's text.
@@ -27,47 +33,60 @@ def split_indices(
     Returns:
         Indices of the training rows and of the validation rows.
     """
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys):
-        groups[key].append(index)
-    by_stratum: dict[Hashable, list[list[int]]] = defaultdict(list)
-    for members in groups.values():
-        by_stratum[strata[members[0]] if strata is not None else None].append(members)
+    groups = _numbers(keys)
+    sizes, first = np.bincount(groups), np.unique(groups, return_index=True)[1]
+    stratum_of_row = _numbers(strata) if strata is not None else np.zeros(len(keys), np.int64)
+    stratum_of_group = stratum_of_row[first]
+    _, row_of = np.unique(stratum_of_row, return_index=True)
+    names = [None if strata is None else strata[row] for row in row_of]
 
     share = size if size < 1 else min(size / len(keys), 1.0)
-    ordered = sorted(by_stratum, key=str)
-    wanted = _largest_remainder([share * sum(map(len, by_stratum[stratum])) for stratum in ordered])
+    ordered = sorted(dict.fromkeys(stratum_of_group.tolist()), key=lambda s: str(names[s]))
+    held = np.bincount(stratum_of_group, weights=sizes)
+    wanted = _largest_remainder([share * held[stratum] for stratum in ordered])
     generator = np.random.default_rng(seed)
-    validation: set[int] = set()
+    chosen = np.zeros(len(sizes), dtype=bool)
     for stratum, number in zip(ordered, wanted, strict=True):
-        candidates = by_stratum[stratum]
+        candidates = np.flatnonzero(stratum_of_group == stratum)
+        drawn = candidates[generator.permutation(len(candidates))[: len(candidates) - 1]]
         taken = 0
-        for position in generator.permutation(len(candidates))[: len(candidates) - 1]:
-            if abs(taken + len(candidates[position]) - number) < abs(taken - number):
-                validation.update(candidates[position])
-                taken += len(candidates[position])
-    return [i for i in range(len(keys)) if i not in validation], sorted(validation)
+        for group, rows in zip(drawn.tolist(), sizes[drawn].tolist(), strict=True):
+            if abs(taken + rows - number) < abs(taken - number):
+                chosen[group] = True
+                taken += rows
+    validation = chosen[groups]
+    return np.flatnonzero(~validation), np.flatnonzero(validation)
 
 
-def joined_keys(*columns: Sequence[Hashable]) -> list[int]:
+def joined_keys(*columns: Keys) -> NDArray[np.int64]:
     """Return a number a row, equal for rows that share a value in a column, or are so linked.
 
     Args:
         columns: Values of each row; values of different columns are never the same.
     """
-    parent: dict[Hashable, Hashable] = {}
+    first, *others = map(_numbers, columns)
+    if not others:
+        return first
+    # A graph whose nodes are the values of all columns; a row links its values to each other.
+    starts = np.cumsum([0, *(values.max(initial=-1) + 1 for values in (first, *others))])
+    ends = np.concatenate(
+        [values + start for values, start in zip(others, starts[1:], strict=False)]
+    )
+    edges = (np.ones(len(ends), dtype=bool), (np.tile(first, len(others)), ends))
+    graph = coo_array(edges, shape=(starts[-1], starts[-1]))
+    components = connected_components(graph, directed=False)[1]
+    return _numbers(components[first])
 
-    def root(node: Hashable) -> Hashable:
-        while parent.setdefault(node, node) != node:
-            parent[node] = node = parent[parent[node]]
-        return node
 
-    rows = [list(enumerate(values)) for values in zip(*columns, strict=True)]
-    for first, *others in rows:
-        for other in others:
-            parent[root(other)] = root(first)
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(root(first), len(numbers)) for first, *_ in rows]
+def _numbers(values: Keys) -> NDArray[np.int64]:
+    """Number the values in the order in which they first stand."""
+    if not isinstance(values, np.ndarray):
+        numbers: dict[Hashable, int] = {}
+        return np.fromiter((numbers.setdefault(v, len(numbers)) for v in values), np.int64)
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    ranks = np.empty(len(first), np.int64)
+    ranks[np.argsort(first)] = np.arange(len(first))
+    return ranks[inverse]
 
 
 def _largest_remainder(shares: list[float]) -> list[int]:

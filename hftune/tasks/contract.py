@@ -3,7 +3,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hftune.data.columns import Role, find_columns
+from hftune.data.shapes import NothingToTrainError
+from hftune.data.split import Keys
 from hftune.losses.contract import forward
 from hftune.metrics.external import ExternalMetric
 
@@ -28,6 +30,7 @@ class Encoded:
         untrained: How many rows had no trained token left and were dropped.
         lengths: Tokens of each row before cutting.
         expanded: How many conversations became one row for each assistant turn.
+        drawn_from: How many rows there are, where a sample of them is encoded.
     """
 
     rows: Dataset
@@ -35,12 +38,32 @@ class Encoded:
     untrained: int = 0
     lengths: list[int] = field(default_factory=list)
     expanded: int = 0
+    drawn_from: int | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are, those beside the sample included."""
+        return len(self.rows) if self.drawn_from is None else self.drawn_from
 
 
 #: What evaluation keeps of a batch: tensors whose first axis is the row, padded with -100.
 Kept = dict[str, Tensor]
 #: The same of all rows, as arrays.
 AllKept = Mapping[str, NDArray[Any]]
+
+
+class NothingTrainedError(NothingToTrainError):
+    """None of the rows has a trained token.
+
+    Attributes:
+        encoded: What is known of them, without a row.
+    """
+
+    def __init__(self, rows: int, max_length: int | None, encoded: Encoded) -> None:
+        super().__init__(
+            f"none of the {rows} rows has a trained token after cutting to {max_length}"
+        )
+        self.encoded = encoded
 
 
 class Task(ABC):
@@ -110,7 +133,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Return what must not stand in both parts, and what both parts shall hold alike."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ shifted by one, which the collator does with the model's own method; labels are 
 
 import copy
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -24,7 +24,7 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.surgery import num_positions
 from hftune.data.columns import GROUP, Role
-from hftune.data.split import joined_keys
+from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import Encoded
 from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, texts_of
 from hftune.tasks.inference import generated
@@ -90,7 +90,7 @@ class Text2TextGeneration(GenerationTask):
                 hint="say which: data: {columns: {target: ...}}",
             )
 
-    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal texts together, and groups; see :class:`Task`."""
         groups = [list(rows["group"])] if "group" in rows.column_names else []
         return joined_keys(list(rows["text"]), *groups), None

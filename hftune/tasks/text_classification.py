@@ -2,7 +2,7 @@
 """``text-classification``: a text, or a pair of texts, and its label, labels or number."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from transformers import (
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
+from hftune.data.arrow import as_dataset, codes, column_array, column_hashes, pair_hashes
 from hftune.data.columns import GROUP, Role
-from hftune.data.split import joined_keys
+from hftune.data.select import text_column
+from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import AllKept, Encoded, Kept, Task
 from hftune.tasks.inference import scores
 from hftune.tasks.problem_types import make_problem_type, problem_type_of
@@ -108,21 +110,25 @@ class TextClassification(Task):
 
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
         """Return ``text``, ``text_pair`` where given, and ``label``; see :class:`Task`."""
-        selected = {role: rows[column][:] for role, column in columns.items()}
-        for role in ("text", "text_pair"):
-            if role in selected:
-                selected[role] = _texts(selected[role], columns[role])
-        if "label" in selected:
-            feature = rows.features[columns["label"]]
-            self._settle_problem_type(selected["label"], feature)
-            if isinstance(feature, ClassLabel):
-                self._declared = self._declared or list(feature.names)
-            selected["label"] = self.kind.read(selected["label"], columns["label"], feature)
-        return Dataset.from_dict(selected)
+        selected: dict[str, Any] = {}
+        for role, column in columns.items():
+            if role == "label":
+                selected[role] = self._labels(rows, column)
+            else:
+                texts = role in ("text", "text_pair")
+                selected[role] = (text_column if texts else column_array)(rows, column)
+        return as_dataset(selected)
 
-    def _settle_problem_type(self, labels: list[Any], feature: Any) -> None:
+    def _labels(self, rows: Dataset, column: str) -> Any:
+        self._settle_problem_type(rows, column)
+        feature = rows.features[column]
+        if isinstance(feature, ClassLabel):
+            self._declared = self._declared or list(feature.names)
+        return self.kind.read(rows, column)
+
+    def _settle_problem_type(self, rows: Dataset, column: str) -> None:
         if self.problem_type is None:
-            self.problem_type = problem_type_of(labels, feature, self.label_separator)
+            self.problem_type = problem_type_of(rows, column, self.label_separator)
             if self.problem_type != "single_label_classification":
                 say(f"problem type: {self.problem_type} (say otherwise: model.config.problem_type)")
 
@@ -136,7 +142,7 @@ class TextClassification(Task):
         if self.label_names:
             self.check(train, "training")
         else:
-            names = self.kind.names(train["label"][:])
+            names = self.kind.names(train)
             self.label_names = self._declared if set(names) <= set(self._declared) else names
         as_thresholds(self.thresholds, self.label_names)
         if validation is not None:
@@ -144,19 +150,20 @@ class TextClassification(Task):
 
     def check(self, rows: Dataset, part: str) -> None:
         """Raise :class:`HftuneError` if a part has labels that training does not know."""
-        unknown = sorted(self.kind.occurring(rows["label"]) - set(self.label_names))
+        unknown = sorted(self.kind.occurring(rows) - set(self.label_names))
         if unknown:
             raise HftuneError(
                 f"the {part} rows have labels that training does not know: {', '.join(unknown)}",
                 hint=f"known labels: {', '.join(self.label_names)}",
             )
 
-    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal texts together, and groups, and the labels alike; see :class:`Task`."""
-        pairs = rows["text_pair"] if "text_pair" in rows.column_names else [""] * len(rows)
-        texts = list(zip(rows["text"], pairs, strict=True))
-        groups = [list(rows["group"])] if "group" in rows.column_names else []
-        return joined_keys(texts, *groups), self.kind.strata(rows["label"][:])
+        texts = column_hashes(rows, "text")
+        if "text_pair" in rows.column_names:
+            texts = pair_hashes(texts, column_hashes(rows, "text_pair"))
+        groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
+        return joined_keys(texts, *groups), self.kind.strata(rows)
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
@@ -249,16 +256,3 @@ class TextClassification(Task):
         for index, logits in scores(model, encoded.rows, self.collator(tokenizer), batch_size):
             answers[index] = self.kind.answer(logits, self.label_names, thresholds)
         return answers
-
-
-def _texts(values: list[Any], column: str) -> list[str]:
-    """Check that a column is text; a missing text is an empty one."""
-    wrong = [i for i, value in enumerate(values) if not isinstance(value, str | None)]
-    if wrong:
-        raise HftuneError(
-            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
-        )
-    texts = [value or "" for value in values]
-    if not any(text.strip() for text in texts):
-        raise HftuneError(f"column {column!r}: all {len(texts)} texts are empty")
-    return texts

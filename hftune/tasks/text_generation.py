@@ -7,7 +7,7 @@ text it counts every token.
 
 import copy
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +27,9 @@ from hftune.core.errors import HftuneError
 from hftune.data.blocks import joined_blocks, separate_blocks
 from hftune.data.chat import RewrittenTurnsError, Span, assistant_spans, render
 from hftune.data.conversations import without_nulls
-from hftune.data.shapes import ROLES, NothingToTrainError, select_shape, shape_columns
-from hftune.data.split import joined_keys
-from hftune.tasks.contract import Encoded
+from hftune.data.shapes import ROLES, select_shape, shape_columns
+from hftune.data.split import Keys, joined_keys
+from hftune.tasks.contract import Encoded, NothingTrainedError
 from hftune.tasks.generation import GenerationTask
 from hftune.tasks.inference import free_positions, generated
 
@@ -113,7 +113,7 @@ class TextGeneration(GenerationTask):
                 hint="say which: data: {columns: {completion: ...}}",
             )
 
-    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal questions together, and groups; see :class:`Task`."""
         if "messages" not in rows.column_names:
             questions = list(rows["prompt" if "prompt" in rows.column_names else "text"])
@@ -150,15 +150,14 @@ class TextGeneration(GenerationTask):
                 columns["input_ids"].append(ids[:max_length])
                 columns["attention_mask"].append([1] * len(kept))
                 columns["labels"].append(kept)
-        if not columns["labels"]:
-            raise NothingToTrainError(
-                f"none of the {len(rows)} rows has a trained token after cutting to {max_length}"
-            )
         expanded = 0
         if "messages" in rows.column_names and len(lengths) > len(rows):
             expanded = len(lengths) - len(rows)
         untrained = len(lengths) - len(columns["labels"])
-        return Encoded(Dataset.from_dict(columns), cut, untrained, lengths, expanded)
+        encoded = Encoded(Dataset.from_dict(columns), cut, untrained, lengths, expanded)
+        if not columns["labels"]:
+            raise NothingTrainedError(len(rows), max_length, encoded)
+        return encoded
 
     def encode_row(
         self, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase

@@ -29,7 +29,7 @@ from transformers import (
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.data.columns import GROUP, Role
-from hftune.data.split import joined_keys
+from hftune.data.split import Keys, joined_keys
 from hftune.losses.contract import aligned, counted, forward
 from hftune.metrics.entities import OUTSIDE, entities, kind_of, marks_entities, scheme_of
 from hftune.metrics.tagging import per_tag_metrics, tagging_metrics
@@ -153,7 +153,7 @@ class TokenClassification(Task):
                 hint=f"known tags: {', '.join(self.label_names)}",
             )
 
-    def split_keys(self, rows: Dataset) -> tuple[list[int], list[Hashable] | None]:
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal sentences together, and groups; spread the rarest kinds of tags evenly."""
         sentences = [tuple(words) for words in rows["tokens"]]
         groups = [list(rows["group"])] if "group" in rows.column_names else []

@@ -6,12 +6,14 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import init_empty_weights
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import nn
 from transformers import (
     PreTrainedConfig,
@@ -23,6 +25,8 @@ from transformers import (
 from hftune.core.console import say
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.surgery import num_positions
+from hftune.data import report
+from hftune.data.report import data_report, imbalance, label_counts
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.losses import LOSSES
@@ -37,6 +41,8 @@ from hftune.recipe.schema import TASK_OPTIONS, Choice
 from hftune.recipe.suggest import did_you_mean
 from hftune.tasks import TASKS
 from hftune.tasks.contract import Encoded, Task
+from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.training.encode import encode_part
 from hftune.training.rows import Parts, read_parts
 from hftune.training.streaming import TokenStream, open_stream, token_stream
 
@@ -90,7 +96,7 @@ class Plan:
         return MethodContext(
             task=self.task.name,
             new_modules=new_modules,
-            num_training_steps=num_training_steps(arguments, len(self.train.rows)),
+            num_training_steps=num_training_steps(arguments, self.train.num_rows),
             gradient_checkpointing=bool(
                 arguments.gradient_checkpointing or arguments.activation_checkpointing
             ),
@@ -107,8 +113,8 @@ class Plan:
         return model
 
     def report(self) -> dict[str, Any]:
-        """Return ``data.json``: sources, hashes, counts, lengths."""
-        counts = self.task.class_counts(self.train.rows, self.num_classes())
+        """Return ``data.json``: sources, hashes, counts, lengths, duplicates, scripts."""
+        counts = self.class_counts()
         return {
             "sources": self.parts.sources,
             "streamed": self.stream is not None,
@@ -118,7 +124,20 @@ class Plan:
             "train": _part_report(self.train),
             "validation": None if self.validation is None else _part_report(self.validation),
             "classes": dict(zip(self.task.label_names, map(int, counts), strict=False)),
+            "imbalance": imbalance(counts) if self.task.label_names else None,
+            **self.data_report,
         }
+
+    @cached_property
+    def data_report(self) -> dict[str, Any]:
+        """What the selected rows hold; see :func:`hftune.data.report.data_report`."""
+        return data_report(self.parts.train, self.parts.validation)
+
+    def class_counts(self) -> NDArray[np.integer[Any]]:
+        """Return how often each class is a label, of all training rows where that can be known."""
+        if self.train.drawn_from is not None and self.task.problem_type == SINGLE_LABEL:
+            return label_counts(self.parts.train, self.task.label_names)
+        return self.task.class_counts(self.train.rows, self.num_classes())
 
     def remarks(self) -> list[str]:
         """Return what the user should know of rows that do not count as meant."""
@@ -135,7 +154,7 @@ class Plan:
             )
         if empty := self.parts.empty_texts:
             remarks.append(f"{empty} training rows have an empty text")
-        return remarks
+        return [*remarks, *report.remarks(self.data_report)]
 
     def num_classes(self) -> int:
         """Return how many classes the model's head tells apart."""
@@ -152,6 +171,7 @@ def prepare(
     loss: Loss | None = None,
     metrics: Sequence[Metric] | None = None,
     own_model: bool = False,
+    sample: int | None = None,
 ) -> Plan:
     """Turn a recipe into a :class:`Plan`.
 
@@ -162,6 +182,7 @@ def prepare(
         loss: A loss of one's own in place of the recipe's.
         metrics: Metrics of the ``evaluate`` library in place of ``evaluation.metrics``.
         own_model: Whether a model of one's own takes the place of the recipe's and its method.
+        sample: Encode so many rows of a large part, for a look that does not train.
 
     Raises:
         HftuneError: Something in the recipe, the data or the environment does not fit.
@@ -192,6 +213,7 @@ def prepare(
     loss_choice = None if loss is not None else _loss_choice(recipe, task)
     config_changes = task.configure(config, tokenizer)
     limit = longest_row(recipe, config, tokenizer)
+    encode = partial(encode_part, task, tokenizer=tokenizer, max_length=limit, sample=sample)
     plan = Plan(
         recipe=recipe,
         arguments=arguments,
@@ -201,10 +223,8 @@ def prepare(
         config_changes=config_changes,
         tokenizer=tokenizer,
         parts=parts,
-        train=task.encode(parts.train, tokenizer, limit),
-        validation=(
-            None if parts.validation is None else task.encode(parts.validation, tokenizer, limit)
-        ),
+        train=encode(parts.train),
+        validation=None if parts.validation is None else encode(parts.validation),
         max_length=limit,
         method=build_method(recipe),
         loss=loss if loss is not None else build_loss(loss_choice),
@@ -215,8 +235,8 @@ def prepare(
     plan.loss.fit(
         LabelFacts(
             classes=task.classes(tokenizer, plan.num_classes()),
-            counts=task.class_counts(plan.train.rows, plan.num_classes()).tolist(),
-            rows=len(plan.train.rows),
+            counts=plan.class_counts().tolist(),
+            rows=plan.train.num_rows,
             label_smoothing=arguments.label_smoothing_factor,
             causal=task.causal,
         )
@@ -386,7 +406,7 @@ def num_training_steps(arguments: TrainingArguments, rows: int) -> int:
 def _part_report(part: Encoded) -> dict[str, Any]:
     lengths = np.percentile(part.lengths, PERCENTILES, method="inverted_cdf")
     return {
-        "rows": len(part.rows),
+        "rows": part.num_rows,
         "cut": part.cut,
         "untrained": part.untrained,
         "length_percentiles": dict(zip(map(str, PERCENTILES), map(int, lengths), strict=True)),

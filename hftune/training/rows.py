@@ -11,6 +11,7 @@ from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
 from hftune.data.files import source_files
 from hftune.data.load import DEMO, load_part, load_parts
+from hftune.data.select import blank_rows
 from hftune.data.slices import is_slice
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
@@ -41,7 +42,7 @@ class Parts:
     def empty_texts(self) -> int:
         """How many training rows have an empty text, prompt, completion or target."""
         present = [name for name in TEXTS if name in self.train.column_names]
-        return sum(not all(row[name].strip() for name in present) for row in self.train)
+        return blank_rows(self.train, present)
 
 
 def read_parts(
@@ -132,7 +133,7 @@ def _split(
 def _sample(rows: Dataset, number: int | None, seed: int) -> Dataset:
     if number is None or number >= len(rows):
         return rows
-    return rows.select(sorted(np.random.default_rng(seed).permutation(len(rows))[:number]))
+    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:number]))
 
 
 def _sources(recipe: Recipe) -> dict[str, Any] | str:

@@ -139,8 +139,10 @@ def hold_out(
         )
     keys, strata = task.split_keys(rows)
     if origins is not None:
-        strata = list(zip(origins, strata or [0] * len(rows), strict=True))
-    kept, held_out = split_indices(keys, strata, size, seed)
+        alike = [0] * len(rows) if strata is None else strata
+        strata = list(zip(origins, alike, strict=True))
+    parts = split_indices(keys, strata, size, seed)
+    kept, held_out = (part.tolist() for part in parts)
     if not held_out:
         raise RecipeError(
             ["data: no validation part can be split off, since each label has one text or group"],

@@ -188,6 +188,7 @@ def test_demo_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "docstring_rows", lambda: rows)
     (row,) = load_part("demo:docstrings").to_list()
     question, answer = row.pop("messages")
+    assert len(row.pop("tokens")) == len(row.pop("tags")) == 4
     assert row == rows[0]
     assert question["role"] == "user"
     assert question["content"].endswith("def f()")
@@ -343,7 +344,9 @@ def test_value_that_no_table_holds(write: Write, value: str) -> None:
 
 
 def test_unknown_suffix(write: Write) -> None:
-    known = ".csv, .tsv, .json, .jsonl, .parquet, .txt, and .gz of the text kinds"
+    known = (
+        ".csv, .tsv, .json, .jsonl, .parquet, .txt, .conll, .bio, .iob, and .gz of the text kinds"
+    )
     for name in ("a.xlsx", "a.parquet.gz", "a.gz", "a.xlsx.gz"):
         expected = f"{name}: unknown kind of file; known: {known}"
         assert refusal(write(name, "x\n1\n")) == expected

@@ -6,7 +6,54 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hftune.data.split import joined_keys, split_indices
+from hftune.data import split
+from hftune.data.split import Keys
+
+
+def split_indices(
+    keys: Keys, strata: Keys | None, size: float, seed: int
+) -> tuple[list[int], list[int]]:
+    train, validation = split.split_indices(keys, strata, size, seed)
+    return train.tolist(), validation.tolist()
+
+
+def joined_keys(*columns: Keys) -> list[int]:
+    return split.joined_keys(*columns).tolist()
+
+
+def walked(columns: list[list[int]]) -> list[int]:
+    """Number the rows by walking from row to row over equal values, one at a time."""
+    found = [-1] * len(columns[0])
+    for start in range(len(found)):
+        if found[start] < 0:
+            number, waiting = max(found) + 1, [start]
+            while waiting:
+                row = waiting.pop()
+                found[row] = number
+                waiting += [
+                    other
+                    for other in range(len(found))
+                    if found[other] < 0 and any(c[row] == c[other] for c in columns)
+                ]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_joined_keys_are_what_a_walk_finds(seed: int, number: int) -> None:
+    generator = np.random.default_rng(seed)
+    columns = [generator.integers(0, 60, 60) for _ in range(number)]
+    expected = walked([column.tolist() for column in columns])
+    assert joined_keys(*columns) == expected
+    assert joined_keys(*(column.tolist() for column in columns)) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_arrays_split_like_lists(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    keys, strata = generator.integers(0, 50, 90), generator.choice(["a", "b", "10"], 90)
+    as_lists = split_indices(keys.tolist(), strata.tolist(), 0.3, seed)
+    assert split_indices(keys, strata, 0.3, seed) == as_lists
 
 
 @pytest.mark.parametrize("seed", range(20))

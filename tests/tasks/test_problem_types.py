@@ -40,7 +40,7 @@ def selected(task: TextClassification, labels: list[Any], features: Any = None) 
     ],
 )
 def test_guess(labels: list[Any], separator: str | None, kind: str) -> None:
-    assert problem_type_of(labels, None, separator) == kind
+    assert problem_type_of(Dataset.from_dict({"label": labels}), "label", separator) == kind
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_numbers_that_do_not_vary() -> None:
 def test_encoding_counts_and_strata() -> None:
     task = TextClassification(problem_type=MULTI)
     labels = [["a", "c"], [], ["a"], ["b", "a"]]
-    kind = task.kind
-    assert kind.names(labels) == ["a", "b", "c"]
+    kind, rows = task.kind, Dataset.from_dict({"label": labels})
+    assert kind.names(rows) == ["a", "b", "c"]
     encoded = kind.encode(labels, ["a", "b", "c"])
     assert encoded == [[1, 0, 1], [0, 0, 0], [1, 0, 0], [1, 1, 0]]
     assert kind.counts(encoded, 3).tolist() == [3, 1, 1]
-    assert kind.strata(labels) == ["c", "", "a", "b"]
+    assert list(kind.strata(rows)) == ["c", "", "a", "b"]
 
 
 def test_thresholds_decide() -> None:

@@ -236,8 +236,8 @@ def test_lengths_beyond_the_model(
 ) -> None:
     model = seq2seq_models["bart"]
     recipe = make_recipe(TASK, model={"path": str(model)}, **sections)
+    rows = Dataset.from_list(ROWS)
     with pytest.raises(RecipeError, match=says):
-        rows = Dataset.from_list(ROWS)
         prepare(recipe, train_dataset=rows, eval_dataset=rows)
 
 

@@ -4,39 +4,43 @@
 Their names are those of ``config.problem_type``.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset
 
-from datasets import ClassLabel
-
+from hftune.data.arrow import column_array
 from hftune.tasks.problem_types.contract import ProblemType, as_number
 from hftune.tasks.problem_types.multi_label import MultiLabel
 from hftune.tasks.problem_types.regression import Regression
 from hftune.tasks.problem_types.single_label import SingleLabel
 
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
 
-def problem_type_of(values: Sequence[Any], feature: Any, separator: str | None) -> str:
+
+def problem_type_of(rows: Dataset, column: str, separator: str | None) -> str:
     """Guess the problem type from a label column.
 
     Lists, or a separator, mean several labels; numbers of which one has a fraction mean regression;
     all else is one label a text.
     """
-    present = [value for value in values if value is not None]
-    if separator is not None or any(isinstance(value, list) for value in present):
-        return "multi_label_classification"
-    if isinstance(feature, ClassLabel):
-        return "single_label_classification"
+    values = column_array(rows, column)
+    if separator is not None or pa.types.is_nested(values.type):
+        return MULTI_LABEL
+    if isinstance(rows.features[column], ClassLabel):
+        return SINGLE_LABEL
     fractions = False
-    for value in present:
+    for value in pc.unique(pc.drop_null(values)).to_pylist():
         number = as_number(value)
         if number is None:
-            return "single_label_classification"
+            return SINGLE_LABEL
         fractions = fractions or number % 1 != 0
-    return "regression" if fractions else "single_label_classification"
+    return REGRESSION if fractions else SINGLE_LABEL
 
 
 def make_problem_type(name: str, separator: str | None) -> ProblemType:
     """Return the problem type of that name."""
-    if name == "multi_label_classification":
+    if name == MULTI_LABEL:
         return MultiLabel(separator)
-    return Regression() if name == "regression" else SingleLabel()
+    return Regression() if name == REGRESSION else SingleLabel()

@@ -3,16 +3,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hftune.core.errors import HftuneError
-
-SHOWN_ROWS = 5
+from hftune.data.split import Keys
 
 
 class ProblemType(ABC):
@@ -29,24 +28,24 @@ class ProblemType(ABC):
     best_metric: str
 
     @abstractmethod
-    def read(self, values: list[Any], column: str, feature: Any) -> list[Any]:
-        """Return the cells as labels; the message names bad rows."""
+    def read(self, rows: Dataset, column: str) -> Any:
+        """Return a column as labels, an Arrow column or a list; the message names bad rows."""
 
     @abstractmethod
-    def names(self, labels: Sequence[Any]) -> list[str]:
-        """Return the label names that occur, in their order.
+    def names(self, rows: Dataset) -> list[str]:
+        """Return the label names of selected rows, in their order.
 
         Raises:
             HftuneError: They are too few to learn from.
         """
 
     @abstractmethod
-    def occurring(self, labels: Sequence[Any]) -> set[str]:
-        """Return the set of label names that occur."""
+    def occurring(self, rows: Dataset) -> set[str]:
+        """Return the label names of selected rows."""
 
     @abstractmethod
-    def strata(self, labels: Sequence[Any]) -> list[Hashable]:
-        """Return what both parts of a split shall hold alike."""
+    def strata(self, rows: Dataset) -> Keys:
+        """Return what both parts of a split of selected rows shall hold alike."""
 
     @abstractmethod
     def encode(self, labels: Sequence[Any], names: Sequence[str]) -> list[Any]:
@@ -92,19 +91,6 @@ def as_number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def refuse_missing(values: Sequence[Any], column: str) -> None:
-    """Raise :class:`HftuneError` that names the rows without a label."""
-    missing = [
-        index + 1
-        for index, value in enumerate(values)
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-    ]
-    if missing:
-        more = f" and {len(missing) - SHOWN_ROWS} more" if len(missing) > SHOWN_ROWS else ""
-        rows = ", ".join(map(str, missing[:SHOWN_ROWS]))
-        raise HftuneError(f"column {column!r}: no label in row {rows}{more}")
 
 
 def label_order(label: str) -> tuple[int, float, str]:

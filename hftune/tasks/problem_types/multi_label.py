@@ -3,17 +3,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, List
+from datasets import ClassLabel, Dataset, List
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
+from hftune.data.split import Keys
 from hftune.metrics.multi_label import multi_label_metrics, per_label_metrics
 from hftune.tasks.problem_types.contract import ProblemType, label_order
 
@@ -38,19 +39,20 @@ class MultiLabel(ProblemType):
     def __init__(self, separator: str | None = None) -> None:
         self.separator = separator
 
-    def read(self, values: list[Any], column: str, feature: Any) -> list[Any]:
+    def read(self, rows: Dataset, column: str) -> Any:
         """Return a list of names a row; see :class:`ProblemType`."""
+        feature = rows.features[column]
         inner = getattr(feature, "feature", None) if isinstance(feature, List) else None
-        rows = []
-        for number, cell in enumerate(values, start=1):
+        read = []
+        for number, cell in enumerate(rows[column][:], start=1):
             labels = self._cell(cell, f"column {column!r}: row {number}")
             if isinstance(inner, ClassLabel):
                 labels = [inner.names[label] for label in labels]
             texts = [str(label) for label in labels]
             if len(set(texts)) < len(texts):
                 raise HftuneError(f"column {column!r}: row {number} has a label twice: {cell!r}")
-            rows.append(texts)
-        return rows
+            read.append(texts)
+        return read
 
     def _cell(self, cell: Any, where: str) -> list[Any]:
         if isinstance(cell, str) and self.separator is not None:
@@ -70,19 +72,20 @@ class MultiLabel(ProblemType):
             )
         return cell
 
-    def names(self, labels: Sequence[Any]) -> list[str]:
+    def names(self, rows: Dataset) -> list[str]:
         """Return numbers in their order, then names in theirs; see :class:`ProblemType`."""
-        present = self.occurring(labels)
+        present = self.occurring(rows)
         if not present:
             raise HftuneError("no row has a label")
         return sorted(present, key=label_order)
 
-    def occurring(self, labels: Sequence[Any]) -> set[str]:
+    def occurring(self, rows: Dataset) -> set[str]:
         """Return the labels of all rows; see :class:`ProblemType`."""
-        return {name for row in labels for name in row}
+        return {name for row in rows["label"] for name in row}
 
-    def strata(self, labels: Sequence[Any]) -> list[Hashable]:
+    def strata(self, rows: Dataset) -> Keys:
         """Keep each row's rarest label alike; see :class:`ProblemType`."""
+        labels = rows["label"][:]
         counts = Counter(name for row in labels for name in row)
         return [min(row, key=lambda name: (counts[name], name), default="") for row in labels]
 

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """One number a text."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
+from hftune.data.split import Keys
 from hftune.metrics.regression import regression_metrics
-from hftune.tasks.problem_types.contract import ProblemType, as_number, refuse_missing
+from hftune.tasks.problem_types.contract import ProblemType, as_number
 
 STRATA_OF_NUMBERS = 10
 
@@ -22,9 +24,9 @@ class Regression(ProblemType):
     metric_names = ("loss", "mse", "rmse", "mae", "r2", "pearson", "spearman")
     best_metric = "loss"
 
-    def read(self, values: list[Any], column: str, feature: Any) -> list[Any]:
+    def read(self, rows: Dataset, column: str) -> Any:
         """Return floats; see :class:`ProblemType`."""
-        refuse_missing(values, column)
+        values = rows[column][:]
         numbers = []
         for row, value in enumerate(values, start=1):
             number = as_number(value)
@@ -36,18 +38,20 @@ class Regression(ProblemType):
             numbers.append(number)
         return numbers
 
-    def names(self, labels: Sequence[Any]) -> list[str]:
+    def names(self, rows: Dataset) -> list[str]:
         """Return none; see :class:`ProblemType`."""
+        labels = rows["label"][:]
         if len(set(labels)) < 2:
             raise HftuneError(f"every target is {labels[0]}; there is nothing to learn")
         return []
 
-    def occurring(self, labels: Sequence[Any]) -> set[str]:
+    def occurring(self, rows: Dataset) -> set[str]:
         """Return none; see :class:`ProblemType`."""
         return set()
 
-    def strata(self, labels: Sequence[Any]) -> list[Hashable]:
-        """Keep tenths of the range of values alike; see :class:`ProblemType`."""
+    def strata(self, rows: Dataset) -> Keys:
+        """Keep tenths of the rows, by their value, alike; see :class:`ProblemType`."""
+        labels = rows["label"][:]
         edges = np.quantile(labels, np.linspace(0, 1, STRATA_OF_NUMBERS + 1)[1:-1])
         return list(np.searchsorted(edges, labels).tolist())
 

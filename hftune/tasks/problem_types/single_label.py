@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """One label a text."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
+from hftune.data.arrow import codes, column_array
+from hftune.data.select import distinct_values, label_column
+from hftune.data.split import Keys
 from hftune.metrics.classification import classification_metrics, per_class_metrics
-from hftune.tasks.problem_types.contract import ProblemType, label_order, refuse_missing
+from hftune.tasks.problem_types.contract import ProblemType, label_order
 
 
 class SingleLabel(ProblemType):
@@ -24,35 +27,27 @@ class SingleLabel(ProblemType):
     )  # fmt: skip
     best_metric = "f1_macro"
 
-    def read(self, values: list[Any], column: str, feature: Any) -> list[Any]:
-        """Return labels as text; see :class:`ProblemType`."""
-        if isinstance(feature, ClassLabel):
-            values = [None if i is None or i < 0 else feature.names[i] for i in values]
-        refuse_missing(values, column)
-        kinds = {type(value) for value in values}
-        if kinds <= {float} and all(value.is_integer() for value in values):
-            values = [int(value) for value in values]  # integers beside a gap become floats
-        elif not kinds <= {str, int, bool}:
-            found = ", ".join(sorted(kind.__name__ for kind in kinds))
-            raise HftuneError(f"column {column!r}: a label is text or a whole number, not {found}")
-        return [str(value) for value in values]
+    def read(self, rows: Dataset, column: str) -> Any:
+        """Return labels as text; see :func:`hftune.data.select.label_column`."""
+        return label_column(rows, column)
 
-    def names(self, labels: Sequence[Any]) -> list[str]:
+    def names(self, rows: Dataset) -> list[str]:
         """Return numbers in their order, then names in theirs; see :class:`ProblemType`."""
-        present = self.occurring(labels)
+        present = self.occurring(rows)
         if len(present) < 2:
             raise HftuneError(
                 f"one class only: every label is {next(iter(present))!r}; a classifier needs two"
             )
         return sorted(present, key=label_order)
 
-    def occurring(self, labels: Sequence[Any]) -> set[str]:
+    def occurring(self, rows: Dataset) -> set[str]:
         """Return the labels; see :class:`ProblemType`."""
-        return set(labels)
+        return set(distinct_values(rows, "label"))
 
-    def strata(self, labels: Sequence[Any]) -> list[Hashable]:
+    def strata(self, rows: Dataset) -> Keys:
         """Keep the classes alike; see :class:`ProblemType`."""
-        return list(labels)
+        numbers, names = codes(column_array(rows, "label"))
+        return [names[number] for number in numbers]
 
     def encode(self, labels: Sequence[Any], names: Sequence[str]) -> list[Any]:
         """Return ids; see :class:`ProblemType`."""
