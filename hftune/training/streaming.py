@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 from datasets import IterableDataset as Rows
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from hftune.core.errors import HftuneError, RunError
@@ -62,14 +62,11 @@ class TokenStream(IterableDataset[dict[str, Any]]):
         self.processes = processes
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        first, step = self.process * workers + number, self.processes * workers
         size = next((TOGETHER[role] for role in self.columns if role in TOGETHER), TOGETHER_ELSE)
         for epoch in count():
             self.rows.set_epoch(epoch)
             trained = 0
-            mine = islice(self.rows, first, None, step)
+            mine = islice(self.rows, self.process, None, self.processes)
             while batch := list(islice(mine, size)):
                 for row in self._encoded(batch):
                     trained += 1
