@@ -31,8 +31,10 @@ def pairs_file(tmp_path: Path) -> Path:
 
 
 def streamed(make_recipe: Callable[..., Recipe], path: Path, **options: Any) -> Recipe:
-    data = {"path": str(path), "streaming": True, "validation_size": 0, "max_length": 64}
-    data |= {"shuffle_buffer_size": 16, **options.pop("data", {})}
+    data = {"path": str(path), "streaming": True, "max_length": 64, "shuffle_buffer_size": 16}
+    data |= options.pop("data", {})
+    if "validation" not in data:
+        data.setdefault("validation_size", 0)
     return make_recipe("text-generation", options.pop("training", None), data=data, **options)
 
 
@@ -112,6 +114,32 @@ def test_a_wrong_row_far_in_is_named(make_recipe: Callable[..., Recipe], tmp_pat
     plan = prepare(streamed(make_recipe, path))
     with pytest.raises(RunError, match=r"wrong.jsonl:251: column 'completion': is not text but 3"):
         list(islice(plan.stream, 300))
+
+
+def test_splits_of_a_data_set(
+    make_recipe: Callable[..., Recipe], pairs_file: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A folder with a file for each split is to datasets what a Hub repository is."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    lines = pairs_file.read_text().splitlines(keepends=True)
+    (folder / "train.jsonl").write_text("".join(lines[:40]))
+    (folder / "validation.jsonl").write_text("".join(lines[40:]))
+    is_dir = Path.is_dir  # a folder is refused; this one is to pass as the Hub's
+    monkeypatch.setattr(Path, "is_dir", lambda path: path != folder and is_dir(path))
+    plan = prepare(streamed(make_recipe, folder, data={"validation": "validation"}))
+    assert said(plan, plan.validation.rows) == [f"say {n}<|eos|>" for n in range(40, 50)]
+    assert set(said(plan, islice(plan.stream, 40))) == {f"say {n}<|eos|>" for n in range(40)}
+    with pytest.raises(HftuneError, match=r"data.split: .* no 'test'; splits: train, validation"):
+        prepare(streamed(make_recipe, folder, data={"split": "test"}))
+
+
+def test_no_stream(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
+    with pytest.raises(HftuneError, match=r"data.name: .*pairs.jsonl is a file"):
+        prepare(streamed(make_recipe, pairs_file, data={"name": "en"}))
+    for path in ("demo:docstrings", str(pairs_file.parent)):
+        with pytest.raises(HftuneError, match="is no file and no Hub data set"):
+            prepare(streamed(make_recipe, Path(path)))
 
 
 def test_too_short(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
