@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet
-from datasets import IterableDataset
+from datasets import IterableDataset, IterableDatasetDict
 
 from hftune.core.errors import HftuneError, RunError
 
@@ -36,21 +36,21 @@ def stream_files(files: list[Path]) -> IterableDataset:
     return IterableDataset.from_generator(_rows_of, gen_kwargs={"files": names})
 
 
-def stream_hub(path: str, name: str | None, split: str, revision: str | None) -> IterableDataset:
-    """Return the rows of a Hub data set as they arrive.
+def stream_hub(path: str, name: str | None, revision: str | None) -> IterableDatasetDict:
+    """Return the splits of a Hub data set, whose rows are read as they arrive.
 
     Raises:
-        HftuneError: It is not there, or has no such split.
+        HftuneError: It is not there.
     """
     try:
-        rows: IterableDataset = datasets.load_dataset(
-            path, name, split=split, revision=revision, streaming=True
+        splits: IterableDatasetDict = datasets.load_dataset(
+            path, name, revision=revision, streaming=True
         )
     except (OSError, ValueError) as error:
         raise HftuneError(
             f"{path}: no file, and not readable from the Hub: {str(error).splitlines()[0]}"
         ) from error
-    return rows
+    return splits
 
 
 def _rows_of(files: list[str]) -> Iterator[dict[str, Any]]:

@@ -140,6 +140,11 @@ RULES = (
         ),
     ),
     Rule(
+        "training.dataloader_num_workers",
+        "a stream is read by the process that trains",
+        lambda s: s["data"].streaming and _training(s, "dataloader_num_workers", 0) > 0,
+    ),
+    Rule(
         "loss.class_weights",
         "balanced counts all rows, which a stream cannot; give the weights",
         lambda s: (

@@ -7,17 +7,18 @@ on where an epoch ends, and each simply takes every n-th row.
 
 from collections.abc import Iterator
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
 from datasets import IterableDataset as Rows
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from hftune.core.errors import HftuneError, RunError
 from hftune.data.files import source_files
-from hftune.data.load import load_part
+from hftune.data.load import DEMO, load_part
 from hftune.data.shapes import NothingToTrainError
 from hftune.data.stream import PLACE, stream_files, stream_hub
 from hftune.recipe.recipe import Recipe
@@ -63,14 +64,11 @@ class TokenStream(IterableDataset[dict[str, Any]]):
         self.processes = processes
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        first, step = self.process * workers + number, self.processes * workers
         size = next((TOGETHER[role] for role in self.columns if role in TOGETHER), TOGETHER_ELSE)
         for epoch in count():
             self.rows.set_epoch(epoch)
             trained = 0
-            mine = islice(self.rows, first, None, step)
+            mine = islice(self.rows, self.process, None, self.processes)
             while batch := list(islice(mine, size)):
                 for row in self._encoded(batch):
                     trained += 1
@@ -128,20 +126,14 @@ def open_stream(recipe: Recipe, task: Task) -> tuple[Parts, Rows]:
     assert isinstance(data.path, str | list), "the recipe's check asks for it"
     path = data.path if isinstance(data.path, str) else [str(item) for item in data.path]
     files = source_files(path)
-    if files:
-        rows = stream_files(files)
-    elif isinstance(path, str):
-        rows = stream_hub(path, data.name, data.split or "train", data.revision)
-    else:
-        raise HftuneError("data.path: an empty list of files")
+    rows, given = _opened(recipe, path, files)
     held_out = int(data.validation_size) if data.validation is None else 0
     head = list(islice(rows, held_out + HEAD))
     if len(head) <= held_out:
         raise HftuneError(f"{path}: {len(head)} rows, of which {held_out} are to be held out")
     columns = task.columns([name for name in head[0] if name != PLACE], data.columns)
     validation = selected(head[:held_out], columns, task) if held_out else None
-    if data.validation is not None:
-        given = load_part(data.validation, "validation")
+    if given is not None:
         present = {r: c for r, c in columns.items() if c in given.column_names}
         validation = task.select(given, task.columns(given.column_names, present))
     first = selected(head[held_out:], columns, task)
@@ -151,12 +143,39 @@ def open_stream(recipe: Recipe, task: Task) -> tuple[Parts, Rows]:
         rows = rows.take(data.max_train_samples)
         first = first.select(range(min(len(first), data.max_train_samples)))
     if training.get("train_sampling_strategy", "random") == "random":
-        seed = training.get("data_seed") or training["seed"]
+        data_seed = training.get("data_seed")
+        seed = training["seed"] if data_seed is None else data_seed
         rows = rows.shuffle(seed=seed, buffer_size=data.shuffle_buffer_size or SHUFFLE_BUFFER)
     if validation is not None and data.max_eval_samples is not None:
         validation = validation.select(range(min(len(validation), data.max_eval_samples)))
     sources = {str(file): f"streamed, {file.stat().st_size} bytes" for file in files}
     return Parts(first, validation, columns, sources or str(path)), rows
+
+
+def _opened(recipe: Recipe, path: str | list[str], files: list[Path]) -> tuple[Rows, Any]:
+    """The stream, and the validation rows that the recipe names, read whole."""
+    data = recipe.data
+    if files:
+        for key in ("name", "split", "revision"):
+            if getattr(data, key) is not None:
+                raise HftuneError(f"data.{key}: {path} is a file; only Hub data sets have one")
+        held_out = None if data.validation is None else load_part(data.validation, "validation")
+        return stream_files(files), held_out
+    if not isinstance(path, str):
+        raise HftuneError("data.path: an empty list of files")
+    if path == DEMO or Path(path).is_dir():
+        raise HftuneError(
+            f"data.streaming: {path} is no file and no Hub data set",
+            hint="a saved datasets folder is read from the disk as it is needed; leave it out",
+        )
+    splits = stream_hub(path, data.name, data.revision)
+    split = data.split or "train"
+    if split not in splits:
+        raise HftuneError(f"data.split: {path} has no {split!r}; splits: {', '.join(splits)}")
+    if isinstance(data.validation, str) and data.validation in splits:
+        return splits[split], Dataset.from_list(list(splits[data.validation]))
+    held_out = None if data.validation is None else load_part(data.validation, "validation")
+    return splits[split], held_out
 
 
 def token_stream(

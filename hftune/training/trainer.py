@@ -71,9 +71,7 @@ class HftuneTrainer(Trainer):
             self.train_dataset,
             batch_size=args.train_batch_size,
             collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
         )
 
     def get_batch_samples(

@@ -87,3 +87,21 @@ def test_the_last_question_is_answered() -> None:
     user, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
     assert open_question([user, answer, user]) == [user, answer, user]
     assert open_question([user, answer]) == [user]
+
+
+def test_plain_text_is_measured_in_blocks_and_continued(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    file = tmp_path / "documents.jsonl"
+    file.write_text("".join(json.dumps({"text": f"{n} is a number"}) + "\n" for n in range(40)))
+    data = {"path": str(file), "block_size": 32}
+    run = hftune.train(make_recipe("text-generation", data=data))
+    loaded = hftune.load(run.path)
+    assert loaded.facts.data_options["block_size"] == 32
+    metrics = hftune.evaluate(loaded, str(file))
+    tokens = sum(len(f"{n} is a number") + 1 for n in range(40))  # bytes, and an EOS each
+    blocks = -(-tokens // 32)
+    assert metrics["eval_samples"] == blocks
+    assert metrics["eval_tokens"] == tokens - blocks
+    predictions = hftune.predict(loaded, str(file), max_new_tokens=4)
+    assert predictions.column_names == ["text", "prediction"]

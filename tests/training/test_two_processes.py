@@ -91,3 +91,27 @@ def test_two_processes_equal_one(
     if task == "text-classification":
         support = sum(row["support"] for row in metrics[1]["eval_per_class"].values())
         assert support == 58
+
+
+def test_two_processes_share_a_stream(tmp_path: Path, tiny_decoder: Path, chat_file: Path) -> None:
+    """An odd number of optimizer groups to the epoch: the stream begins again inside a group."""
+    outputs = {name: tmp_path / name for name in ("one", "two")}
+    for name, output in outputs.items():
+        text = RECIPE.format(
+            task="text-generation", model=tiny_decoder, data=chat_file, output=output, optim="sgd"
+        )
+        text = text.replace("loss: {name: cross_entropy, class_weights: balanced}\n", "")
+        (tmp_path / f"{name}.yaml").write_text(text)
+    stream = ["data.streaming=true", "data.shuffle_buffer_size=8", "training.max_steps=9"]
+    launch(
+        tmp_path / "one.yaml",
+        "training.gradient_accumulation_steps=2",
+        "training.use_cpu=true",
+        *stream,
+    )
+    launch(tmp_path / "two.yaml", "--accelerate", "multi_cpu", *stream)
+    one, two = (load_file(folder / "model" / "model.safetensors") for folder in outputs.values())
+    start = load_file(tiny_decoder / "model.safetensors")
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-6, rtol=0)
+    assert sum(float((value - start[key]).abs().sum()) for key, value in one.items()) > 0.01
