@@ -109,7 +109,10 @@ CASES = [
     Case("duplicate key", r"recipe\.yaml:2: found duplicate key", "task: a\ntask: b\n"),
     Case("broken YAML", r"recipe\.yaml:\d: broken YAML", "task: [a\nmodel: b\n"),
     Case("empty recipe", r"this file holds nothing", "\n"),
-    Case("push", r"push_to_hub: not taken: hftune does not push", training("push_to_hub: true")),
+    Case("push", r"push_to_hub: say where to: hub_model_id", training("push_to_hub: true")),
+    Case("hub_token", r"hub_token: not taken: no token in any file", training("hub_token: hf_a")),
+    Case("hub_strategy", r"hub_strategy: not taken: the .* once", training("hub_strategy: end")),
+    Case("hub_id", r"hub_revision: it has an effect only with", training("hub_revision: a")),
     Case("no effect", r"do_train: not taken", training("do_train: true")),
     # Fields that conflict.
     Case("best without evaluation", r"best model can only be known with evaluation",
