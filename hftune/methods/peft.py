@@ -169,13 +169,14 @@ class Peft(Method):
         return []
 
     def _spared_heads(self, model: PreTrainedModel, context: MethodContext) -> dict[str, Any]:
-        """Keep all-linear off the head of a tagger, which trains whole.
+        """Keep all-linear, which is some types' default, off the head of a tagger: it trains whole.
 
         PEFT does so by itself for classifiers of sequences and for language models.
         """
-        options = self.options
-        asked = options.get("target_modules") == "all-linear" and not options.get("exclude_modules")
-        if not asked or context.task != "token-classification":
+        fields = {field.name for field in dataclasses.fields(self.config_class)}
+        everywhere = self.options.get("target_modules") in (None, "all-linear")
+        given = self.options.get("exclude_modules") or "exclude_modules" not in fields
+        if context.task != "token-classification" or not everywhere or given:
             return {}
         heads = [name for name, part in model.named_children() if list(part.parameters())]
         return {"exclude_modules": set_minus(heads, [model.base_model_prefix])}

@@ -86,6 +86,15 @@ RULES = (
         lambda s: s["task"] != "text-generation" and s["method"].name in LANGUAGE_MODELS_ONLY,
     ),
     Rule(
+        "method",
+        "osf takes every linear layer, the head of a tagger too; name method.target_modules",
+        lambda s: (
+            s["task"] == "token-classification"
+            and s["method"].name == "osf"
+            and _option(s, "target_modules") in (None, "all-linear")
+        ),
+    ),
+    Rule(
         "model.classifier_pooling",
         "only the head of text-classification pools",
         lambda s: s["task"] != "text-classification" and s["model"].classifier_pooling != "cls",
