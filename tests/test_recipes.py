@@ -27,11 +27,15 @@ class StopAtFive(TrainerCallback):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_recipe_runs_and_resumes(
-    path: Path, tiny_encoder: Path, tiny_decoder: Path, tmp_path: Path
+    path: Path, tiny_encoder: Path, tiny_decoder: Path, tiny_seq2seq: Path, tmp_path: Path
 ) -> None:
-    encoder = "classification" in path.read_text()
+    models = {
+        "text-classification": tiny_encoder,
+        "text-generation": tiny_decoder,
+        "text2text-generation": tiny_seq2seq,
+    }
     overrides = [
-        f"model.path={tiny_encoder if encoder else tiny_decoder}",
+        f"model.path={models[Recipe.load(path).task]}",
         f"training.output_dir={tmp_path / 'run'}",
         "training.use_cpu=true",
         "data.max_train_samples=48",

@@ -2,7 +2,7 @@
 """What the tasks share whose answers are written: token losses, and texts judged at evaluation."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,20 +162,41 @@ class GenerationTask(Task):
                 f"{self.name}: metrics of texts need generation at evaluation",
                 hint="set evaluation.generation: {max_new_tokens: 64}",
             )
-        return self._decoded(kept["generated"]), self._decoded(kept["references"])
+        return self._written(kept["generated"]), self._given(kept["references"])
 
     def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:
         """Return the first rows' ``source``, ``reference`` and ``prediction``."""
         if "generated" not in kept:
             return []
-        names = {"source": "sources", "reference": "references", "prediction": "generated"}
-        columns = [self._decoded(kept[key][:number]) for key in names.values()]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        columns = {
+            "source": self._given(kept["sources"][:number]),
+            "reference": self._given(kept["references"][:number]),
+            "prediction": self._written(kept["generated"][:number]),
+        }
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
-    def _decoded(self, ids: NDArray[Any]) -> list[str]:
+    def _written(self, ids: NDArray[Any]) -> list[str]:
+        """Decode as prediction does, without special tokens."""
         tokenizer: Any = self.tokenizer
-        rows = [[int(token) for token in row if token != -100] for row in ids]
-        return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        texts = tokenizer.batch_decode(_without(ids, [-100]), skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _given(self, ids: NDArray[Any]) -> list[str]:
+        """Decode and leave unknown tokens to be seen, so that no text without them equals it."""
+        tokenizer: Any = self.tokenizer
+        marks = {-100, *tokenizer.all_special_ids} - {unknown_token_id(tokenizer)}
+        return [text.strip() for text in tokenizer.batch_decode(_without(ids, marks))]
+
+
+def unknown_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of what the tokenizer does not know; None if it stands for an end, too."""
+    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    return None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
+
+
+def _without(ids: NDArray[Any], marks: Collection[int]) -> list[list[int]]:
+    return [[int(token) for token in row if token not in marks] for row in ids]
 
 
 def texts_of(values: list[Any], column: str) -> list[str]:

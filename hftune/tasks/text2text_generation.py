@@ -26,7 +26,7 @@ from hftune.core.surgery import num_positions
 from hftune.data.columns import GROUP, Role
 from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import Encoded
-from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, texts_of
+from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, texts_of, unknown_token_id
 from hftune.tasks.inference import generated
 
 
@@ -137,15 +137,16 @@ class Text2TextGeneration(GenerationTask):
     ) -> list[list[int]]:
         """Return the target's tokens, with EOS, cut from the right."""
         rows = tokenizer(text_target=targets, truncation=False, verbose=False)["input_ids"]
-        eos, unknown = tokenizer.eos_token_id, tokenizer.unk_token_id
+        eos, unknown = tokenizer.eos_token_id, unknown_token_id(tokenizer)
         whole = [ids if eos is None or ids[-1:] == [eos] else [*ids, eos] for ids in rows]
         limit = self.max_target_length or max_length
         if limit is not None and (cut := sum(len(ids) > limit for ids in whole)):
             say(f"{cut} of {len(whole)} targets are cut at {limit} tokens")
-        if lost := sum(unknown in ids for ids in whole):
+        lost = 0 if unknown is None else sum(unknown in ids for ids in whole)
+        if lost:
             warn(
                 f"{lost} of {len(whole)} targets have characters that the tokenizer does not know; "
-                "the model cannot write them, and references are judged without them"
+                "the model cannot write them"
             )
         return [ids[:limit] for ids in whole]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -120,7 +121,10 @@ def test_unknown_characters_are_said(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_seq2seq)
     rows = Dataset.from_list([{"text": "red", "target": "quux"}])
-    Text2TextGeneration().encode(rows, tokenizer, None)
+    task = Text2TextGeneration()
+    labels = np.array(task.encode(rows, tokenizer, None).rows["labels"][:])
+    kept = {"generated": labels, "references": labels}
+    assert task.judged(kept) == ([""], ["<unk>"])  # what cannot be written is no exact match
     assert "1 of 1 targets have characters that the tokenizer" in capsys.readouterr().err
 
 
