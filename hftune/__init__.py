@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hftune.commands.chat import chat
     from hftune.commands.check import check
     from hftune.commands.evaluate import evaluate
     from hftune.commands.predict import predict
@@ -34,6 +35,7 @@ __all__ = [
     "RecipeError",
     "Run",
     "RunError",
+    "chat",
     "check",
     "evaluate",
     "load",
@@ -49,6 +51,7 @@ _PLACES = {
     "RecipeError": "hftune.core.errors",
     "Run": "hftune.training.run",
     "RunError": "hftune.core.errors",
+    "chat": "hftune.commands.chat",
     "check": "hftune.commands.check",
     "evaluate": "hftune.commands.evaluate",
     "load": "hftune.training.run",
