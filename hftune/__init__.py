@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hftune.commands.chat import chat
     from hftune.commands.check import check
     from hftune.commands.evaluate import evaluate
     from hftune.commands.explain import explain
@@ -36,6 +37,7 @@ __all__ = [
     "RecipeError",
     "Run",
     "RunError",
+    "chat",
     "check",
     "evaluate",
     "explain",
@@ -53,6 +55,7 @@ _PLACES = {
     "RecipeError": "hftune.core.errors",
     "Run": "hftune.training.run",
     "RunError": "hftune.core.errors",
+    "chat": "hftune.commands.chat",
     "check": "hftune.commands.check",
     "evaluate": "hftune.commands.evaluate",
     "explain": "hftune.commands.explain",

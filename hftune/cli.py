@@ -140,6 +140,39 @@ def predict(
 
 
 @app.command()
+def chat(
+    model: Annotated[
+        str, typer.Argument(help="A run, an adapter or a model: folder, Hub id or demo:smollm2.")
+    ],
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length of an answer, in tokens.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Below 1: surer, above: bolder; 0: always the likeliest.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest tokens of this share.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the drawing.")] = None,
+) -> None:
+    """Talk to a fine-tuned or pretrained language model.
+
+    What is not given is as the model's generation config has it. /help lists the commands; Ctrl-C
+    stops an answer, Ctrl-D leaves. Lines from a pipe are answered one after the other.
+
+    Examples:
+        hftune chat runs/mine
+
+        hftune chat demo:smollm2 --temperature 0.7 --seed 1
+
+        hftune chat runs/mine < questions.txt > answers.txt
+    """
+    options = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    _verb("chat")(model, system=system, max_new_tokens=max_new_tokens, **options)
+
+
+@app.command()
 def explain(
     run: RunArgument,
     text: Annotated[str, typer.Option(help="What the model reads.")],
