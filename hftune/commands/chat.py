@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, PromptLearningConfig
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TextStreamer, set_seed
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.data.chat import Message, render
 from hftune.hub.language_model import WRITERS, load_language_model
-from hftune.hub.load import num_positions
 from hftune.hub.save import read_facts
+from hftune.tasks.inference import free_positions
 from hftune.training.run import RECIPE_FILE, Run
 
 NEW_TOKENS = 512
@@ -122,7 +121,7 @@ class Conversation:
 
     def __post_init__(self) -> None:
         self.has_template = self.tokenizer.chat_template is not None
-        self.positions = _free_positions(self.model)
+        self.positions = free_positions(self.model)
         longest = self.model.generation_config.max_new_tokens or NEW_TOKENS
         if self.positions is not None:
             longest = min(longest, self.positions // 2)
@@ -237,16 +236,6 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return ids[0] if ids and ids[0] in special else None
-
-
-def _free_positions(model: Any) -> int | None:
-    """Positions for prompt and answer; virtual tokens take theirs."""
-    positions = num_positions(model.config)
-    if positions is not None and isinstance(model, PeftModel):
-        config = model.active_peft_config
-        if isinstance(config, PromptLearningConfig):
-            positions -= config.num_virtual_tokens
-    return positions
 
 
 def _sampling(temperature: float | None, top_p: float | None) -> dict[str, Any]:

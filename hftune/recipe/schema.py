@@ -86,9 +86,9 @@ class DataSection:
     path: str | list[str | SourceItem] | None = field(
         default=None,
         metadata={
-            "help": "csv, tsv, json, jsonl, txt, parquet or CoNLL file, folder, glob, list of files, "
-            "saved datasets folder, Hub id, or demo:docstrings; or a list of sources, {path, "
-            "columns, weight, ...}. Only Python may leave it out, and hand over a Dataset."
+            "help": "csv, tsv, json, jsonl, txt, parquet or CoNLL file, folder, glob, list of "
+            "files, saved datasets folder, Hub id, or demo:docstrings; or a list of sources, "
+            "{path, columns, weight, ...}. Only Python may leave it out, and hand over a Dataset."
         },
     )
     name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})

@@ -131,7 +131,7 @@ CASES = [
     Case("pooling of a language model", r"no classification head that pools",
          recipe(task="text-generation",
                 model="{{path: '{decoder}', classifier_pooling: mean}}")),
-    Case("head_only of a language model", r"head_only goes with text-classification, token-classification only",
+    Case("head_only of a language model", r"head_only goes with text-classification, token",
          recipe(task="text-generation", model="{decoder}", method="head_only")),
     # The data.
     Case("missing file", r"nowhere\.csv: no such file\nhint: files in .*: data\.csv",
