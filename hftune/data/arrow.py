@@ -104,7 +104,10 @@ def column_batches(rows: Dataset, name: str) -> Iterator[pa.Array]:
     else:  # datasets itself would slice row by row
         picked = rows._indices.column(0)
         for start in range(0, len(picked), BATCH):
-            yield pa.concat_arrays(column.take(picked.slice(start, BATCH)).chunks)
+            places = picked.slice(start, BATCH).to_numpy()
+            low, high = int(places.min()), int(places.max())
+            near = column.slice(low, high - low + 1)  # take would look at all other chunks, too
+            yield pa.concat_arrays(near.take(pa.array(places - low)).chunks)
 
 
 def codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[object]]:
