@@ -66,8 +66,9 @@ class DataSection:
     path: str | list[str] | None = field(
         default=None,
         metadata={
-            "help": "csv, jsonl, parquet or CoNLL file, glob, list of files, saved datasets folder, "
-            "Hub id, or demo:docstrings. Only Python may leave it out, and hand over a Dataset."
+            "help": "csv, jsonl, parquet or CoNLL file, glob, list of files, saved datasets "
+            "folder, Hub id, or demo:docstrings. Only Python may leave it out, and hand over a "
+            "Dataset."
         },
     )
     name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})

@@ -125,10 +125,10 @@ CASES = [
          recipe(model="{{path: '{model}', quantization: {{load_in_4bit: true}}}}", method="lora")),
     Case("4-bit full fine-tuning", r"quantized weights are frozen",
          recipe(model="{{path: '{model}', quantization: {{load_in_4bit: true}}}}")),
-    Case("pooling of a language model", r"no classification head that pools",
+    Case("pooling of a language model", r"only the head of text-classification pools",
          recipe(task="text-generation",
                 model="{{path: '{decoder}', classifier_pooling: mean}}")),
-    Case("head_only of a language model", r"head_only goes with text-classification, token-classification only",
+    Case("head_only of a language model", r"head_only goes with text-classification, token-",
          recipe(task="text-generation", model="{decoder}", method="head_only")),
     # The data.
     Case("missing file", r"nowhere\.csv: no such file\nhint: files in .*: data\.csv",

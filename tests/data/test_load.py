@@ -187,6 +187,7 @@ def test_demo_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "docstring_rows", lambda: rows)
     (row,) = load_part("demo:docstrings").to_list()
     question, answer = row.pop("messages")
+    assert (row.pop("tokens"), row.pop("tags")) == (["def", "f", "(", ")"], ["O"] * 4)
     assert row == rows[0]
     assert question["role"] == "user"
     assert question["content"].endswith("def f()")
@@ -341,7 +342,7 @@ def test_value_that_no_table_holds(write: Write, value: str) -> None:
 
 
 def test_unknown_suffix(write: Write) -> None:
-    expected = "a.tsv: unknown kind of file; known: .csv, .jsonl, .parquet"
+    expected = "a.tsv: unknown kind of file; known: .csv, .jsonl, .parquet, .conll, .bio, .iob"
     assert refusal(write("a.tsv", "x\n1\n")) == expected
 
 
