@@ -6,7 +6,6 @@ The tag of a word is the label of its first sub-word; the other sub-words have n
 
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -19,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import (
     AutoModelForTokenClassification,
-    BatchEncoding,
     DataCollator,
     DataCollatorForTokenClassification,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
 
-from hftune.core.console import say, warn
+from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.data.columns import GROUP, Role
 from hftune.data.split import Keys, joined_keys
@@ -35,10 +33,9 @@ from hftune.metrics.entities import OUTSIDE, entities, kind_of, marks_entities, 
 from hftune.metrics.tagging import per_tag_metrics, tagging_metrics
 from hftune.tasks.contract import AllKept, Encoded, Kept, Task
 from hftune.tasks.inference import batches_by_length
+from hftune.tasks.words import WORD, text_and_spans, tokenize_words
 
-WORD = re.compile(r"\S+")
 PREFIXES = "BILEUS"
-Span = tuple[int, int]
 
 
 class TokenClassification(Task):
@@ -173,7 +170,7 @@ class TokenClassification(Task):
         Rows without words are dropped where there are tags. Words that were cut, or that the
         tokenizer makes nothing of, are counted and warned of.
         """
-        tokens, firsts, lengths = _tokenize(rows, tokenizer, max_length)
+        tokens, firsts, lengths = tokenize_words(rows, tokenizer, max_length)
         columns = {key: list(tokens[key]) for key in tokens if key != "offset_mapping"}
         cut = sum(length > (max_length or math.inf) for length in lengths)
         if "tags" not in rows.column_names:
@@ -265,7 +262,7 @@ class TokenClassification(Task):
         """
         rows = rows.remove_columns("tags") if "tags" in rows.column_names else rows
         encoded = self.encode(rows, tokenizer, max_length).rows
-        _, firsts, _ = _tokenize(rows, tokenizer, max_length, warns=False)
+        _, firsts, _ = tokenize_words(rows, tokenizer, max_length, warns=False)
         collate = self.collator(tokenizer)
         answers: list[dict[str, Any]] = [{}] * len(rows)
         for indices in batches_by_length([len(ids) for ids in encoded["input_ids"]], batch_size):
@@ -289,7 +286,7 @@ class TokenClassification(Task):
         answer: dict[str, Any] = {"prediction": tags, "scores": scores}
         if not self.has_entities:
             return answer
-        text, spans = _text_and_spans(row)
+        text, spans = text_and_spans(row)
         answer["entities"] = []
         for kind, first, stop in entities([tag or OUTSIDE for tag in tags]):
             start, end = spans[first][0], spans[stop - 1][1]
@@ -306,67 +303,6 @@ class TokenClassification(Task):
                 }
             )
         return answer
-
-
-def first_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int | None]:
-    """Return the position of each word's first token; None where it has none of its own.
-
-    Args:
-        offsets: First character and the one after the last of each token; (0, 0) of special ones.
-        spans: The same of each word.
-    """
-    firsts: list[int | None] = []
-    token = 0
-    for start, stop in spans:
-        while token < len(offsets) and offsets[token][1] <= start:
-            token += 1
-        own = token < len(offsets) and offsets[token][0] < stop and start < stop
-        firsts.append(token if own else None)
-        token += own
-    return firsts
-
-
-def _tokenize(
-    rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
-    *,
-    warns: bool = True,
-) -> tuple[BatchEncoding, list[list[int | None]], list[int]]:
-    """Tokenize; return also the first tokens of words, and the lengths before cutting.
-
-    Words are joined by spaces, so that every tokenizer cuts them as it cuts running text, those
-    that mark the space before a word included.
-    """
-    if not tokenizer.is_fast:
-        raise HftuneError(f"{type(tokenizer).__name__} tells no offsets; a fast one is needed")
-    places = [_text_and_spans(row) for row in rows]
-    texts = [text for text, _ in places]
-    tokens = tokenizer(texts, return_offsets_mapping=True, verbose=False)
-    lengths = [len(ids) for ids in tokens["input_ids"]]
-    if max_length is not None and max(lengths) > max_length:
-        tokens = tokenizer(
-            texts, return_offsets_mapping=True, truncation=True, max_length=max_length
-        )
-    firsts = [
-        first_tokens(offsets, spans)
-        for offsets, (_, spans) in zip(tokens["offset_mapping"], places, strict=True)
-    ]
-    lost = sum(row.count(None) for row in firsts)
-    if lost and warns:
-        of = sum(map(len, firsts))
-        limit = "" if max_length is None else f" within {max_length} tokens"
-        warn(f"{lost} of {of} words have no token{limit}, and so no tag")
-    return tokens, firsts, lengths
-
-
-def _text_and_spans(row: Mapping[str, Any]) -> tuple[str, list[Span]]:
-    """Return the text of a row and where its words stand in it."""
-    if "text" in row:
-        return row["text"], [match.span() for match in WORD.finditer(row["text"])]
-    ends = itertools.accumulate(len(word) + 1 for word in row["tokens"])
-    spans = [(end - 1 - len(word), end - 1) for word, end in zip(row["tokens"], ends, strict=True)]
-    return " ".join(row["tokens"]), spans
 
 
 def _labels(length: int, ids: Sequence[int], firsts: Sequence[int | None]) -> list[int]:

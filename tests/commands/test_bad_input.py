@@ -128,10 +128,14 @@ CASES = [
          recipe(model="{{path: '{model}', quantization: {{load_in_4bit: true}}}}", method="lora")),
     Case("4-bit full fine-tuning", r"quantized weights are frozen",
          recipe(model="{{path: '{model}', quantization: {{load_in_4bit: true}}}}")),
-    Case("pooling of a language model", r"no classification head that pools",
+    Case("pooling of a language model", r"only the head of text-classification pools",
          recipe(task="text-generation",
                 model="{{path: '{decoder}', classifier_pooling: mean}}")),
+<<<<<<< HEAD
     Case("head_only of a language model", r"head_only goes with text-classification, token",
+=======
+    Case("head_only of a language model", r"head_only goes with text-classification, token-",
+>>>>>>> 9942f4293810f5819625cc84f8cb1a6e224e3ca1
          recipe(task="text-generation", model="{decoder}", method="head_only")),
     # The data.
     Case("missing file", r"nowhere\.csv: no such file\nhint: files in .*: data\.csv",

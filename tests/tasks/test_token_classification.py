@@ -27,7 +27,8 @@ import hftune
 from hftune import HftuneError, Recipe
 from hftune.cli import app
 from hftune.losses.cross_entropy import CrossEntropy
-from hftune.tasks.token_classification import TokenClassification, first_tokens
+from hftune.tasks.token_classification import TokenClassification
+from hftune.tasks.words import first_tokens
 from hftune.training.prepare import prepare
 
 COLUMNS = {"tokens": "tokens", "tags": "tags"}
