@@ -86,15 +86,9 @@ class DataSection:
     path: str | list[str | SourceItem] | None = field(
         default=None,
         metadata={
-<<<<<<< HEAD
             "help": "csv, tsv, json, jsonl, txt, parquet or CoNLL file, folder, glob, list of "
             "files, saved datasets folder, Hub id, or demo:docstrings; or a list of sources, "
             "{path, columns, weight, ...}. Only Python may leave it out, and hand over a Dataset."
-=======
-            "help": "csv, jsonl, parquet or CoNLL file, glob, list of files, saved datasets "
-            "folder, Hub id, or demo:docstrings. Only Python may leave it out, and hand over a "
-            "Dataset."
->>>>>>> 9942f4293810f5819625cc84f8cb1a6e224e3ca1
         },
     )
     name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})

@@ -131,11 +131,7 @@ CASES = [
     Case("pooling of a language model", r"only the head of text-classification pools",
          recipe(task="text-generation",
                 model="{{path: '{decoder}', classifier_pooling: mean}}")),
-<<<<<<< HEAD
-    Case("head_only of a language model", r"head_only goes with text-classification, token",
-=======
     Case("head_only of a language model", r"head_only goes with text-classification, token-",
->>>>>>> 9942f4293810f5819625cc84f8cb1a6e224e3ca1
          recipe(task="text-generation", model="{decoder}", method="head_only")),
     # The data.
     Case("missing file", r"nowhere\.csv: no such file\nhint: files in .*: data\.csv",

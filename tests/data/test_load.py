@@ -188,11 +188,7 @@ def test_demo_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "docstring_rows", lambda: rows)
     (row,) = load_part("demo:docstrings").to_list()
     question, answer = row.pop("messages")
-<<<<<<< HEAD
-    assert len(row.pop("tokens")) == len(row.pop("tags")) == 4
-=======
     assert (row.pop("tokens"), row.pop("tags")) == (["def", "f", "(", ")"], ["O"] * 4)
->>>>>>> 9942f4293810f5819625cc84f8cb1a6e224e3ca1
     assert row == rows[0]
     assert question["role"] == "user"
     assert question["content"].endswith("def f()")
@@ -348,17 +344,12 @@ def test_value_that_no_table_holds(write: Write, value: str) -> None:
 
 
 def test_unknown_suffix(write: Write) -> None:
-<<<<<<< HEAD
     known = (
         ".csv, .tsv, .json, .jsonl, .parquet, .txt, .conll, .bio, .iob, and .gz of the text kinds"
     )
     for name in ("a.xlsx", "a.parquet.gz", "a.gz", "a.xlsx.gz"):
         expected = f"{name}: unknown kind of file; known: {known}"
         assert refusal(write(name, "x\n1\n")) == expected
-=======
-    expected = "a.tsv: unknown kind of file; known: .csv, .jsonl, .parquet, .conll, .bio, .iob"
-    assert refusal(write("a.tsv", "x\n1\n")) == expected
->>>>>>> 9942f4293810f5819625cc84f8cb1a6e224e3ca1
 
 
 def test_unknown_demo() -> None:
