@@ -339,6 +339,7 @@ def _verb(name: str) -> Callable[..., Any]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
     from importlib import import_module
 

@@ -42,7 +42,7 @@ class Explanation:
     Attributes:
         folder: Where ``attention.html``, ``.svg``, ``.png`` and ``.json`` are.
         maps: The attention, whole; hiding special tokens is for the pictures.
-        prediction: ``kind`` (``label`` or ``next_token``) and ``scores``, the best first.
+        prediction: ``kind`` (``label``, ``number``, ``next_token``) and ``scores``, best first.
     """
 
     folder: Path
@@ -186,8 +186,13 @@ def _generated(run: Run, encoded: EncodedText, number: int) -> EncodedText:
 
 
 def _prediction(run: Run, logits: torch.Tensor) -> dict[str, Any]:
+    problem = run.task.problem_type
+    if problem == "regression":
+        return {"kind": "number", "scores": [{"name": f"{logits[0, 0]:.4g}", "probability": None}]}
     names = run.task.label_names
-    shares = (logits[0] if names else logits[0, -1]).float().softmax(-1).cpu()
+    scores_of = (logits[0] if names else logits[0, -1]).float().cpu()
+    several = problem == "multi_label_classification"
+    shares = scores_of.sigmoid() if several else scores_of.softmax(-1)
     best = shares.topk(len(shares) if names else min(NEXT_TOKENS, len(shares)))
     scores = [
         {"name": names[index] if names else _token_text(run, index), "probability": share}
@@ -238,8 +243,9 @@ def _look_first(one: AttentionMap) -> dict[str, Any] | None:
 def _say(folder: Path, record: dict[str, Any]) -> None:
     prediction, found = record["prediction"], record["look_first"]
     best = prediction["scores"][0]
-    what = "prediction" if prediction["kind"] == "label" else "most likely next token"
-    say(f"{what}: {best['name']!r} ({best['probability']:.1%})")
+    what = "most likely next token" if prediction["kind"] == "next_token" else "prediction"
+    share = "" if best["probability"] is None else f" ({best['probability']:.1%})"
+    say(f"{what}: {best['name']!r}{share}")
     say(f"page:     {folder / 'attention.html'}")
     say(f"pictures: {folder / 'attention.svg'}, {folder / 'attention.png'}")
     say(f"numbers:  {folder / 'attention.json'}")

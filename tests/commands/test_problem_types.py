@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoModelForSequenceClassification
 
@@ -109,3 +110,22 @@ def test_check_shows_labels(
     shown = capsys.readouterr().err
     assert "problem type: multi_label_classification" in shown
     assert "['red', 'green']" in shown
+
+
+def test_attention_of_a_regression_and_of_several_labels(
+    make_recipe: Callable[..., Any], numbers: Path, several: Path, tmp_path: Path
+) -> None:
+    for name, data in (("number", numbers), ("several", several)):
+        output_dir = str(tmp_path / name)
+        run = hftune.train(
+            make_recipe(data={"path": str(data)}, training={"output_dir": output_dir})
+        )
+        text = "red and green coin"
+        told = hftune.explain(run, text).prediction
+        row = hftune.predict(run, Dataset.from_list([{"text": text}]))[0]
+        if name == "number":
+            assert told["kind"] == "number"
+            assert float(told["scores"][0]["name"]) == pytest.approx(row["prediction"], rel=1e-3)
+        else:
+            shares = {score["name"]: score["probability"] for score in told["scores"]}
+            assert shares == pytest.approx(row["scores"], abs=1e-5)

@@ -121,6 +121,11 @@ function writeFacts() {
   ].join(" \u00b7 ");
   const box = byId("prediction"), title = document.createElement("h2"), list = document.createElement("ol");
   const prediction = data.prediction;
+  if (prediction.kind === "number") {
+    title.textContent = `Predicted number: ${prediction.scores[0].name}`;
+    box.replaceChildren(title);
+    return;
+  }
   title.textContent = prediction.kind === "label" ? "Predicted label" : "Most likely next token";
   list.className = "bars";
   const best = prediction.scores.slice(0, TOP);
