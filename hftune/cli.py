@@ -6,7 +6,6 @@ Imports nothing heavy at the top, so that help and a mistake in a recipe answer 
 
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -61,8 +60,17 @@ def train(
     accelerate: Annotated[
         str | None,
         typer.Option(
-            help="Launch through Accelerate: cpu, multi_cpu, single_gpu, multi_gpu, or a file."
+            help="Launch through Accelerate: cpu, multi_cpu, single_gpu, multi_gpu, multi_node, "
+            "fsdp2, fsdp2_qlora, deepspeed_zero2, deepspeed_zero3, or a file."
         ),
+    ] = None,
+    mixed_precision: Annotated[
+        str | None,
+        typer.Option(help="With --accelerate, in place of its config's: no, bf16, fp16, fp8."),
+    ] = None,
+    num_processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --accelerate, in place of its config's, one a GPU."),
     ] = None,
 ) -> None:
     """Fine-tune a model as a recipe says.
@@ -78,10 +86,16 @@ def train(
         hftune train runs/mine --resume
 
         hftune train mine.yaml --accelerate multi_gpu
+
+        hftune train mine.yaml --accelerate fsdp2 --num-processes 8 --mixed-precision bf16
     """
+    overrides = [*(overrides or []), *_said_of_precision(mixed_precision, accelerate, resume)]
     loaded = _load(recipe, overrides, resume=resume)
     if accelerate is not None:
-        _launch(accelerate, [str(recipe), *(overrides or []), *(["--resume"] if resume else [])])
+        arguments = [str(recipe), *overrides, *(["--resume"] if resume else [])]
+        _launch(accelerate, arguments, mixed_precision, num_processes)
+    if num_processes is not None:
+        raise HftuneError("--num-processes: Accelerate starts them; say --accelerate, too")
     _verb("train")(loaded, resume=resume)
 
 
@@ -166,13 +180,43 @@ def _verb(name: str) -> Callable[..., Any]:
     return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
 
 
-def _launch(config: str, arguments: list[str]) -> None:
-    """Become ``accelerate launch``."""
-    from hftune.core.shipped import accelerate_config
+def _said_of_precision(
+    mixed_precision: str | None, accelerate: str | None, resume: bool
+) -> list[str]:
+    """Check ``--mixed-precision`` and return what the recipe must say of it."""
+    from hftune.core.launch import PRECISIONS, precision_overrides
 
-    program = shutil.which("accelerate", path=os.path.dirname(sys.executable)) or "accelerate"
-    command = [program, "launch", "--config_file", str(accelerate_config(config))]
-    os.execvp(program, [*command, "-m", "hftune", "train", *arguments])
+    if mixed_precision is None:
+        return []
+    if mixed_precision not in PRECISIONS:
+        raise HftuneError(
+            f"--mixed-precision: no {mixed_precision!r}", hint=f"known: {', '.join(PRECISIONS)}"
+        )
+    if accelerate is None:
+        field = (
+            "" if mixed_precision == "fp8" else ", or training.bf16 or training.fp16 in the recipe"
+        )
+        raise HftuneError(
+            "--mixed-precision: it goes with --accelerate",
+            hint=f"--accelerate single_gpu{field}",
+        )
+    if resume and mixed_precision != "fp8":
+        raise HftuneError(
+            "--resume takes the precision as it was", hint="leave out --mixed-precision"
+        )
+    return precision_overrides(mixed_precision)
+
+
+def _launch(
+    config: str, arguments: list[str], mixed_precision: str | None, num_processes: int | None
+) -> None:
+    """Become ``accelerate launch``."""
+    from hftune.core.launch import launch_command
+
+    command = launch_command(
+        config, arguments, mixed_precision=mixed_precision, num_processes=num_processes
+    )
+    os.execvp(command[0], command)
 
 
 @contextmanager

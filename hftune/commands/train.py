@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.core.console import say, warn
@@ -25,6 +25,15 @@ from hftune.report.summary import print_summary
 from hftune.training.build import build_model, build_trainer, parameter_counts
 from hftune.training.callbacks import JsonLog, ProgressReport
 from hftune.training.checkpoints import latest_checkpoint
+from hftune.training.distribution import (
+    check_resumed,
+    distribution,
+    in_a_line,
+    is_sharded,
+    precision_in_force,
+    whole_weights,
+)
+from hftune.training.launch import Launch
 from hftune.training.prepare import Plan, prepare
 from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
 from hftune.training.trainer import HftuneTrainer
@@ -90,9 +99,12 @@ def train(
             progress.close()
         metrics = {**result.metrics, **trainer.throughput.summary(trainer.accelerator)}
         metrics |= _final_evaluation(plan, trainer)
+        weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
         if main:
-            _write_end(plan, run, trainer, metrics)
+            _write_end(plan, run, trainer, metrics, weights)
         trainer.accelerator.wait_for_everyone()
+    if is_sharded(trainer.accelerator):
+        return Run(folder)  # the model in memory is in pieces; the saved one is whole
     trained: Any = trainer.model
     return Run(folder, model=trained.eval(), tokenizer=plan.tokenizer)
 
@@ -102,7 +114,9 @@ def _agreed_folder(plan: Plan, resume: bool) -> Path:
     answer: list[Any] = [None]
     if plan.arguments.process_index == 0:
         try:
-            answer = [_resumed_folder(plan.recipe) if resume else choose_folder(plan.recipe)]
+            answer = [
+                _resumed_folder(plan.recipe, plan.launch) if resume else choose_folder(plan.recipe)
+            ]
         except HftuneError as error:
             answer = [error]
     if plan.arguments.world_size > 1:
@@ -112,7 +126,7 @@ def _agreed_folder(plan: Plan, resume: bool) -> Path:
     return Path(answer[0])
 
 
-def _resumed_folder(recipe: Recipe) -> Path:
+def _resumed_folder(recipe: Recipe, launch: Launch) -> Path:
     folder = None
     if recipe.origin is not None and recipe.origin.name == RECIPE_FILE:
         folder = recipe.origin.parent
@@ -125,6 +139,7 @@ def _resumed_folder(recipe: Recipe) -> Path:
         )
     if Run(folder).model_path.exists():
         raise HftuneError(f"{folder}: the run is finished; there is nothing to resume")
+    check_resumed(folder, launch)
     return folder
 
 
@@ -140,10 +155,16 @@ def _say_rows(plan: Plan) -> None:
 
 
 def _write_start(plan: Plan, folder: Path, trainer: HftuneTrainer) -> None:
-    precision = trainer.accelerator.mixed_precision
-    in_force = {"bf16": precision == "bf16", "fp16": precision == "fp16"}
-    atomic_write(folder / RECIPE_FILE, plan.recipe.to_yaml(**in_force))
-    atomic_write_json(folder / "environment.json", environment(plan.arguments, precision))
+    accelerator = trainer.accelerator
+    in_force = {
+        **precision_in_force(accelerator),
+        "distribution": distribution(accelerator),
+    }
+    facts = environment(plan.arguments, **in_force)
+    precision = {name: facts["mixed_precision"] == name for name in ("bf16", "fp16")}
+    recipe = f"# {in_a_line(facts)}\n{plan.recipe.to_yaml(**precision)}"
+    atomic_write(folder / RECIPE_FILE, recipe)
+    atomic_write_json(folder / "environment.json", facts)
     atomic_write_json(folder / "data.json", plan.report())
     say(f"run folder: {folder}")
 
@@ -157,7 +178,13 @@ def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
     return {**output.metrics, **({"eval_per_class": per_class} if per_class else {})}
 
 
-def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, Any]) -> None:
+def _write_end(
+    plan: Plan,
+    run: Run,
+    trainer: HftuneTrainer,
+    metrics: dict[str, Any],
+    weights: dict[str, Tensor] | None,
+) -> None:
     metrics |= parameter_counts(trainer.model)
     adapter = isinstance(trainer.model, PeftModel)
     facts = model_facts(plan)
@@ -166,7 +193,7 @@ def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, 
     lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     draw_curves([json.loads(line) for line in lines], run.path / "plots")
     # Last, since a run with a model is a finished one.
-    save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)
+    save_model(run.model_path, trainer.model, plan.tokenizer, facts, card, weights)
     print_summary(run.path, plan.task.name, metrics)
 
 

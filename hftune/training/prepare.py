@@ -31,6 +31,7 @@ from hftune.recipe.recipe import Recipe
 from hftune.recipe.suggest import did_you_mean
 from hftune.tasks import TASKS
 from hftune.tasks.contract import Encoded, Task
+from hftune.training.launch import Launch, check_launch, precision
 from hftune.training.rows import Parts, read_parts
 
 PERCENTILES = (50, 90, 99, 100)
@@ -55,6 +56,7 @@ class Plan:
         max_length: Tokens a row may have; None for no limit.
         method: What trains.
         loss: Fitted to the training rows.
+        launch: What the launcher asked for.
         adapted: The model without weights as the method changes it, where that can be known.
     """
 
@@ -71,6 +73,7 @@ class Plan:
     max_length: int | None
     method: Method
     loss: Loss
+    launch: Launch
     adapted: nn.Module | None = None
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
@@ -143,7 +146,8 @@ def prepare(
     Raises:
         HftuneError: Something in the recipe, the data or the environment does not fit.
     """
-    arguments = training_arguments(recipe)
+    launch = check_launch(recipe, own_model)
+    arguments = training_arguments(recipe, launch)
     task: Task = TASKS[recipe.task].resolve()()
     _check_best_metric(arguments, task)
     location = model_location(recipe.model.path)
@@ -179,6 +183,7 @@ def prepare(
         loss=loss
         if loss is not None
         else LOSSES[recipe.loss.name].resolve()(**recipe.loss.options),
+        launch=launch,
     )
     plan.loss.fit(
         task.classes(tokenizer, plan.num_classes()),
@@ -190,8 +195,12 @@ def prepare(
     return plan
 
 
-def training_arguments(recipe: Recipe) -> TrainingArguments:
+def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
     """Build ``TrainingArguments``, which have the last word on their fields.
+
+    Args:
+        recipe: What to do.
+        launch: What the launcher asked for; a precision in the recipe counts for more.
 
     Raises:
         RecipeError: They refuse a value, or fp16 is asked of a CPU.
@@ -199,20 +208,18 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     given = {**recipe.training, "output_dir": recipe.training.get("output_dir") or "runs"}
     given.setdefault("dataloader_pin_memory", torch.accelerator.is_available())
     given.setdefault("disable_tqdm", True)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone and launch.sharding is None and not torch.accelerator.is_available():
         given["use_cpu"] = True  # without it each process would train alone, on all rows
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
-    if not launched and not {"bf16", "fp16"} & given.keys() and not given.get("use_cpu"):
+    if launch.mixed_precision is not None:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = precision(recipe, launch)
+    elif not {"bf16", "fp16"} & given.keys() and not given.get("use_cpu"):
         given["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     try:
         arguments = TrainingArguments(**given, logging_nan_inf_filter=False)
         on_cpu = arguments.device.type == "cpu"
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise RecipeError([f"training: {str(error).strip().splitlines()[0]}"]) from error
-    sharded = {"fsdp": arguments.fsdp, "deepspeed": arguments.deepspeed}
-    for name, given_here in sharded.items():
-        if given_here or os.environ.get(f"ACCELERATE_USE_{name.upper()}") == "true":
-            raise RecipeError([f"training.{name}: sharded models are not supported yet"])
     if arguments.fp16 and on_cpu:
         raise RecipeError(["training.fp16: fp16 does nothing on a CPU; leave it out"])
     if arguments.n_gpu > 1:
