@@ -27,7 +27,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
 import hftune
-from hftune.training.prepare import Plan, prepare
+from hftune.training.plan import Plan
+from hftune.training.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 GRID = {

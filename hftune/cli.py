@@ -4,22 +4,14 @@
 Imports nothing heavy at the top, so that help and a mistake in a recipe answer at once.
 """
 
-import logging
-import os
-import shutil
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hftune import __version__
-from hftune.core.errors import HftuneError, RecipeError
-
-INTERRUPTED = 130
+from hftune.core.errors import HftuneError
+from hftune.terminal import launch, load, plain_errors, said_of_precision, show, verb
 
 app = typer.Typer(
     name="hftune",
@@ -67,10 +59,19 @@ def train(
     accelerate: Annotated[
         str | None,
         typer.Option(
-            help="Launch through Accelerate: cpu, multi_cpu, single_gpu, multi_gpu, or a file."
+            help="Launch through Accelerate: cpu, multi_cpu, single_gpu, multi_gpu, multi_node, "
+            "fsdp2, fsdp2_qlora, deepspeed_zero2, deepspeed_zero3, or a file."
         ),
     ] = None,
     trust_metrics: TrustMetrics = False,
+    mixed_precision: Annotated[
+        str | None,
+        typer.Option(help="With --accelerate, in place of its config's: no, bf16, fp16, fp8."),
+    ] = None,
+    num_processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --accelerate, in place of its config's, one a GPU."),
+    ] = None,
 ) -> None:
     """Fine-tune a model as a recipe says.
 
@@ -85,14 +86,19 @@ def train(
         hftune train runs/mine --resume
 
         hftune train mine.yaml --accelerate multi_gpu
+
+        hftune train mine.yaml --accelerate fsdp2 --num-processes 8 --mixed-precision bf16
     """
-    loaded = _load(recipe, overrides, resume=resume)
+    overrides = [*(overrides or []), *said_of_precision(mixed_precision, accelerate, resume)]
+    loaded = load(recipe, overrides, resume=resume)
     if accelerate is not None:
         switches = [("--resume", resume), ("--trust-metrics", trust_metrics)]
         given = [name for name, is_on in switches if is_on]
-        _launch(accelerate, [str(recipe), *(overrides or []), *given])
+        launch(accelerate, [str(recipe), *overrides, *given], mixed_precision, num_processes)
+    if num_processes is not None:
+        raise HftuneError("--num-processes: Accelerate starts them; say --accelerate, too")
     metrics = loaded.evaluation.metrics if trust_metrics else None
-    _verb("train")(loaded, resume=resume, metrics=metrics)
+    verb("train")(loaded, resume=resume, metrics=metrics)
 
 
 @app.command()
@@ -104,8 +110,8 @@ def check(
     Prints class counts, lengths, the share cut, three examples with the trained tokens marked, and
     an estimate of the memory that training takes.
     """
-    loaded = _load(recipe, overrides)
-    _verb("check")(loaded, metrics=loaded.evaluation.metrics if trust_metrics else None)
+    loaded = load(recipe, overrides)
+    verb("check")(loaded, metrics=loaded.evaluation.metrics if trust_metrics else None)
 
 
 @app.command()
@@ -122,7 +128,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a finished run on any data."""
-    _verb("evaluate")(run, data, batch_size=batch_size, output=output, metrics=metric or ())
+    verb("evaluate")(run, data, batch_size=batch_size, output=output, metrics=metric or ())
 
 
 @app.command()
@@ -136,7 +142,7 @@ def predict(
     ] = 64,
 ) -> None:
     """Predict a file with a finished run: labels and scores, or generated text."""
-    _verb("predict")(run, data, output, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    verb("predict")(run, data, output, batch_size=batch_size, max_new_tokens=max_new_tokens)
 
 
 @app.command()
@@ -169,7 +175,7 @@ def chat(
         hftune chat runs/mine < questions.txt > answers.txt
     """
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    _verb("chat")(model, system=system, max_new_tokens=max_new_tokens, **options)
+    verb("chat")(model, system=system, max_new_tokens=max_new_tokens, **options)
 
 
 @app.command()
@@ -205,7 +211,7 @@ def explain(
 
         hftune explain runs/chat --text "Name three rivers." --generate 20
     """
-    _verb("explain")(
+    verb("explain")(
         run,
         text,
         text_pair,
@@ -250,7 +256,7 @@ def push(
         hftune push runs/mine --repo USER/NAME --base USER/BASE --revision second
     """
     options = {"base": base, "revision": revision, "public": public, "dry_run": dry_run}
-    _verb("push")(run, repo, message=message, **options)
+    verb("push")(run, repo, message=message, **options)
 
 
 @app.command(name="list")
@@ -277,7 +283,7 @@ def list_(
     from hftune.commands.list import list_, listing
 
     entries = list_(kind)
-    _print(entries if as_json else listing(entries))
+    show(entries if as_json else listing(entries))
 
 
 @app.command()
@@ -300,76 +306,5 @@ def schema(
 
 def main() -> None:
     """Run the command line; errors that a user can act on are printed without a traceback."""
-    with _plain_errors():
+    with plain_errors():
         app(standalone_mode=True)
-
-
-def _load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
-    from hftune.recipe.recipe import Recipe
-
-    if resume and overrides:
-        raise HftuneError(
-            "--resume takes the recipe as it was", hint="leave out " + " ".join(overrides)
-        )
-    if (path / "recipe.yaml").is_file():
-        path = path / "recipe.yaml"
-    loaded = Recipe.load(path, overrides or ())
-    if loaded.data.path is None:
-        raise RecipeError(
-            [f"{path}: data.path: missing"],
-            hint="a run on rows handed over in Python goes on there: "
-            "hftune.train(hftune.load(RUN).recipe, train_dataset=..., resume=True)",
-        )
-    return loaded
-
-
-def _print(answer: Any) -> None:
-    """Print text, or records as JSON."""
-    if not isinstance(answer, str):
-        import dataclasses
-        import json
-
-        answer = json.dumps(answer, default=dataclasses.asdict, indent=2, ensure_ascii=False)
-    print(answer)
-
-
-def _verb(name: str) -> Callable[..., Any]:
-    """Import a verb's function; from here on it costs what torch costs."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
-    from importlib import import_module
-
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    for chatty in ("torch.distributed", "bitsandbytes"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
-
-
-def _launch(config: str, arguments: list[str]) -> None:
-    """Become ``accelerate launch``."""
-    from hftune.core.shipped import accelerate_config
-
-    program = shutil.which("accelerate", path=os.path.dirname(sys.executable)) or "accelerate"
-    command = [program, "launch", "--config_file", str(accelerate_config(config))]
-    os.execvp(program, [*command, "-m", "hftune", "train", *arguments])
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    try:
-        yield
-    except HftuneError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error.message}", file=sys.stderr)
-            if error.hint:
-                print(f"hint: {error.hint}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)

@@ -17,7 +17,8 @@ from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.training.build import weight_dtype
 from hftune.training.memory import MemoryEstimate, estimate_memory
-from hftune.training.prepare import Plan, num_training_steps, prepare
+from hftune.training.plan import Plan, num_training_steps
+from hftune.training.prepare import prepare
 from hftune.training.push import check_push
 from hftune.training.run import choose_folder
 

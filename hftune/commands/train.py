@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.commands.push import push, push_command
@@ -27,7 +27,17 @@ from hftune.training.agreement import once
 from hftune.training.build import build_model, build_trainer, parameter_counts
 from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
 from hftune.training.checkpoints import latest_checkpoint
-from hftune.training.prepare import Plan, prepare
+from hftune.training.distribution import (
+    check_resumed,
+    distribution,
+    in_a_line,
+    is_sharded,
+    precision_in_force,
+    whole_weights,
+)
+from hftune.training.launch import Launch
+from hftune.training.plan import Plan
+from hftune.training.prepare import prepare
 from hftune.training.push import PushOrder, check_push
 from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
 from hftune.training.trainer import HftuneTrainer
@@ -100,22 +110,26 @@ def train(
             progress.close()
         figures = {**result.metrics, **trainer.throughput.summary(trainer.accelerator)}
         figures |= _final_evaluation(plan, trainer)
+        weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
         if main:
-            _write_end(plan, run, trainer, figures)
+            _write_end(plan, run, trainer, figures, weights)
         trainer.accelerator.wait_for_everyone()
     if order is not None:
         once(plan.arguments, lambda: _push(run, order))
+    if is_sharded(trainer.accelerator):
+        return Run(folder)  # the model in memory is in pieces; the saved one is whole
     trained: Any = trainer.model
     return Run(folder, model=trained.eval(), tokenizer=plan.tokenizer)
 
 
 def _agreed_folder(plan: Plan, resume: bool) -> Path:
     """Choose the run folder on the main process; the others, or a failure, follow it."""
-    choose = _resumed_folder if resume else choose_folder
-    return once(plan.arguments, lambda: choose(plan.recipe))
+    if resume:
+        return once(plan.arguments, lambda: _resumed_folder(plan.recipe, plan.launch))
+    return once(plan.arguments, lambda: choose_folder(plan.recipe))
 
 
-def _resumed_folder(recipe: Recipe) -> Path:
+def _resumed_folder(recipe: Recipe, launch: Launch) -> Path:
     folder = None
     if recipe.origin is not None and recipe.origin.name == RECIPE_FILE:
         folder = recipe.origin.parent
@@ -128,6 +142,7 @@ def _resumed_folder(recipe: Recipe) -> Path:
         )
     if Run(folder).model_path.exists():
         raise HftuneError(f"{folder}: the run is finished; there is nothing to resume")
+    check_resumed(folder, launch)
     return folder
 
 
@@ -143,14 +158,17 @@ def _say_rows(plan: Plan) -> None:
 
 
 def _write_start(plan: Plan, folder: Path, trainer: HftuneTrainer) -> None:
-    precision = trainer.accelerator.mixed_precision
-    arguments = plan.arguments
-    in_force: dict[str, Any] = {"bf16": precision == "bf16", "fp16": precision == "fp16"}
+    accelerator, arguments = trainer.accelerator, plan.arguments
+    facts = environment(
+        arguments, **precision_in_force(accelerator), distribution=distribution(accelerator)
+    )
+    in_force: dict[str, Any] = {name: facts["mixed_precision"] == name for name in ("bf16", "fp16")}
     if arguments.metric_for_best_model is not None:
         in_force["metric_for_best_model"] = arguments.metric_for_best_model
         in_force["greater_is_better"] = arguments.greater_is_better
-    atomic_write(folder / RECIPE_FILE, plan.recipe.to_yaml(plan.loss_choice, **in_force))
-    atomic_write_json(folder / "environment.json", environment(plan.arguments, precision))
+    resolved = plan.recipe.to_yaml(plan.loss_choice, **in_force)
+    atomic_write(folder / RECIPE_FILE, f"# {in_a_line(facts)}\n{resolved}")
+    atomic_write_json(folder / "environment.json", facts)
     atomic_write_json(folder / "data.json", plan.report())
     say(f"run folder: {folder}")
 
@@ -167,7 +185,13 @@ def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
     return {**output.metrics, **metrics, **({"eval_per_class": per_class} if per_class else {})}
 
 
-def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, Any]) -> None:
+def _write_end(
+    plan: Plan,
+    run: Run,
+    trainer: HftuneTrainer,
+    metrics: dict[str, Any],
+    weights: dict[str, Tensor] | None,
+) -> None:
     metrics |= parameter_counts(trainer.model)
     adapter = isinstance(trainer.model, PeftModel)
     facts = model_facts(plan)
@@ -176,7 +200,7 @@ def _write_end(plan: Plan, run: Run, trainer: HftuneTrainer, metrics: dict[str, 
     lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     draw_curves([json.loads(line) for line in lines], run.path / "plots")
     # Last, since a run with a model is a finished one.
-    save_model(run.model_path, trainer.model, plan.tokenizer, facts, card)
+    save_model(run.model_path, trainer.model, plan.tokenizer, facts, card, weights)
     print_samples(trainer.samples)
     print_summary(run.path, plan.task.name, metrics)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hftune.core.files import atomic_write, atomic_write_json
@@ -49,7 +50,12 @@ class ModelFacts:
 
 
 def save_model(
-    folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts, card: str
+    folder: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: ModelFacts,
+    card: str,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write the folder whole: beside its place first, then renamed over what was there.
 
@@ -59,12 +65,13 @@ def save_model(
         tokenizer: Saved beside it.
         facts: What loading must know.
         card: The text of README.md.
+        weights: State dict of the whole model where ``model`` holds only this process's shards.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         atomic_write_json(partial / FACTS_FILE, dataclasses.asdict(facts))
         atomic_write(partial / "README.md", card)

@@ -17,7 +17,8 @@ from transformers import (
 from hftune.core.console import say
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
-from hftune.training.prepare import Plan
+from hftune.training.distribution import name_layers
+from hftune.training.plan import Plan
 from hftune.training.trainer import HftuneTrainer
 
 
@@ -76,6 +77,7 @@ def build_trainer(
         processing_class=plan.tokenizer,
         callbacks=[*plan.method.callbacks(model), *callbacks],
     )
+    name_layers(trainer.accelerator, model)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer

@@ -9,7 +9,7 @@ from hftune.core.errors import HftuneError
 from hftune.hub.clean import public_base
 from hftune.hub.push import check_repo_id, check_target
 from hftune.training.agreement import once
-from hftune.training.prepare import Plan
+from hftune.training.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,8 +178,13 @@ def claimed(folder: Path) -> Iterator[None]:
         (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
-def environment(arguments: Any, mixed_precision: str) -> dict[str, Any]:
-    """Return ``environment.json``: versions, hardware, and what the launcher decided."""
+def environment(arguments: Any, **in_force: Any) -> dict[str, Any]:
+    """Return ``environment.json``: versions, hardware, and what the launcher decided.
+
+    Args:
+        arguments: The Trainer's.
+        in_force: Precision and distribution, as the Accelerator has them.
+    """
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -189,5 +194,5 @@ def environment(arguments: Any, mixed_precision: str) -> dict[str, Any]:
         "device": str(arguments.device.type),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "processes": arguments.world_size,
-        "mixed_precision": mixed_precision,
+        **in_force,
     }

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the verbs of the command line share: recipes read, functions found, errors printed.
+
+Imports nothing heavy at the top, as :mod:`hftune.cli`.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hftune.core.errors import HftuneError, RecipeError
+
+INTERRUPTED = 130
+
+
+def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
+    """Return the recipe in a file or run folder, with overrides laid over it."""
+    from hftune.recipe.recipe import Recipe
+
+    if resume and overrides:
+        raise HftuneError(
+            "--resume takes the recipe as it was", hint="leave out " + " ".join(overrides)
+        )
+    if (path / "recipe.yaml").is_file():
+        path = path / "recipe.yaml"
+    loaded = Recipe.load(path, overrides or ())
+    if loaded.data.path is None:
+        raise RecipeError(
+            [f"{path}: data.path: missing"],
+            hint="a run on rows handed over in Python goes on there: "
+            "hftune.train(hftune.load(RUN).recipe, train_dataset=..., resume=True)",
+        )
+    return loaded
+
+
+def show(answer: Any) -> None:
+    """Print text, or records as JSON."""
+    if not isinstance(answer, str):
+        import dataclasses
+        import json
+
+        answer = json.dumps(answer, default=dataclasses.asdict, indent=2, ensure_ascii=False)
+    print(answer)
+
+
+def verb(name: str) -> Callable[..., Any]:
+    """Import a verb's function; from here on it costs what torch costs."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
+    from importlib import import_module
+
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for chatty in ("torch.distributed", "bitsandbytes"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
+
+
+def said_of_precision(
+    mixed_precision: str | None, accelerate: str | None, resume: bool
+) -> list[str]:
+    """Check ``--mixed-precision`` and return what the recipe must say of it."""
+    from hftune.core.launch import PRECISIONS, precision_overrides
+
+    if mixed_precision is None:
+        return []
+    if mixed_precision not in PRECISIONS:
+        raise HftuneError(
+            f"--mixed-precision: no {mixed_precision!r}", hint=f"known: {', '.join(PRECISIONS)}"
+        )
+    if accelerate is None:
+        field = (
+            "" if mixed_precision == "fp8" else ", or training.bf16 or training.fp16 in the recipe"
+        )
+        raise HftuneError(
+            "--mixed-precision: it goes with --accelerate",
+            hint=f"--accelerate single_gpu{field}",
+        )
+    if resume and mixed_precision != "fp8":
+        raise HftuneError(
+            "--resume takes the precision as it was", hint="leave out --mixed-precision"
+        )
+    return precision_overrides(mixed_precision)
+
+
+def launch(
+    config: str, arguments: list[str], mixed_precision: str | None, num_processes: int | None
+) -> None:
+    """Become ``accelerate launch``."""
+    from hftune.core.launch import launch_command
+
+    command = launch_command(
+        config, arguments, mixed_precision=mixed_precision, num_processes=num_processes
+    )
+    os.execvp(command[0], command)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Print errors that a user can act on without a traceback, and exit with their code."""
+    try:
+        yield
+    except HftuneError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error.message}", file=sys.stderr)
+            if error.hint:
+                print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

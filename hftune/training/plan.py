@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checked run that only lacks its weights."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from accelerate import init_empty_weights
+from numpy.typing import NDArray
+from torch import nn
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
+
+from hftune.data import report
+from hftune.data.report import data_report, imbalance, label_counts
+from hftune.losses.contract import Loss
+from hftune.methods.contract import Method, MethodContext
+from hftune.recipe.recipe import Recipe
+from hftune.recipe.schema import Choice
+from hftune.tasks.contract import Encoded, Task
+from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.training.arguments import mixed_precision
+from hftune.training.launch import Launch
+from hftune.training.rows import Parts
+from hftune.training.streaming import TokenStream
+
+PERCENTILES = (50, 90, 99, 100)
+
+
+@dataclass
+class Plan:
+    """A checked run that only lacks its weights.
+
+    Attributes:
+        recipe: What was asked for.
+        arguments: The Trainer's arguments; ``output_dir`` is the run's checkpoint folder.
+        task: Knows its label names.
+        location: Hub id or folder of the base model.
+        config: The model's config with overrides and labels.
+        config_changes: Fields that the task set in it, which a plain load must be told.
+        tokenizer: The base model's.
+        parts: The rows before tokenizing.
+        train: Encoded training rows; of a stream, the first ones.
+        validation: Encoded validation rows, if there are any.
+        max_length: Tokens a row may have; None for no limit.
+        method: What trains.
+        loss: Fitted to the training rows.
+        launch: What the launcher asked for.
+        loss_choice: Its name and options; None for a loss of one's own.
+        adapted: The model without weights as the method changes it, where that can be known.
+        stream: What trains in place of ``train``, with ``data.streaming``.
+    """
+
+    recipe: Recipe
+    arguments: TrainingArguments
+    task: Task
+    location: str
+    config: PreTrainedConfig
+    config_changes: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase
+    parts: Parts
+    train: Encoded
+    validation: Encoded | None
+    max_length: int | None
+    method: Method
+    loss: Loss
+    launch: Launch
+    loss_choice: Choice | None = None
+    adapted: nn.Module | None = None
+    stream: TokenStream | None = None
+
+    def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
+        """Return what the method may know."""
+        arguments = self.arguments
+        return MethodContext(
+            task=self.task.name,
+            new_modules=new_modules,
+            num_training_steps=num_training_steps(arguments, self.train.num_rows),
+            gradient_checkpointing=bool(
+                arguments.gradient_checkpointing or arguments.activation_checkpointing
+            ),
+            mixed_precision=mixed_precision(arguments) != "no",
+            revision=self.recipe.model.revision,
+        )
+
+    def skeleton(self) -> PreTrainedModel:
+        """Return the model without weights, on the meta device."""
+        with init_empty_weights(include_buffers=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model: PreTrainedModel = self.task.auto_model.from_config(self.config)
+        model.tie_weights()
+        return model
+
+    def report(self) -> dict[str, Any]:
+        """Return ``data.json``: sources, hashes, counts, lengths, duplicates, scripts."""
+        counts = self.class_counts()
+        return {
+            "sources": self.parts.sources,
+            "streamed": self.stream is not None,
+            "columns": self.parts.columns,
+            "max_length": self.max_length,
+            "empty_texts": self.parts.empty_texts,
+            "train": _part_report(self.train),
+            "validation": None if self.validation is None else _part_report(self.validation),
+            "classes": dict(zip(self.task.label_names, map(int, counts), strict=False)),
+            "imbalance": imbalance(counts) if self.task.label_names else None,
+            **self.data_report,
+        }
+
+    @cached_property
+    def data_report(self) -> dict[str, Any]:
+        """What the selected rows hold; see :func:`hftune.data.report.data_report`."""
+        return data_report(self.parts.train, self.parts.validation)
+
+    def class_counts(self) -> NDArray[np.integer[Any]]:
+        """Return how often each class is a label, of all training rows where that can be known."""
+        if self.train.drawn_from is not None and self.task.problem_type == SINGLE_LABEL:
+            return label_counts(self.parts.train, self.task.label_names)
+        return self.task.class_counts(self.train.rows, self.num_classes())
+
+    def remarks(self) -> list[str]:
+        """Return what the user should know of rows that do not count as meant."""
+        parts = [part for part in (self.train, self.validation) if part is not None]
+        remarks = []
+        if self.stream is not None:
+            remarks.append("the training rows are streamed; what is said here is of the first ones")
+        if untrained := sum(part.untrained for part in parts):
+            remarks.append(f"{untrained} rows have no trained token and are left out")
+        if expanded := sum(part.expanded for part in parts):
+            remarks.append(
+                f"the chat template rewrites earlier turns, so conversations became one row for "
+                f"each assistant turn: {expanded} rows more"
+            )
+        if empty := self.parts.empty_texts:
+            remarks.append(f"{empty} training rows have an empty text")
+        return [*remarks, *report.remarks(self.data_report)]
+
+    def num_classes(self) -> int:
+        """Return how many classes the model's head tells apart."""
+        if self.task.problem_type == "regression":
+            return 1
+        return len(self.task.label_names) or int(self.config.get_text_config().vocab_size)
+
+
+def num_training_steps(arguments: TrainingArguments, rows: int) -> int:
+    """Return the number of optimizer steps of a run over ``rows`` rows."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    batches = math.ceil(rows / (arguments.train_batch_size * arguments.world_size))
+    steps: int = math.ceil(batches / arguments.gradient_accumulation_steps)
+    epochs: float = arguments.num_train_epochs
+    return math.ceil(steps * epochs)
+
+
+def _part_report(part: Encoded) -> dict[str, Any]:
+    lengths = np.percentile(part.lengths, PERCENTILES, method="inverted_cdf")
+    return {
+        "rows": part.num_rows,
+        "cut": part.cut,
+        "untrained": part.untrained,
+        "length_percentiles": dict(zip(map(str, PERCENTILES), map(int, lengths), strict=True)),
+    }
