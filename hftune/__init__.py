@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hftune.commands.chat import chat
     from hftune.commands.check import check
+    from hftune.commands.doctor import doctor
     from hftune.commands.evaluate import evaluate
     from hftune.commands.predict import predict
     from hftune.commands.schema import schema
@@ -37,6 +38,7 @@ __all__ = [
     "RunError",
     "chat",
     "check",
+    "doctor",
     "evaluate",
     "load",
     "predict",
@@ -53,6 +55,7 @@ _PLACES = {
     "RunError": "hftune.core.errors",
     "chat": "hftune.commands.chat",
     "check": "hftune.commands.check",
+    "doctor": "hftune.commands.doctor",
     "evaluate": "hftune.commands.evaluate",
     "load": "hftune.training.run",
     "predict": "hftune.commands.predict",

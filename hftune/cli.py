@@ -201,6 +201,23 @@ def schema(
         print(schema_text(exported), end="")
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look whether this machine is ready: versions, devices, extras, folders, the Hub.
+
+    Changes nothing. The exit code is 1 if something that hftune needs is broken.
+    """
+    from hftune.commands.doctor import doctor, report
+
+    _quieten()
+    findings = doctor()
+    _print(findings if as_json else report(findings))
+    if any(finding.state == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; errors that a user can act on are printed without a traceback."""
     with _plain_errors():
@@ -238,20 +255,25 @@ def _print(answer: Any) -> None:
 
 def _verb(name: str) -> Callable[..., Any]:
     """Import a verb's function; from here on it costs what torch costs."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
+    _quieten()
     from importlib import import_module
 
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
+
+
+def _quieten() -> None:
+    """Keep what libraries say at import and at work out of hftune's own words."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
     for chatty in ("torch.distributed", "bitsandbytes"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
 
 
 def _launch(config: str, arguments: list[str]) -> None:
