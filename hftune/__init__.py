@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hftune.commands.chat import chat
     from hftune.commands.check import check
+    from hftune.commands.doctor import doctor
     from hftune.commands.evaluate import evaluate
     from hftune.commands.explain import explain
     from hftune.commands.predict import predict
@@ -39,6 +40,7 @@ __all__ = [
     "RunError",
     "chat",
     "check",
+    "doctor",
     "evaluate",
     "explain",
     "load",
@@ -57,6 +59,7 @@ _PLACES = {
     "RunError": "hftune.core.errors",
     "chat": "hftune.commands.chat",
     "check": "hftune.commands.check",
+    "doctor": "hftune.commands.doctor",
     "evaluate": "hftune.commands.evaluate",
     "explain": "hftune.commands.explain",
     "load": "hftune.training.run",

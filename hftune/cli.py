@@ -11,7 +11,7 @@ import typer
 
 from hftune import __version__
 from hftune.core.errors import HftuneError
-from hftune.terminal import launch, load, plain_errors, said_of_precision, show, verb
+from hftune.terminal import launch, load, plain_errors, quieten, said_of_precision, show, verb
 
 app = typer.Typer(
     name="hftune",
@@ -302,6 +302,23 @@ def schema(
     exported = schema(output)
     if output is None:
         print(schema_text(exported), end="")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look whether this machine is ready: versions, devices, extras, folders, the Hub.
+
+    Changes nothing. The exit code is 1 if something that hftune needs is broken.
+    """
+    from hftune.commands.doctor import doctor, report
+
+    quieten()
+    findings = doctor()
+    show(findings if as_json else report(findings))
+    if any(finding.state == "broken" for finding in findings):
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -50,21 +50,26 @@ def show(answer: Any) -> None:
 
 def verb(name: str) -> Callable[..., Any]:
     """Import a verb's function; from here on it costs what torch costs."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
+    quieten()
     from importlib import import_module
 
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
+
+
+def quieten() -> None:
+    """Keep what libraries say at import and at work out of hftune's own words."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
     for chatty in ("torch.distributed", "bitsandbytes"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
 
 
 def said_of_precision(

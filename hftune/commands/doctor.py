@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hftune doctor``: is this machine ready? One line for each finding, with a remedy.
+
+Nothing here may fail because something is broken: that is what it is to report. So nothing heavy is
+imported at the top.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+
+from hftune.core.errors import HftuneError
+from hftune.core.files import cache_folder
+
+GIB = 2**30
+SCARCE_GIB = 2
+HUB_SECONDS = 5
+#: Extras for those who change hftune.
+NOT_FOR_USERS = ("docs", "test", "all")
+State = Literal["ok", "note", "warning", "broken"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What was found of one thing.
+
+    Attributes:
+        about: The thing.
+        state: ``broken`` means that hftune cannot work; ``warning`` that something may go wrong;
+            ``note`` that something is absent that not everyone needs.
+        verdict: One line.
+        remedy: What to do, where there is something to do.
+    """
+
+    about: str
+    state: State
+    verdict: str
+    remedy: str | None = None
+
+
+def doctor() -> list[Finding]:
+    """Look at versions, devices, extras, folders and the Hub; change nothing.
+
+    Returns:
+        The findings. hftune works unless one of them is ``broken``.
+    """
+    return [finding for look in LOOKS for finding in look()]
+
+
+def report(findings: list[Finding]) -> str:
+    """Return the findings as lines for people."""
+    width = max(len(finding.about) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state:<8}{finding.about:<{width}}  {finding.verdict}")
+        if finding.remedy:
+            lines.append(f"{'':<8}{'':<{width}}  -> {finding.remedy}")
+    broken = [finding.about for finding in findings if finding.state == "broken"]
+    lines += ["", f"broken: {', '.join(broken)}" if broken else "hftune can work here"]
+    return "\n".join(lines)
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding(
+        about="python",
+        state="ok",
+        verdict=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    """What hftune needs, against the bounds that it was tested in."""
+    yield Finding(about="hftune", state="ok", verdict=version("hftune"))
+    for requirement in _requirements(None):
+        name, bounds = requirement.name, requirement.specifier
+        remedy = f"pip install '{name}{bounds}'"
+        installed = _installed(name)
+        if installed is None:
+            yield Finding(about=name, state="broken", verdict="not installed", remedy=remedy)
+        elif installed in bounds:
+            yield Finding(about=name, state="ok", verdict=installed)
+        else:
+            verdict = f"{installed} lies outside of what was tested, {bounds}"
+            yield Finding(about=name, state="warning", verdict=verdict, remedy=remedy)
+
+
+def _extras() -> Iterator[Finding]:
+    """Which extra lacks what."""
+    for extra in metadata("hftune").get_all("Provides-Extra") or ():
+        if extra in NOT_FOR_USERS:
+            continue
+        needed = _requirements(extra)
+        lacking = [
+            item.name for item in needed if (_installed(item.name) or "0") not in item.specifier
+        ]
+        about = f"extra {extra}"
+        if lacking:
+            verdict = f"lacks {', '.join(lacking)}"
+            remedy = f"pip install 'hftune[{extra}]'"
+            yield Finding(about=about, state="note", verdict=verdict, remedy=remedy)
+        else:
+            names = ", ".join(item.name for item in needed)
+            yield Finding(about=about, state="ok", verdict=f"{names} installed")
+
+
+def _imports() -> Iterator[Finding]:
+    """Whether all that training needs can be imported together."""
+    try:
+        import_module("hftune.commands.train")
+    except Exception as error:  # whatever a broken installation raises
+        yield Finding(
+            about="imports",
+            state="broken",
+            verdict=_words(error),
+            remedy="install the tested set into a fresh environment: "
+            "pip install -c constraints.txt -e .",
+        )
+    else:
+        yield Finding(about="imports", state="ok", verdict="all that training needs")
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:  # named by _imports, with its remedy
+        yield Finding(about="devices", state="broken", verdict=_words(error))
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    yield Finding(
+        about="cpu",
+        state="ok",
+        verdict=f"{torch.get_num_threads()} threads for torch on {os.cpu_count()} cores, "
+        f"{memory:.0f} GiB of memory",
+    )
+    driver = _nvidia_driver()
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16, so fp16"
+        yield Finding(
+            about=f"gpu {index}",
+            state="ok",
+            verdict=f"{torch.cuda.get_device_name(index)}, {total / GIB:.0f} GiB "
+            f"({free / GIB:.0f} free), {bf16}, CUDA {torch.version.cuda}, driver {driver}",
+        )
+    if torch.backends.mps.is_available():
+        yield Finding(about="mps", state="ok", verdict="Apple's GPU is used")
+    elif not torch.cuda.is_available() and driver is not None:
+        yield Finding(
+            about="gpu",
+            state="warning",
+            verdict=f"driver {driver} is there, and torch {torch.__version__} sees no GPU",
+            remedy="install a CUDA build of torch that this driver knows",
+        )
+    elif not torch.cuda.is_available():
+        yield Finding(about="gpu", state="note", verdict="none: training runs on the CPU")
+
+
+def _nvidia_driver() -> str | None:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.split("\n")[0].strip() or None
+
+
+def _kernels() -> Iterator[Finding]:
+    """Packages whose import tells less than a try."""
+    if _installed("bitsandbytes") is not None:
+        yield _tried("bitsandbytes", "4-bit weights work", _quantize)
+    if _installed("flash-attn") is None:
+        verdict = "not installed; attn_implementation: sdpa needs no package"
+        yield Finding(about="flash-attn", state="note", verdict=verdict)
+    else:
+        yield _tried("flash-attn", "can be imported", lambda: import_module("flash_attn"))
+
+
+def _quantize() -> None:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    functional: Any = import_module("bitsandbytes.functional")
+    functional.quantize_4bit(torch.ones(64, 64, device=device))
+
+
+def _tried(package: str, verdict: str, attempt: Callable[[], Any]) -> Finding:
+    try:
+        attempt()
+    except Exception as error:  # whatever its library raises
+        remedy = f"pip install --force-reinstall {package}, or leave it out of recipes"
+        return Finding(about=package, state="warning", verdict=_words(error), remedy=remedy)
+    return Finding(about=package, state="ok", verdict=verdict)
+
+
+def _folders() -> Iterator[Finding]:
+    from huggingface_hub import constants
+
+    try:
+        root = cache_folder("schema").parent
+    except HftuneError as error:
+        yield Finding(about="cache", state="broken", verdict=error.message, remedy=error.hint)
+    else:
+        yield Finding(about="cache", state="ok", verdict=f"{root}, {_size(root)}")
+        yield _space("disk of cache", root)
+    hub = Path(constants.HF_HUB_CACHE)
+    yield Finding(about="hub cache", state="ok", verdict=f"{hub}, {_size(hub)}")
+    yield _space("disk here", Path.cwd())
+
+
+def _size(folder: Path) -> str:
+    files = (Path(top, name) for top, _, names in os.walk(folder) for name in names)
+    total = sum(file.lstat().st_size for file in files)
+    return f"{total / GIB:.1f} GiB"
+
+
+def _space(about: str, folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free / GIB
+    verdict = f"{free:.0f} GiB free"
+    if free >= SCARCE_GIB:
+        return Finding(about=about, state="ok", verdict=verdict)
+    remedy = "a run keeps two checkpoints: free some, or set training.output_dir and HFTUNE_CACHE"
+    verdict = f"{free:.1f} GiB free"
+    return Finding(about=about, state="warning", verdict=verdict, remedy=remedy)
+
+
+def _hub() -> Iterator[Finding]:
+    from huggingface_hub import constants, get_session, get_token
+
+    about, place = "hub", constants.ENDPOINT
+    if constants.HF_HUB_OFFLINE:
+        yield Finding(
+            about=about,
+            state="note",
+            verdict="switched off: only what is cached, and demo models",
+            remedy="unset HF_HUB_OFFLINE to reach it",
+        )
+    else:
+        try:
+            get_session().head(place, timeout=HUB_SECONDS)
+        except Exception as error:  # whatever the network or a proxy raises
+            yield Finding(
+                about=about,
+                state="note",
+                verdict=f"{place} cannot be reached: {_words(error)}",
+                remedy="set HF_HUB_OFFLINE=1 to save the waiting; demo models need no Hub",
+            )
+        else:
+            yield Finding(about=about, state="ok", verdict=f"{place} answers")
+    if get_token() is None:
+        verdict, remedy = "none: public models and data only", "hf auth login, if you need others"
+        yield Finding(about="hub token", state="note", verdict=verdict, remedy=remedy)
+    else:
+        yield Finding(about="hub token", state="ok", verdict="there is one")
+
+
+def _requirements(extra: str | None) -> list[Requirement]:
+    """What hftune's own metadata ask for: always, or with an extra."""
+    found = [Requirement(text) for text in requires("hftune") or ()]
+    always = [item for item in found if item.marker is None or item.marker.evaluate({"extra": ""})]
+    if extra is None:
+        return always
+    applies = [item for item in found if item.marker and item.marker.evaluate({"extra": extra})]
+    return [item for item in applies if item not in always]
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _words(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python,
+    _packages,
+    _imports,
+    _extras,
+    _kernels,
+    _devices,
+    _folders,
+    _hub,
+)
