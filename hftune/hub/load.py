@@ -2,11 +2,20 @@
 """Models by name: from the Hub, a folder or the demo set; mistakes are named before loading."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from httpx2 import TransportError
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -80,7 +89,9 @@ def load_config(
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(location, revision=revision)
     except (OSError, ValueError) as error:
-        raise HftuneError(f"model.path: {location}: {_first_line(error)}") from error
+        raise HftuneError(
+            f"model.path: {location}: {_first_line(error)}", hint=_hub_hint(error)
+        ) from error
     known = config.to_dict()
     unknown = [key for key in overrides if key not in known]
     if unknown:
@@ -102,7 +113,9 @@ def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedToke
     try:
         return AutoTokenizer.from_pretrained(location, revision=revision)
     except (OSError, ValueError) as error:
-        raise HftuneError(f"{location}: no tokenizer: {_first_line(error)}") from error
+        raise HftuneError(
+            f"{location}: no tokenizer: {_first_line(error)}", hint=_hub_hint(error)
+        ) from error
 
 
 def quantization_config(fields: dict[str, Any] | None) -> BitsAndBytesConfig | None:
@@ -132,6 +145,8 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
     Raises:
         HftuneError: There are no safetensors weights that fit.
     """
+    # Else Transformers asks a service to convert pickled weights, and to propose that in public.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is no news to who asked for one
     try:
@@ -143,7 +158,15 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
             **options,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise HftuneError(f"model.path: {location}: {_first_line(error)}") from error
+        if "cannot be loaded with `safetensors`" in str(error):
+            raise HftuneError(
+                f"model.path: {location}: no safetensors weights; hftune reads safetensors alone",
+                hint="take a revision that has them (model.revision), or convert them: load with "
+                "Transformers, then save_pretrained",
+            ) from error
+        raise HftuneError(
+            f"model.path: {location}: {_first_line(error)}", hint=_hub_hint(error)
+        ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
     resized = sorted(key for key, *_ in report["mismatched_keys"])
@@ -186,6 +209,22 @@ def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
         model = PeftModel.from_pretrained(model, str(folder))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.eval() if facts.quantization else model.to(device).eval()
+
+
+def _hub_hint(error: BaseException | None) -> str | None:
+    """Return what to do about a failure of the Hub, which Transformers wraps more than once."""
+    while error is not None:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        unreached = isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError)
+        if unreached and constants.is_offline_mode():
+            return "HF_HUB_OFFLINE is set, and it is not in the cache"
+        if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+            return "is it spelled right? a private or gated one needs `hf auth login` or HF_TOKEN"
+        failed = isinstance(error, TransportError) or (status is not None and status >= 429)
+        if failed or unreached:
+            return f"the Hub at {constants.ENDPOINT} did not answer as it should: try again later"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _first_line(error: Exception) -> str:

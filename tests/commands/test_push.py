@@ -74,7 +74,8 @@ def hftune(hub: HubServer, home: Path, *arguments: Any, code: int = 0, **options
     done = run(hub, home, "-m", "hftune", *map(str, arguments), **options)
     assert done.returncode == code, done.stderr
     assert TOKEN not in done.stderr
-    assert "Traceback" not in done.stderr
+    if "--accelerate" not in arguments:  # whose launcher shows its own when a process fails
+        assert "Traceback" not in done.stderr
     return done.stderr
 
 
@@ -147,6 +148,7 @@ def test_pulled_recipe_runs_again(
     assert "pushed" not in said
 
 
+@pytest.mark.slow
 def test_dry_run_and_second_push(hub: HubServer, trained: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = trained
     before = contents(folder)
@@ -190,6 +192,7 @@ def test_permission_is_asked_before_training(
     assert not hub.writes
 
 
+@pytest.mark.slow
 def test_local_adapter_names_its_base(
     hub: HubServer, labelled_file: Path, tiny_encoder: Path, tiny_decoder: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +222,7 @@ def test_local_adapter_names_its_base(
     assert b"labelled.jsonl" in hub.files("me/local")["recipe.yaml"]
 
 
+@pytest.mark.slow
 def test_failed_push_leaves_a_finished_run(
     hub: HubServer, chat_file: Path, tiny_decoder: Path, tmp_path: Path
 ) -> None:
