@@ -4,6 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const MEAN = -1; // in place of a head: the mean over the heads
 const TOP = 6;
 const THUMB = 48;
+const FULL_BAR = 0.05; // the least share that fills a bar, so that next to nothing looks like it
 const LABEL_FONT = "ui-monospace, monospace";
 const RAMPS = {
   light: {
@@ -247,9 +248,8 @@ function buildText(box, tokens, axis) {
 function paintText(box, tokens, current, weightOf, colour) {
   const buttons = box.querySelectorAll("button");
   const weights = tokens.map((_, i) => weightOf(i));
-  const top = Math.max(...weights.filter((_, i) => !(state.hide && tokens[i].special)), 1e-9);
   buttons.forEach((button, i) => {
-    const rgb = colour[shade(weights[i], top)];
+    const rgb = colour[shade(weights[i], shown.top)];
     button.hidden = state.hide && tokens[i].special;
     button.style.background = css(rgb);
     button.style.color = inkOn(rgb);
@@ -261,7 +261,8 @@ function paintText(box, tokens, current, weightOf, colour) {
     .filter(([weight, i]) => weight > 0 && !(state.hide && tokens[i].special))
     .sort((a, b) => b[0] - a[0]).slice(0, TOP);
   const hidden = weights.reduce((sum, weight, i) => sum + (state.hide && tokens[i].special ? weight : 0), 0);
-  return { rows: order.map(([weight, i]) => [label(tokens[i]), weight]), hidden, top };
+  const longest = Math.max(FULL_BAR, ...order.map(([weight]) => weight));
+  return { rows: order.map(([weight, i]) => [label(tokens[i]), weight]), hidden, longest };
 }
 
 function paintFlows() {
@@ -272,8 +273,8 @@ function paintFlows() {
   const to = paintText(byId("to-text"), map.queries, map.square ? q : -1, column, colours.to);
   say(byId("from-title"), quoted(q < 0 ? map.keys[k] : map.queries[q]), " attends to");
   say(byId("to-title"), quoted(map.keys[k]), " is attended to by");
-  bars(byId("from-top"), from.rows, from.top);
-  bars(byId("to-top"), to.rows, to.top);
+  bars(byId("from-top"), from.rows, from.longest);
+  bars(byId("to-top"), to.rows, to.longest);
   byId("from-hidden").textContent = q < 0
     ? "A virtual token of prefix tuning has keys and values only: it attends to nothing."
     : from.hidden ? `${percent(from.hidden)} goes to special tokens that are hidden.` : "";
@@ -585,9 +586,9 @@ function openMap(index) {
   const found = index === 0 && data.look_first;
   const layer = found ? map.layers.indexOf(found.layer) : map.layers.length - 1;
   Object.assign(state, { map: index, layer, head: found ? found.head : MEAN, kept: false, pair: null });
-  // A decoder's last token says what comes next; a classifier's first token is often what it reads.
-  const start = map.causal ? map.K - 1 : map.keys.findIndex((token) => token.segment !== "virtual");
-  Object.assign(state, { k: Math.max(start, 0), q: map.square ? Math.max(start, 0) - map.offset : 0 });
+  // A decoder's last token says what comes next; elsewhere one in the middle shows most.
+  const start = map.causal ? map.K - 1 : Math.floor(map.K / 2);
+  Object.assign(state, { k: start, q: map.square ? start - map.offset : Math.floor(map.Q / 2) });
   fillChoices();
   buildThumbs();
   buildText(byId("from-text"), map.keys, "k");
