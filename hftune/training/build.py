@@ -98,7 +98,9 @@ def weight_dtype(plan: Plan) -> Any:
 
 def parameter_counts(model: nn.Module | None) -> dict[str, int]:
     """Return how many parameters train, and how many there are."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()] if model else []
+    parameters = list(model.parameters()) if model else []
+    # Between steps DeepSpeed leaves an empty tensor in place of a sharded parameter.
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in parameters]
     return {
         "trainable_parameters": sum(size for size, trains in sizes if trains),
         "parameters": sum(size for size, _ in sizes),

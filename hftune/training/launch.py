@@ -21,7 +21,6 @@ SHARDED_METHODS = (
     "head_only",
     "lora",
     "ia3",
-    "vera",
     "ln_tuning",
     "loha",
     "oft",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hftune
-from hftune import HftuneError, Recipe, RecipeError
+from hftune import HftuneError, Recipe
 from hftune.training.build import build_model, build_trainer, weight_dtype
 from hftune.training.prepare import prepare
 
@@ -82,15 +82,6 @@ def test_mean_pooling_survives_the_round_trip(
             actual = hftune.load(run.path).model(**batch).logits
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
         assert "The head of this model reads the mean" in (run.model_path / "README.md").read_text()
-
-
-def test_sharding_is_refused(
-    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = make_recipe()
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(RecipeError, match="fsdp: sharded models are not supported yet"):
-        prepare(recipe)
 
 
 def test_precision_of_the_launcher_is_kept(

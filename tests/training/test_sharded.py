@@ -67,7 +67,7 @@ SLOW_JOBS: dict[str, dict[str, Any]] = {
     },
     **{
         name: {"task": GENERATION, "method": name}
-        for name in ("ia3", "vera", "ln_tuning", "loha", "oft", "boft", "fourierft")
+        for name in ("ia3", "ln_tuning", "loha", "oft", "boft", "fourierft")
     },
     **{
         name: {"task": GENERATION, "method": "full", "training": {"optim": name}}
