@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hftune.commands.check import check
     from hftune.commands.doctor import doctor
     from hftune.commands.evaluate import evaluate
+    from hftune.commands.init import init
     from hftune.commands.predict import predict
     from hftune.commands.schema import schema
     from hftune.commands.train import train
@@ -40,6 +41,7 @@ __all__ = [
     "check",
     "doctor",
     "evaluate",
+    "init",
     "load",
     "predict",
     "schema",
@@ -57,6 +59,7 @@ _PLACES = {
     "check": "hftune.commands.check",
     "doctor": "hftune.commands.doctor",
     "evaluate": "hftune.commands.evaluate",
+    "init": "hftune.commands.init",
     "load": "hftune.training.run",
     "predict": "hftune.commands.predict",
     "schema": "hftune.commands.schema",
