@@ -25,8 +25,8 @@ def read(text: str) -> dict:
     "name",
     ["plain", "two words", "a: b", "ends:", "#hash", "no", "null", "true", "~", ".5", ".inf",
      "1e5", "007", "- dash", "[x]", "{x}", "'", '"', "\\", "é ü 你", "a\tb", "*star", "&and",
-     "!bang", "...", "2024-01-01", " lead", "", "@at", "%", "|", ">", "a/b-c.csv", "demo:docstrings",
-     "x,y", "a/very/long/path/" * 9],
+     "!bang", "...", "2024-01-01", " lead", "", "@at", "%", "|", ">", "a/b-c.csv",
+     "demo:docstrings", "x,y", "a/very/long/path/" * 9],
 )  # fmt: skip
 def test_names_come_back(name: str) -> None:
     text = write_recipe(replace(DRAFT, data=name, model=name, columns={"text": name, "label": "l"}))
