@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hftune.commands.doctor import doctor
     from hftune.commands.evaluate import evaluate
     from hftune.commands.explain import explain
+    from hftune.commands.init import init
     from hftune.commands.predict import predict
     from hftune.commands.push import push
     from hftune.commands.schema import schema
@@ -43,6 +44,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "explain",
+    "init",
     "load",
     "predict",
     "push",
@@ -62,6 +64,7 @@ _PLACES = {
     "doctor": "hftune.commands.doctor",
     "evaluate": "hftune.commands.evaluate",
     "explain": "hftune.commands.explain",
+    "init": "hftune.commands.init",
     "load": "hftune.training.run",
     "predict": "hftune.commands.predict",
     "push": "hftune.commands.push",

@@ -259,6 +259,45 @@ def push(
     verb("push")(run, repo, message=message, **options)
 
 
+@app.command()
+def init(
+    data: Annotated[
+        str | None, typer.Argument(help="Your rows: file, glob, folder or Hub id.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Guessed from the rows if absent.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder or demo model.")] = None,
+    method: Annotated[str | None, typer.Option(help="What trains; lora if absent.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="ROLE=COLUMN, as in label=team; repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The recipe; named after the data if absent.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Take the guesses, ask nothing.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write a commented recipe for your own rows.
+
+    Looks at the rows, guesses task and columns, and says why. In a terminal it asks, with the guess
+    as the default; elsewhere, or with --yes, the guesses are taken.
+
+    Examples:
+        hftune init tickets.csv
+
+        hftune init tickets.csv --column text=body --column label=team --yes
+
+        hftune init chats.jsonl --model Qwen/Qwen3-0.6B --output chats.yaml
+    """
+    pairs = [item.partition("=") for item in column or ()]
+    if wrong := [role + sign for role, sign, name in pairs if not (role and name)]:
+        raise HftuneError(f"--column: {wrong[0]!r}: expected ROLE=COLUMN, as in label=team")
+    options = {"task": task, "model": model, "method": method, "output": output, "force": force}
+    columns = {role: name for role, _, name in pairs}
+    _verb("init")(data, columns=columns, ask=not yes and sys.stdin.isatty(), **options)
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a column holds, told from its cells: text, labels, numbers, lists, conversations."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from datasets import Dataset
+
+from hftune.data.chat import is_conversation
+
+Kind = Literal["text", "labels", "numbers", "lists", "conversations", "names", "nothing"]
+
+LOOKED_AT = 5000
+#: A label is short, and stands in more than one row.
+LABEL_CHARACTERS = 60
+LABEL_SHARE = 0.2
+FEW_LABELS = 20
+DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A column's cells in short.
+
+    Attributes:
+        column: Its name.
+        kind: ``names`` are texts or numbers that hardly repeat, such as ids and titles of one word.
+        distinct: How many different cells it has, of those looked at.
+        length: Mean number of characters of a text, of items of a list.
+    """
+
+    column: str
+    kind: Kind
+    distinct: int = 0
+    length: float = 0.0
+
+    def describe(self) -> str:
+        """Return the contents in words."""
+        return {
+            "text": f"text, {self.length:.0f} characters on average",
+            "labels": f"{self.distinct} labels",
+            "numbers": "numbers with fractions",
+            "lists": f"lists of {self.length:.1f} items on average",
+            "conversations": "conversations",
+            "names": f"{self.distinct} different values",
+            "nothing": "no values",
+        }[self.kind]
+
+
+def describe_columns(rows: Dataset) -> list[Contents]:
+    """Return what each column holds, from its first 5,000 rows."""
+    head = rows[:LOOKED_AT]
+    return [_contents(column, head[column]) for column in rows.column_names]
+
+
+def _contents(column: str, cells: Sequence[Any]) -> Contents:
+    present = [cell for cell in cells if cell is not None and cell != ""]
+    if not present:
+        return Contents(column, "nothing")
+    if all(is_conversation(cell) for cell in present):
+        return Contents(column, "conversations")
+    if all(isinstance(cell, list) for cell in present):
+        return Contents(column, "lists", 0, sum(map(len, present)) / len(present))
+    texts = [str(cell) for cell in present]
+    distinct = len(set(texts))
+    length = sum(map(len, texts)) / len(texts)
+    repeated = distinct <= max(FEW_LABELS, LABEL_SHARE * len(texts)) and distinct < len(texts)
+    numbers = [_number(cell) for cell in present]
+    if all(number is not None for number in numbers):
+        fractions = any(number is not None and number % 1 for number in numbers)
+        kind: Kind = "numbers" if fractions else "labels" if repeated else "names"
+    elif all(DATE.match(text) for text in texts):
+        kind = "names"
+    elif repeated and max(map(len, texts)) <= LABEL_CHARACTERS:
+        kind = "labels"
+    elif any(" " in text or not text.isascii() for text in texts):
+        kind = "text"
+    else:
+        kind = "names"
+    return Contents(column, kind, distinct, length)
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
