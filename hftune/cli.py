@@ -4,6 +4,7 @@
 Imports nothing heavy at the top, so that help and a mistake in a recipe answer at once.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -295,7 +296,7 @@ def init(
         raise HftuneError(f"--column: {wrong[0]!r}: expected ROLE=COLUMN, as in label=team")
     options = {"task": task, "model": model, "method": method, "output": output, "force": force}
     columns = {role: name for role, _, name in pairs}
-    _verb("init")(data, columns=columns, ask=not yes and sys.stdin.isatty(), **options)
+    verb("init")(data, columns=columns, ask=not yes and sys.stdin.isatty(), **options)
 
 
 @app.command(name="list")

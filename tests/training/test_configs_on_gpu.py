@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shipped configs on one GPU, launched as a user would: they train, resume, and leave plain models."""
+"""Every config trains on a GPU; a sharded run resumes, and plain PEFT loads what it saved."""
 
 import json
 import os
