@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +20,36 @@ FILES = ["attention.html", "attention.json", "attention.png", "attention.svg"]
 QUICK = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
 
 
-@pytest.fixture
-def classifier(make_recipe: Callable[..., Recipe]) -> Path:
-    return hftune.train(make_recipe(training=QUICK, method="lora")).path
+def train(folder: Path, task: str, model: Path, data: Path) -> Path:
+    training = {**QUICK, "output_dir": str(folder / "run"), "use_cpu": True}
+    sections = {"model": str(model), "data": str(data), "method": "lora", "training": training}
+    return hftune.train(Recipe(task=task, **sections)).path
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_encoder: Path,
+    tiny_decoder: Path,
+    labelled_file: Path,
+    chat_file: Path,
+) -> dict[str, Path]:
+    """One run of each task, trained for a step."""
+    parts = {
+        "classifier": ("text-classification", tiny_encoder, labelled_file),
+        "chat": ("text-generation", tiny_decoder, chat_file),
+    }
+    return {name: train(tmp_path_factory.mktemp(name), *part) for name, part in parts.items()}
 
 
 @pytest.fixture
-def chat(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Path:
-    training = {**QUICK, "output_dir": str(tmp_path / "chat")}
-    return hftune.train(make_recipe("text-generation", training, method="lora")).path
+def classifier(runs: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(runs["classifier"], tmp_path / "classifier"))
+
+
+@pytest.fixture
+def chat(runs: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(runs["chat"], tmp_path / "chat"))
 
 
 def read(folder: Path) -> dict[str, Any]:
