@@ -92,12 +92,12 @@ def _guess(name: str, rows: Dataset, contents: list[Contents], given: Mapping[st
     roles = {role.name: role for role in task.roles}
     forms = FORMS.get(name) or ({role.name: ANY for role in task.roles if role.required},)
     _check_given(given, roles, rows.column_names)
-    reason = ""
+    lacking: list[str] = []
     for form in forms:
         chosen = dict(_choose(form, roles, contents, given, names_only=name not in FORMS))
-        lacking = [role for role in form if role not in chosen]
-        if lacking or not form:
-            reason = reason or f"no column for {' and '.join(lacking)}"
+        if missing := [role for role in form if role not in chosen]:
+            lacking.append(" and ".join(missing))
+        if missing or not form:
             continue
         by_name = sum(why.startswith("its name") or role in given
                       for role, (_, why) in chosen.items())  # fmt: skip
@@ -111,7 +111,7 @@ def _guess(name: str, rows: Dataset, contents: list[Contents], given: Mapping[st
         task.learn(selected, None)
         reasons = {role: why for role, (_, why) in chosen.items()}
         return Guess(name, columns, reasons, certainty, selected)
-    raise HftuneError(reason)
+    raise HftuneError(f"no column for {', nor for '.join(lacking) or 'any of its roles'}")
 
 
 def _choose(

@@ -65,6 +65,14 @@ def test_two_turns_equal_plain_transformers(
     assert printed.split() == " ".join(said[i]["content"] for i in (2, 4)).split()
 
 
+def test_the_end_of_a_turn_ends_an_answer(tiny_decoder: Path, plain_decoder: Path) -> None:
+    """The template closes a turn with <|end|>, which is not the model's end of text."""
+    for folder, ends in ((tiny_decoder, ["<|eos|>", "<|end|>"]), (plain_decoder, ["<|eos|>"])):
+        model, tokenizer = module._load(folder)
+        talk = module.Conversation(model, tokenizer, {})
+        assert talk._ends() == tokenizer.convert_tokens_to_ids(ends)
+
+
 def test_plain_text_is_continued_line_by_line(plain_decoder: Path) -> None:
     said = hftune.chat(plain_decoder, lines=["alpha", "beta"], max_new_tokens=6, temperature=0)
     assert said[1]["content"] == expected(plain_decoder, "alpha", 6).strip()
