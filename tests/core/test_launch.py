@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shipped Accelerate configs pass Accelerate's own parser; the launch command says what was asked."""
+"""Shipped Accelerate configs pass Accelerate's parser; the launch command says what was asked."""
 
 import argparse
 import logging

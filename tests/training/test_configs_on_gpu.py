@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shipped configs on one GPU, launched as a user would: they train, resume, and leave plain models."""
+"""Shipped configs on one GPU, launched as a user would: they train, resume, and load plainly."""
 
 import json
 import os

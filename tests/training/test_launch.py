@@ -139,7 +139,7 @@ def test_a_cpu_is_not_left_unsharded(
 
 def test_fp8_on_a_cpu(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
-    with pytest.raises(RecipeError, match="fp8 needs a GPU of compute capability 8.9"):
+    with pytest.raises(RecipeError, match=r"fp8 needs a GPU of compute capability 8\.9"):
         prepare(make_recipe())
 
 

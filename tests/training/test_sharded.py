@@ -71,7 +71,7 @@ SLOW_JOBS: dict[str, dict[str, Any]] = {
     },
     **{
         name: {"task": GENERATION, "method": "full", "training": {"optim": name}}
-        for name in ("adamw_torch", "rmsprop", "adagrad")
+        for name in ("adamw_torch", "rmsprop")
     },
 }
 
