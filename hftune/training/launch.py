@@ -29,7 +29,7 @@ SHARDED_METHODS = (
     "trainable_tokens",
 )
 #: Optimizers that are tested on sharded parameters.
-SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 FP8_CAPABILITY = (8, 9)  # Ada and Hopper were the first with fp8 matrix units
 
 

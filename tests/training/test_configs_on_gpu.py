@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every config trains on a GPU; a sharded run resumes, and plain PEFT loads what it saved."""
+"""Shipped configs on one GPU, launched as a user would: they train, resume, and load plainly."""
 
 import json
 import os

@@ -27,6 +27,7 @@ LAUNCHER = {  # what `accelerate launch --config_file accelerate_configs/fsdp2.y
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
 }
 CLASSIFICATION, GENERATION = "text-classification", "text-generation"
+#: Methods are compared with SGD: AdamW blows up the rounding of a gradient that is truly zero.
 SGD = {"optim": "sgd", "learning_rate": 0.1}
 BEST = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "learning_rate": 0.1}
 FOUR_BIT = {
@@ -36,12 +37,16 @@ FOUR_BIT = {
 }
 JOBS: dict[str, dict[str, Any]] = {
     "full": {"task": CLASSIFICATION, "method": "full", "training": SGD},
-    "lora": {"task": GENERATION, "method": "lora", "training": BEST},
+    "lora": {
+        "task": GENERATION,
+        "method": "lora",
+        "training": {**BEST, "optim": "adamw_torch_fused", "learning_rate": 1e-3},
+    },
 }
 SLOW_JOBS: dict[str, dict[str, Any]] = {
     "full, language model": {"task": GENERATION, "method": "full", "training": SGD},
     "lora, classifier": {"task": CLASSIFICATION, "method": "lora", "training": SGD},
-    "best full": {"task": CLASSIFICATION, "method": "full", "training": BEST},
+    "best full": {"task": CLASSIFICATION, "method": "full", "training": {**BEST, **SGD}},
     "head_only": {"task": CLASSIFICATION, "method": "head_only"},
     "mean pooling": {
         "task": CLASSIFICATION,
@@ -70,8 +75,12 @@ SLOW_JOBS: dict[str, dict[str, Any]] = {
         for name in ("ia3", "ln_tuning", "loha", "oft", "boft", "fourierft")
     },
     **{
-        name: {"task": GENERATION, "method": "full", "training": {"optim": name}}
-        for name in ("adamw_torch", "rmsprop", "adagrad")
+        name: {
+            "task": GENERATION,
+            "method": "full",
+            "training": {"optim": name, "learning_rate": 1e-3},
+        }
+        for name in ("adamw_torch", "rmsprop")
     },
 }
 
@@ -123,7 +132,7 @@ def recipe(
         "num_train_epochs": 2,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
-        "learning_rate": 1e-2,
+        **SGD,
         "max_grad_norm": 0.5,
         "logging_steps": 1,
         **job.get("training", {}),
@@ -196,6 +205,7 @@ def test_sharded_runs_equal_whole_ones(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # ln_tuning on RMSNorm
 def test_every_sharded_method_equals_a_whole_run(
     inputs: dict[str, tuple[Path, Path]], tied: Path, tmp_path: Path
 ) -> None:
