@@ -33,6 +33,7 @@ def test_recipe_runs_and_resumes(
         "text-classification": tiny_encoder,
         "text-generation": tiny_decoder,
         "text2text-generation": tiny_seq2seq,
+        "token-classification": tiny_encoder,
     }
     overrides = [
         f"model.path={models[Recipe.load(path).task]}",

@@ -199,6 +199,8 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(tiny_decoder: P
         [sys.executable, "-m", "hftune", "chat", str(tiny_decoder), "--max-new-tokens", "200",
          "--temperature", "5"],
         stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+        # A shell's background job ignores the signal and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     os.close(follower)
     seen = b""

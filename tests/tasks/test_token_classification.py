@@ -231,7 +231,7 @@ def test_equal_sentences_and_groups_stay_together() -> None:
     keys, strata = task.split_keys(
         task.select(Dataset.from_list([*rows, other]), {**COLUMNS, "group": "group"})
     )
-    assert keys == [0, 0, 0, 1]
+    assert list(keys) == [0, 0, 0, 1]
     assert strata == ["city"] * 3 + ["O"]
 
 

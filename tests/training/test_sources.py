@@ -131,5 +131,5 @@ def test_recipe_names_the_place_of_a_wrong_item(tmp_path: Path, tiny_decoder: Pa
     assert [line.removeprefix(str(recipe)) for line in caught.value.problems] == [
         ":7: data.path[1].weigth: unknown key; did you mean weight?",
         ":8: data.path[2].weight: must be above 0, got 0",
-        ":9: data.path[3]: expected text or a mapping, got 7",
+        ":9: data.path[3]: expected a mapping or text, got 7",
     ]
