@@ -99,7 +99,10 @@ def test_mistakes(ask, case: dict[str, str], says: str, hint: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "status", "hint"),
-    [("failing", 500, "did not answer as it should"), ("dropping", DROPPED, "did not answer")],
+    [
+        pytest.param("failing", 500, "did not answer as it should", marks=pytest.mark.slow),
+        ("dropping", DROPPED, "did not answer"),
+    ],
 )
 def test_hub_fails(ask, name: str, status: int, hint: str) -> None:
     hub, answer = ask

@@ -190,6 +190,7 @@ def check_all(
         check_equal(folder / "two" / name, folder / "one" / name)
 
 
+@pytest.mark.slow
 def test_sharded_runs_equal_whole_ones(
     inputs: dict[str, tuple[Path, Path]], tied: Path, tmp_path: Path
 ) -> None:

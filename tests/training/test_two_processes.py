@@ -42,7 +42,14 @@ def launch(recipe: Path, *arguments: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("task", ["text-classification", "text-generation", "text2text-generation"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "text-classification",
+        pytest.param("text-generation", marks=pytest.mark.slow),
+        pytest.param("text2text-generation", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_equal_one(
     task: str,
     tmp_path: Path,
@@ -93,6 +100,7 @@ def test_two_processes_equal_one(
         assert support == 58
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_stream(tmp_path: Path, tiny_decoder: Path, chat_file: Path) -> None:
     """An odd number of optimizer groups to the epoch: the stream begins again inside a group."""
     outputs = {name: tmp_path / name for name in ("one", "two")}
