@@ -28,7 +28,7 @@ LAUNCHER = {  # what `accelerate launch --config_file accelerate_configs/fsdp2.y
 }
 CLASSIFICATION, GENERATION = "text-classification", "text-generation"
 #: Methods are compared with SGD: AdamW blows up the rounding of a gradient that is truly zero.
-SGD = {"optim": "sgd", "learning_rate": 0.1}
+SGD = {"optim": "sgd", "learning_rate": 0.1, "optim_args": "momentum=0.9"}
 BEST = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "learning_rate": 0.1}
 FOUR_BIT = {
     "load_in_4bit": True,
