@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import nested_concat, nested_numpify
 from hftune.core.console import console, say, warn
 from hftune.core.files import atomic_write_json
 from hftune.data.load import load_part
-from hftune.metrics.external import Metric, load_metrics
+from hftune.metrics.external import Metric
 from hftune.report.summary import print_metrics
 from hftune.training.run import Run, load
 
@@ -47,7 +47,7 @@ def evaluate(
 
     run = load(run) if not isinstance(run, Run) else run
     task, facts = run.task, run.facts
-    task.external_metrics = load_metrics(metrics, task.metric_names)
+    task.measure_also(metrics)
     given = data if isinstance(data, Dataset) else load_part(data)
     columns = task.columns(given.column_names, _present(facts.columns, given))
     rows = task.select(given, columns)

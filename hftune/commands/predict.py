@@ -10,6 +10,7 @@ from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write
 from hftune.data.load import load_part
+from hftune.tasks.contract import PredictArguments
 from hftune.training.run import Run, load
 
 
@@ -49,9 +50,9 @@ def predict(
         run.model,
         run.tokenizer,
         selected,
-        max_length=facts.max_length,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
+        PredictArguments(
+            max_length=facts.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
+        ),
     )
     merged = [{**row, **answer} for row, answer in zip(rows, answers, strict=True)]
     if output is not None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
 
+from hftune.core.errors import HftuneError
 from hftune.data.columns import Role, find_columns
 from hftune.data.shapes import NothingToTrainError
 from hftune.data.split import Keys
 from hftune.losses.contract import forward
-from hftune.metrics.external import ExternalMetric
+from hftune.metrics.external import ExternalMetric, Metric, load_metrics
 
 
 @dataclass
@@ -66,6 +67,21 @@ class NothingTrainedError(NothingToTrainError):
         self.encoded = encoded
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments:
+    """Sizes and limits of a prediction.
+
+    Attributes:
+        max_length: Tokens a row may have; None for no limit.
+        batch_size: Rows a batch.
+        max_new_tokens: Length of a generated text.
+    """
+
+    max_length: int | None = None
+    batch_size: int = 32
+    max_new_tokens: int = 64
+
+
 class Task(ABC):
     """One of the Hub's tasks.
 
@@ -91,7 +107,7 @@ class Task(ABC):
     best_metric = "loss"
     default_loss = "cross_entropy"
     problem_type: str | None = None
-    gives_predictions = False
+    gives_predictions = True
 
     def __init__(self, label_names: Sequence[str] = ()) -> None:
         self.label_names = list(label_names)
@@ -178,6 +194,23 @@ class Task(ABC):
     def metrics(self, kept: AllKept) -> dict[str, float]:
         """Return the metrics of all rows from what :meth:`keep` kept."""
 
+    def measure_also(self, metrics: Sequence[Metric]) -> None:
+        """Have metrics of other libraries computed beside the task's own.
+
+        Args:
+            metrics: See :func:`hftune.metrics.external.load_metrics`.
+
+        Raises:
+            HftuneError: One cannot be had, or evaluation keeps nothing that they could judge.
+        """
+        if metrics and not self.gives_predictions:
+            raise HftuneError(
+                f"evaluation.metrics: they judge predictions, and evaluation of {self.name} "
+                "writes none",
+                hint="set evaluation.generation: {max_new_tokens: 64}",
+            )
+        self.external_metrics = load_metrics(metrics, self.metric_names)
+
     def all_metrics(self, kept: AllKept) -> dict[str, float]:
         """Return :meth:`metrics` and those of other libraries that were asked for."""
         metrics = self.metrics(kept)
@@ -189,12 +222,12 @@ class Task(ABC):
         """Return label name -> metrics; empty where the task has no labels."""
         return {}
 
+    @abstractmethod
     def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
         """Return predictions and references of all rows, as metrics of other libraries take them.
 
         Only asked of a task that :attr:`gives_predictions`.
         """
-        raise NotImplementedError
 
     def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:
         """Return the first rows with what the model wrote; none where it writes nothing."""
@@ -210,10 +243,7 @@ class Task(ABC):
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         rows: Dataset,
-        *,
-        max_length: int | None,
-        batch_size: int,
-        max_new_tokens: int,
+        how: PredictArguments,
     ) -> list[dict[str, Any]]:
         """Return ``prediction`` and what goes with it for each of the selected rows.
 
@@ -221,9 +251,7 @@ class Task(ABC):
             model: In evaluation mode.
             tokenizer: Its tokenizer.
             rows: Selected rows; answers are not needed.
-            max_length: Tokens a row may have.
-            batch_size: Rows a batch.
-            max_new_tokens: Length of a generated text.
+            how: Sizes and limits.
         """
 
 

@@ -60,6 +60,11 @@ class GenerationTask(Task):
         written = () if self.generation is None else GENERATION_METRICS
         return ("loss", "perplexity", *written)
 
+    @property
+    def gives_predictions(self) -> bool:  # type: ignore[override]
+        """Whether evaluation lets the model write."""
+        return self.generation is not None
+
     def settle_length(self, config: PreTrainedConfig, default: int = MAX_NEW_TOKENS) -> None:
         """Decide how long a written text may be.
 
@@ -152,16 +157,7 @@ class GenerationTask(Task):
         return figures
 
     def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
-        """Return the written texts and the references; see :class:`Task`.
-
-        Raises:
-            HftuneError: Evaluation does not generate.
-        """
-        if "generated" not in kept:
-            raise HftuneError(
-                f"{self.name}: metrics of texts need generation at evaluation",
-                hint="set evaluation.generation: {max_new_tokens: 64}",
-            )
+        """Return the written texts and the references; see :class:`Task`."""
         return self._written(kept["generated"]), self._given(kept["references"])
 
     def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:

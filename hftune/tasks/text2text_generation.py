@@ -25,7 +25,7 @@ from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.surgery import num_positions
 from hftune.data.columns import GROUP, Role
 from hftune.data.split import Keys, joined_keys
-from hftune.tasks.contract import Encoded
+from hftune.tasks.contract import Encoded, PredictArguments
 from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, texts_of, unknown_token_id
 from hftune.tasks.inference import generated
 
@@ -167,19 +167,16 @@ class Text2TextGeneration(GenerationTask):
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         rows: Dataset,
-        *,
-        max_length: int | None,
-        batch_size: int,
-        max_new_tokens: int,
+        how: PredictArguments,
     ) -> list[dict[str, Any]]:
         """Return the written text; see :class:`Task`."""
         texts = generated(
             model,
             tokenizer,
             self._sources(rows),
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            max_length=max_length,
+            batch_size=how.batch_size,
+            max_new_tokens=how.max_new_tokens,
+            max_length=how.max_length,
             options=self.generation or {},
         )
         return [{"prediction": text} for text in texts]

@@ -23,7 +23,7 @@ from hftune.data.arrow import as_dataset, codes, column_array, column_hashes, pa
 from hftune.data.columns import GROUP, Role
 from hftune.data.select import text_column
 from hftune.data.split import Keys, joined_keys
-from hftune.tasks.contract import AllKept, Encoded, Kept, Task
+from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
 from hftune.tasks.inference import scores
 from hftune.tasks.problem_types import make_problem_type, problem_type_of
 from hftune.tasks.problem_types.contract import ProblemType
@@ -42,7 +42,6 @@ class TextClassification(Task):
     """
 
     name = "text-classification"
-    gives_predictions = True
     auto_model = AutoModelForSequenceClassification
     roles = (
         Role(
@@ -242,17 +241,14 @@ class TextClassification(Task):
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         rows: Dataset,
-        *,
-        max_length: int | None,
-        batch_size: int,
-        max_new_tokens: int,
+        how: PredictArguments,
     ) -> list[dict[str, Any]]:
         """Return ``prediction`` and ``scores``; see :class:`Task`."""
-        encoded = self.encode(rows, tokenizer, max_length)
+        encoded = self.encode(rows, tokenizer, how.max_length)
         if encoded.cut:
-            warn(f"{encoded.cut} of {len(rows)} rows were longer than {max_length} tokens")
+            warn(f"{encoded.cut} of {len(rows)} rows were longer than {how.max_length} tokens")
         answers: list[dict[str, Any]] = [{}] * len(rows)
         thresholds = self._thresholds()
-        for index, logits in scores(model, encoded.rows, self.collator(tokenizer), batch_size):
+        for index, logits in scores(model, encoded.rows, self.collator(tokenizer), how.batch_size):
             answers[index] = self.kind.answer(logits, self.label_names, thresholds)
         return answers

@@ -29,7 +29,7 @@ from hftune.data.chat import RewrittenTurnsError, Span, assistant_spans, render
 from hftune.data.conversations import without_nulls
 from hftune.data.shapes import ROLES, select_shape, shape_columns
 from hftune.data.split import Keys, joined_keys
-from hftune.tasks.contract import Encoded, NothingTrainedError
+from hftune.tasks.contract import Encoded, NothingTrainedError, PredictArguments
 from hftune.tasks.generation import GenerationTask
 from hftune.tasks.inference import free_positions, generated
 
@@ -256,10 +256,7 @@ class TextGeneration(GenerationTask):
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         rows: Dataset,
-        *,
-        max_length: int | None,
-        batch_size: int,
-        max_new_tokens: int,
+        how: PredictArguments,
     ) -> list[dict[str, Any]]:
         """Return the generated text; see :class:`Task`."""
         chat = "messages" in rows.column_names
@@ -280,9 +277,9 @@ class TextGeneration(GenerationTask):
             model,
             tokenizer,
             prompts,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            max_length=None if positions is None else max(positions - max_new_tokens, 1),
+            batch_size=how.batch_size,
+            max_new_tokens=how.max_new_tokens,
+            max_length=None if positions is None else max(positions - how.max_new_tokens, 1),
             add_special_tokens=not chat,
             options=self.generation or {},
         )

@@ -31,7 +31,7 @@ from hftune.data.split import Keys, joined_keys
 from hftune.losses.contract import aligned, counted, forward
 from hftune.metrics.entities import OUTSIDE, entities, kind_of, marks_entities, scheme_of
 from hftune.metrics.tagging import per_tag_metrics, tagging_metrics
-from hftune.tasks.contract import AllKept, Encoded, Kept, Task
+from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
 from hftune.tasks.inference import batches_by_length
 from hftune.tasks.words import WORD, text_and_spans, tokenize_words
 
@@ -251,21 +251,20 @@ class TokenClassification(Task):
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         rows: Dataset,
-        *,
-        max_length: int | None,
-        batch_size: int,
-        max_new_tokens: int,
+        how: PredictArguments,
     ) -> list[dict[str, Any]]:
         """Return a tag a word as ``prediction``, its probability, and ``entities``.
 
         A word that was cut, or that the tokenizer makes nothing of, has null for both.
         """
         rows = rows.remove_columns("tags") if "tags" in rows.column_names else rows
-        encoded = self.encode(rows, tokenizer, max_length).rows
-        _, firsts, _ = tokenize_words(rows, tokenizer, max_length, warns=False)
+        encoded = self.encode(rows, tokenizer, how.max_length).rows
+        _, firsts, _ = tokenize_words(rows, tokenizer, how.max_length, warns=False)
         collate = self.collator(tokenizer)
         answers: list[dict[str, Any]] = [{}] * len(rows)
-        for indices in batches_by_length([len(ids) for ids in encoded["input_ids"]], batch_size):
+        for indices in batches_by_length(
+            [len(ids) for ids in encoded["input_ids"]], how.batch_size
+        ):
             batch: Any = collate([encoded[index] for index in indices])
             with torch.inference_mode():
                 logits = forward(model, batch.to(model.device)).logits.float().cpu()

@@ -7,12 +7,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from hftune.core.errors import HftuneError, RecipeError
+from hftune.core.errors import RecipeError
 from hftune.losses import LOSSES
 from hftune.losses.contract import Loss
 from hftune.methods import METHODS, PEFT
 from hftune.methods.contract import Method
-from hftune.metrics.external import ExternalMetric, Metric, load_metrics
+from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.resolve import LOWER_IS_BETTER
 from hftune.recipe.schema import TASK_OPTIONS, Choice
@@ -32,22 +32,18 @@ def build_task(recipe: Recipe) -> Task:
     return task
 
 
-def external_metrics(
-    recipe: Recipe, task: Task, given: Sequence[Metric] | None
-) -> list[ExternalMetric]:
-    """Load metrics of other libraries.
+def settle_metrics(recipe: Recipe, task: Task, given: Sequence[Metric] | None) -> None:
+    """Load the metrics of other libraries that were asked for.
 
     Raises:
-        HftuneError: Only the recipe asks for them, and their scripts would run here.
+        RecipeError: Only the recipe asks for them, and their scripts would run here.
     """
     if given is None and recipe.evaluation.metrics:
         raise RecipeError(
             ["evaluation.metrics: metrics by name or path are scripts that run on this machine"],
             hint="trust them with --trust-metrics, or in Python with metrics=[...]",
         )
-    if given and not task.gives_predictions:
-        raise HftuneError(f"evaluation.metrics: they need predictions, and {task.name} gives none")
-    return load_metrics(given or (), task.metric_names)
+    task.measure_also(given or ())
 
 
 def settle_best_metric(recipe: Recipe, arguments: TrainingArguments, task: Task) -> None:

@@ -23,9 +23,9 @@ from hftune.training.choices import (
     build_loss,
     build_method,
     build_task,
-    external_metrics,
     loss_choice_of,
     settle_best_metric,
+    settle_metrics,
 )
 from hftune.training.encode import encode_part
 from hftune.training.launch import check_launch
@@ -82,7 +82,7 @@ def prepare(
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
     task.learn(parts.train, parts.validation)
-    task.external_metrics = external_metrics(recipe, task, metrics)
+    settle_metrics(recipe, task, metrics)
     settle_best_metric(recipe, arguments, task)
     loss_choice = None if loss is not None else loss_choice_of(recipe, task)
     config_changes = task.configure(config, tokenizer)

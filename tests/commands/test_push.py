@@ -137,6 +137,7 @@ def test_pulled_by_id_it_gives_the_same_logits(
     torch.testing.assert_close(logits, expected)
 
 
+@pytest.mark.slow
 def test_pulled_recipe_runs_again(
     hub: HubServer, trained: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -177,6 +178,7 @@ def test_dry_run_and_second_push(hub: HubServer, trained: tuple[Path, str], tmp_
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_permission_is_asked_before_training(
     hub: HubServer, labelled_file: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ MISTAKES = {
     "yes for true": {"training": {"bf16": "yes"}},
     "rate of zero": {"training": {"learning_rate": 0}},
     "number of steps": {"training": {"max_steps": 0}},
-    "refused field": {"training": {"push_to_hub": True}},
+    "refused field": {"training": {"hub_token": "x"}},
     "unknown task": {"task": "text-clasification"},
     "unknown method": {"method": "lorra"},
     "method without name": {"method": {"r": 8}},

@@ -41,7 +41,7 @@ def adapter(tiny_encoder: Path, folder: Path, pooling: str = "cls") -> tuple[Mod
     return facts, model, tokenizer
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", pytest.param("mean", marks=pytest.mark.slow)])
 def test_adapter(tmp_path: Path, tiny_encoder: Path, pooling: str) -> None:
     facts, model, tokenizer = adapter(tiny_encoder, tmp_path / "model", pooling)
     check_round_trip(tmp_path / "model", facts, model, tokenizer, adapter=True)
@@ -83,8 +83,10 @@ def lose_base(folder: Path) -> None:
     ("damage", "message"),
     [
         (change_weight, "gives other logits than the run: they differ by"),
-        (change_tokenizer, "reads other tokens"),
-        (lose_base, "cannot load what would be sent: .*Error: "),
+        pytest.param(change_tokenizer, "reads other tokens", marks=pytest.mark.slow),
+        pytest.param(
+            lose_base, "cannot load what would be sent: .*Error: ", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_damage_is_found(tmp_path: Path, tiny_encoder: Path, damage: Any, message: str) -> None:
@@ -94,6 +96,7 @@ def test_damage_is_found(tmp_path: Path, tiny_encoder: Path, damage: Any, messag
         check_round_trip(tmp_path / "model", facts, model, tokenizer, adapter=True)
 
 
+@pytest.mark.slow
 def test_other_base_is_found(tmp_path: Path, tiny_encoder: Path) -> None:
     facts, model, tokenizer = adapter(tiny_encoder, tmp_path / "model")
     other = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of the ``evaluate`` library: objects, scripts, combinations, and what is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,43 @@ def test_the_better_direction_must_be_said(make_recipe: Callable[..., Any]) -> N
         hftune.check(recipe, metrics=[Misses()])
 
 
-def test_a_task_without_predictions_says_so(make_recipe: Callable[..., Any]) -> None:
-    with pytest.raises(HftuneError, match="need predictions"):
+def test_without_written_texts_there_is_nothing_to_judge(make_recipe: Callable[..., Any]) -> None:
+    with pytest.raises(HftuneError, match="writes none") as caught:
         hftune.check(make_recipe("text-generation"), metrics=[Misses()])
+    assert "evaluation.generation" in str(caught.value.hint)
+
+
+class Judged(evaluate.Metric):
+    """Keeps what it is handed, and counts it."""
+
+    def __init__(self, feature: Any) -> None:
+        self.feature = feature
+        super().__init__()
+
+    def _info(self) -> Any:
+        features = datasets.Features(predictions=self.feature, references=self.feature)
+        return evaluate.MetricInfo(
+            description="", citation="", inputs_description="", features=features
+        )
+
+    def _compute(self, predictions: list[Any], references: list[Any]) -> dict[str, float]:
+        self.pairs = list(zip(predictions, references, strict=True))
+        return {"equal": sum(p == r for p, r in self.pairs) / len(self.pairs)}
+
+
+def test_written_texts_are_judged(make_recipe: Callable[..., Any]) -> None:
+    judge = Judged(datasets.Value("string"))
+    recipe = make_recipe("text-generation", evaluation={"generation": {"max_new_tokens": 4}})
+    run = hftune.train(recipe, metrics=[judge])
+    assert run.metrics["eval_judged_equal"] == run.metrics["eval_exact_match"]
+    samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
+    first = next(sample for sample in samples if sample["final"])
+    assert judge.pairs[0] == (first["prediction"], first["reference"])
+
+
+def test_tags_are_judged(make_recipe: Callable[..., Any]) -> None:
+    judge = Judged(datasets.Sequence(datasets.Value("string")))
+    run = hftune.train(make_recipe("token-classification"), metrics=[judge])
+    tags = [(p, r) for ours, given in judge.pairs for p, r in zip(ours, given, strict=True)]
+    right = sum(p == r for p, r in tags) / len(tags)
+    assert run.metrics["eval_accuracy"] == pytest.approx(right)

@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 import hftune
 from hftune import HftuneError, Recipe, RecipeError
 from hftune.losses.contract import forward
-from hftune.tasks.contract import blank_row
+from hftune.tasks.contract import PredictArguments, blank_row
 from hftune.tasks.text2text_generation import Text2TextGeneration
 from hftune.tasks.text_generation import TextGeneration
 from hftune.training.prepare import prepare
@@ -94,8 +94,8 @@ def test_written_texts_are_generates_own(parts: tuple[Any, Any, Any], beams: int
     predictions, references = task.judged(kept)
     assert predictions == expected
     assert references == [row["target"] for row in ROWS]
-    answers = task.predict(model, tokenizer, Dataset.from_list(ROWS), max_length=None,
-                           batch_size=2, max_new_tokens=9)  # fmt: skip
+    how = PredictArguments(batch_size=2, max_new_tokens=9)
+    answers = task.predict(model, tokenizer, Dataset.from_list(ROWS), how)
     assert [answer["prediction"] for answer in answers] == expected
     assert task.samples(kept, 1)[0] == {
         "source": "alpha beta gamma", "reference": "beta gamma", "prediction": expected[0]
@@ -285,8 +285,8 @@ def test_a_decoder_writes_at_evaluation(make_recipe: Callable[..., Recipe]) -> N
     questions = Dataset.from_list(
         [{"messages": row["messages"][:1]} for row in plan.parts.validation]
     )
-    alone = run.task.predict(run.model, run.tokenizer, questions, max_length=None, batch_size=1,
-                             max_new_tokens=7)  # fmt: skip
+    how = PredictArguments(batch_size=1, max_new_tokens=7)
+    alone = run.task.predict(run.model, run.tokenizer, questions, how)
     final = [line for line in lines if line["final"]]
     for line, answer, row in zip(final, alone, plan.parts.validation, strict=False):
         assert line["prediction"] == answer["prediction"]
