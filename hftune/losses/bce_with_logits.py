@@ -6,7 +6,6 @@ positives, as ``torch.nn.BCEWithLogitsLoss(pos_weight=)`` defines it: the mean r
 of the accumulation group and all ranks, and a cell whose label is NaN counts nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +15,9 @@ from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
 from hftune.losses.contract import Batch, LabelFacts, Loss, counted, forward
+from hftune.losses.label_weights import label_weights
+
+PosWeight = Literal["balanced"] | list[float] | dict[str, float]
 
 
 @dataclass(kw_only=True)
@@ -27,7 +29,7 @@ class BceWithLogits(Loss):
             weight a label in label order, or label name -> weight (names left out weigh 1).
     """
 
-    pos_weight: Literal["balanced"] | list[float] | dict[str, float] | None = None
+    pos_weight: PosWeight | None = None
 
     def __post_init__(self) -> None:
         self.weight: Tensor | None = None
@@ -61,26 +63,11 @@ class BceWithLogits(Loss):
         return total, outputs
 
 
-def _pos_weight(given: str | Sequence[float] | dict[str, float], facts: LabelFacts) -> Tensor:
-    names = list(facts.classes)
-    if isinstance(given, str):
+def _pos_weight(given: PosWeight, facts: LabelFacts) -> Tensor:
+    if given == "balanced":
         positives = torch.tensor(facts.counts, dtype=torch.float32)
         return (facts.rows - positives).clamp(min=1) / positives.clamp(min=1)
-    if isinstance(given, dict):
-        unknown = sorted({str(name) for name in given} - set(names))
-        if unknown:
-            raise HftuneError(
-                f"loss.pos_weight: unknown labels {', '.join(unknown)}",
-                hint=f"labels: {', '.join(names[:20])}",
-            )
-        by_name = {str(name): weight for name, weight in given.items()}
-        given = [by_name.get(name, 1.0) for name in names]
-    if len(given) != len(names):
-        raise HftuneError(
-            f"loss.pos_weight: {len(given)} weights for {len(names)} labels",
-            hint=f"labels in order: {', '.join(names[:20])}",
-        )
-    weights = torch.tensor([float(weight) for weight in given])
-    if not weights.isfinite().all() or weights.min() <= 0:
-        raise HftuneError("loss.pos_weight: weights must be finite and above zero")
+    weights = label_weights("loss.pos_weight", given, facts.classes)
+    if weights.min() <= 0:
+        raise HftuneError("loss.pos_weight: weights must be above zero")
     return weights

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
 from hftune.losses.contract import Batch, LabelFacts, Loss, aligned, counted, forward, targets
+from hftune.losses.label_weights import label_weights
 
 ClassWeights = Literal["balanced"] | list[float] | dict[str, float]
 
@@ -83,23 +84,7 @@ def class_weight_tensor(
         number = torch.tensor(counts, dtype=torch.float32)
         balanced = number.sum() / (number.gt(0).sum() * number.clamp(min=1))
         return torch.where(number > 0, balanced, torch.ones_like(number))
-    if isinstance(weights, dict):
-        weights = {str(name): weight for name, weight in weights.items()}
-        unknown = sorted(set(weights) - set(classes))
-        if unknown:
-            raise HftuneError(
-                f"loss.class_weights: unknown labels {', '.join(unknown)}",
-                hint=f"labels: {', '.join(classes[:20])}",
-            )
-        weights = [weights.get(name, 1.0) for name in classes]
-    if len(weights) != len(classes):
-        raise HftuneError(
-            f"loss.class_weights: {len(weights)} weights for {len(classes)} classes",
-            hint=f"labels in order: {', '.join(classes[:20])}",
-        )
-    values = torch.tensor([float(weight) for weight in weights])
-    if not values.isfinite().all() or values.min() < 0 or values.max() == 0:
-        raise HftuneError(
-            "loss.class_weights: weights must be finite and not negative, nor all of them zero"
-        )
-    return values
+    given = label_weights("loss.class_weights", weights, classes)
+    if given.min() < 0 or given.max() == 0:
+        raise HftuneError("loss.class_weights: weights must not be negative, nor all of them zero")
+    return given

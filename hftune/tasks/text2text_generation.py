@@ -24,9 +24,10 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.surgery import num_positions
 from hftune.data.columns import GROUP, Role
+from hftune.data.shapes import texts
 from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import Encoded, PredictArguments
-from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, texts_of, unknown_token_id
+from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, unknown_token_id
 from hftune.tasks.inference import generated
 
 
@@ -73,7 +74,7 @@ class Text2TextGeneration(GenerationTask):
         selected = {role: rows[column][:] for role, column in columns.items()}
         for role in ("text", "target"):
             if role in selected:
-                selected[role] = texts_of(selected[role], columns[role])
+                selected[role] = texts(selected[role], columns[role])
         return Dataset.from_dict(selected)
 
     def learn(self, train: Dataset, validation: Dataset | None) -> None:

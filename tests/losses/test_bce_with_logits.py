@@ -2,7 +2,6 @@
 """Sum over denominator is torch's BCEWithLogitsLoss, whatever the split; NaN cells are out."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,20 +11,9 @@ from torch import Tensor, nn
 from hftune.core.errors import HftuneError
 from hftune.losses.bce_with_logits import BceWithLogits
 from hftune.losses.contract import LabelFacts
+from tests.losses.given import Given
 
 FACTS = LabelFacts(classes=["a", "b", "c"], counts=[2, 8, 0], rows=10)
-
-
-class Given(nn.Module):
-    """Answers with the logits it was given."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(logits)
-
-    def forward(self, **inputs: Any) -> Any:
-        assert "labels" not in inputs
-        return SimpleNamespace(logits=self.logits)
 
 
 def fitted(pos_weight: Any = None) -> BceWithLogits:

@@ -1,34 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sum over the denominator is torch's cross-entropy, for classifiers and language models."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
-from torch import Tensor, nn
+from torch import Tensor
 
 from hftune.core.errors import HftuneError
 from hftune.losses.contract import LabelFacts
 from hftune.losses.cross_entropy import ClassWeights, CrossEntropy, class_weight_tensor
+from tests.losses.given import Given
 
 CLASSES = ["a", "b", "c", "d"]
 WEIGHTS = [0.5, 2.0, 1.0, 0.0]
-
-
-class Given(nn.Module):
-    """A model whose logits are a parameter."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(logits)
-
-    def forward(self, **inputs: Tensor) -> Any:
-        assert "labels" not in inputs
-        return SimpleNamespace(logits=self.logits)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -185,7 +171,7 @@ def test_names_and_lists() -> None:
     ("weights", "message"),
     [
         ({"a": 1.0, "z": 2.0, "y": 2.0}, "unknown labels y, z\nlabels: a, b, c, d"),
-        ([1.0, 2.0], "2 weights for 4 classes\nlabels in order: a, b, c, d"),
+        ([1.0, 2.0], "2 weights for 4 labels\nlabels in order: a, b, c, d"),
         ([1.0, -0.1, 1.0, 1.0], "not be negative|not negative"),
         ({"a": -1.0}, "not be negative|not negative"),
         ([0.0] * 4, "nor all of them zero"),

@@ -2,28 +2,15 @@
 """Sum over denominator is torch's MSELoss; rows without a number are out."""
 
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hftune.core.errors import HftuneError
 from hftune.losses.contract import LabelFacts
 from hftune.losses.mse import MeanSquaredError
-
-
-class Given(nn.Module):
-    """Answers with the logits it was given."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(logits)
-
-    def forward(self, **inputs: Any) -> Any:
-        assert "labels" not in inputs
-        return SimpleNamespace(logits=self.logits)
+from tests.losses.given import Given
 
 
 def test_equals_torch() -> None:
