@@ -102,13 +102,14 @@ def said_of_precision(
 def launch(
     config: str, arguments: list[str], mixed_precision: str | None, num_processes: int | None
 ) -> None:
-    """Become ``accelerate launch``."""
-    from hftune.core.launch import launch_command
+    """Run ``hftune train`` in the processes of ``accelerate launch``, and exit as they do."""
+    from hftune.core import launch as launcher
 
-    command = launch_command(
+    options = launcher.launch_options(
         config, arguments, mixed_precision=mixed_precision, num_processes=num_processes
     )
-    os.execvp(command[0], command)
+    quieten()
+    sys.exit(launcher.launch(options))
 
 
 @contextmanager

@@ -97,6 +97,13 @@ def _bits(recipe: Recipe, switch: str) -> bool:
     return bool((recipe.model.quantization or {}).get(switch))
 
 
+def _is_plain_sgd(recipe: Recipe) -> bool:
+    """Tell whether the optimizer keeps nothing from one step to the next."""
+    pairs = str(recipe.training.get("optim_args") or "").replace(" ", "").split(",")
+    momentum = dict(pair.partition("=")[::2] for pair in pairs).get("momentum", "0")
+    return recipe.training.get("optim") == "sgd" and not momentum.strip("0.")
+
+
 def _storage_is_cast(recipe: Recipe, launch: Launch) -> bool:
     """Tell whether sharding would cast the bytes of 4-bit weights as if they were numbers."""
     storage = (recipe.model.quantization or {}).get("bnb_4bit_quant_storage", "uint8")
@@ -160,6 +167,11 @@ RULES = (
             launch.sharding is not None
             and recipe.training.get("optim", "adamw_torch") not in SHARDED_OPTIMIZERS
         ),
+    ),
+    LaunchRule(
+        "training.optim_args",
+        "FSDP2 cannot resume an optimizer without state, as plain sgd is: say momentum=0.9",
+        lambda recipe, launch: _fsdp(launch) and _is_plain_sgd(recipe),
     ),
     LaunchRule(
         "training.auto_find_batch_size",
