@@ -7,6 +7,7 @@ Imports nothing heavy at the top, as :mod:`hftune.cli`.
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
+HEAD_START = 3.0  # seconds
 
 
 def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
@@ -118,10 +120,11 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except HftuneError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error.message}", file=sys.stderr)
-            if error.hint:
-                print(f"hint: {error.hint}", file=sys.stderr)
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(HEAD_START)  # the first process says the same, and its end ends this one
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -14,8 +14,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from typer.testing import CliRunner
 
 from hftune.cli import app
-from hftune.core.errors import HftuneError
-from hftune.core.launch import launch_options, precision_overrides
+from hftune.core.errors import HftuneError, RunError
+from hftune.core.launch import launch, launch_options, precision_overrides
 from hftune.core.shipped import accelerate_config, shipped_folder
 
 CONFIGS = sorted(shipped_folder("accelerate_configs").glob("*.yaml"))
@@ -172,6 +172,37 @@ def test_a_config_for_gpus_needs_one(config: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(HftuneError, match=f"{config}.yaml is for GPUs, and this machine has none"):
         launch_options(config, ["r.yaml"])
     assert parsed(launch_options("multi_cpu", ["r.yaml"])).num_processes == 2
+
+
+ENDS = """
+import os, sys, time
+rank, how = int(os.environ.get("RANK", "0")), sys.argv[1]
+if how == "2":
+    sys.exit(2)
+if how == "killed" and rank == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+    os.kill(os.getpid(), 9)
+time.sleep(0 if how == "well" else 60)
+"""
+
+
+@pytest.mark.parametrize(("config", "last"), [("cpu", 0), ("multi_cpu", 1)])
+def test_the_launcher_ends_as_its_processes_do(
+    config: str,
+    last: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "ends.py").write_text(ENDS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    options = ["--config_file", str(accelerate_config(config)), "-m", "ends"]
+    assert launch([*options, "well"]) == 0
+    assert launch([*options, "2"]) == 2
+    with pytest.raises(RunError, match=f"process {last} was ended by SIGKILL\nthe memory"):
+        launch([*options, "killed"])
+    assert capfd.readouterr().err == ""  # no traceback of the launcher
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("text", ["- a list\n", "a: [1\n"])
