@@ -68,6 +68,7 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what C++ warns of, once a process
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
     for chatty in ("torch.distributed", "bitsandbytes"):

@@ -7,7 +7,7 @@ which of them hftune cannot follow; ``docs/distributed.md`` lists the same sente
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -55,6 +55,11 @@ class Launch:
     def mixed_precision(self) -> str | None:
         """``no``, ``bf16``, ``fp16`` or ``fp8``; None without a launcher."""
         return self.settings.get("ACCELERATE_MIXED_PRECISION")
+
+    @property
+    def use_cpu(self) -> bool:
+        """Whether the config keeps the run off the GPUs."""
+        return self.has("ACCELERATE_USE_CPU")
 
     @property
     def processes(self) -> int:
@@ -252,8 +257,9 @@ def check_launch(recipe: Recipe, own_model: bool = False) -> Launch:
     Raises:
         RecipeError: It cannot be done.
     """
-    use_cpu = _training(recipe, "use_cpu") or os.environ.get("ACCELERATE_USE_CPU") == "True"
-    launch = Launch(dict(os.environ), 0 if use_cpu else torch.accelerator.device_count())
+    launch = Launch(dict(os.environ), torch.accelerator.device_count())
+    if launch.use_cpu or _training(recipe, "use_cpu"):
+        launch = replace(launch, gpus=0)
     rules = [rule for rule in RULES if not (own_model and rule.key == "method")]
     problems = [f"{rule.key}: {rule.says}" for rule in rules if rule.broken(recipe, launch)]
     if problems:

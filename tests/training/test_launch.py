@@ -191,6 +191,16 @@ def test_a_precision_of_the_recipe_is_in_force(
     assert first == f"# {in_a_line(environment)}"
 
 
+def test_bf16_on_a_cpu_of_the_launcher(
+    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``--accelerate cpu --mixed-precision bf16``: the recipe itself says nothing of a CPU."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    arguments = prepare(make_recipe(training={"use_cpu": False, "bf16": True})).arguments
+    assert (arguments.bf16, arguments.device.type) == (True, "cpu")
+
+
 @pytest.mark.parametrize(
     ("then", "precision", "settings", "hint"),
     [
