@@ -207,6 +207,7 @@ def test_sharded_runs_equal_whole_ones(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # ln_tuning on RMSNorm
 @pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension:UserWarning")  # boft
 @pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor to 1:UserWarning")  # likewise

@@ -169,6 +169,7 @@ def test_two_processes_equal_one(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_processes_equal_one_in_every_task(
     models: dict[str, Path], rows: dict[str, Path], tmp_path: Path
 ) -> None:
