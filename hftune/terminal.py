@@ -17,7 +17,7 @@ from typing import Any
 from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
-HEAD_START = 3.0  # seconds
+HEAD_START = 10.0  # seconds; a process takes some to end
 
 
 def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
