@@ -92,11 +92,12 @@ def launch(options: list[str]) -> int:
         RunError: A process was killed.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.agent.server import api as agent
+    from torch.distributed.elastic.multiprocessing import api as workers
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    for name in ("multiprocessing.api", "agent.server.api"):
-        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
+    for module in (agent, workers):  # each sets its level when it is imported
+        logging.getLogger(module.__name__).setLevel(logging.CRITICAL)
     try:
         launch_command(launch_command_parser().parse_args(options))
     except ChildFailedError as error:
@@ -104,7 +105,7 @@ def launch(options: list[str]) -> int:
         code = failure.exitcode
     except subprocess.CalledProcessError as error:
         rank, code = 0, error.returncode
-    except SignalException as error:
+    except workers.SignalException as error:
         return 128 + error.sigval
     else:
         return 0

@@ -196,7 +196,8 @@ def test_the_launcher_ends_as_its_processes_do(
 ) -> None:
     (tmp_path / "ends.py").write_text(ENDS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    options = ["--config_file", str(accelerate_config(config)), "-m", "ends"]
+    path = str(accelerate_config(config))
+    options = ["--config_file", path, "--main_process_port", "0", "-m", "ends"]
     assert launch([*options, "well"]) == 0
     assert launch([*options, "2"]) == 2
     with pytest.raises(RunError, match=f"process {last} was ended by SIGKILL\nthe memory"):
