@@ -7,6 +7,7 @@ Imports nothing heavy at the top, as :mod:`hftune.cli`.
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
+HEAD_START = 10.0  # seconds; a process takes some to end
 
 
 def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
@@ -66,6 +68,7 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what C++ warns of, once a process
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
     for chatty in ("torch.distributed", "bitsandbytes"):
@@ -102,13 +105,14 @@ def said_of_precision(
 def launch(
     config: str, arguments: list[str], mixed_precision: str | None, num_processes: int | None
 ) -> None:
-    """Become ``accelerate launch``."""
-    from hftune.core.launch import launch_command
+    """Run ``hftune train`` in the processes of ``accelerate launch``, and exit as they do."""
+    from hftune.core import launch as launcher
 
-    command = launch_command(
+    options = launcher.launch_options(
         config, arguments, mixed_precision=mixed_precision, num_processes=num_processes
     )
-    os.execvp(command[0], command)
+    quieten()
+    sys.exit(launcher.launch(options))
 
 
 @contextmanager
@@ -117,10 +121,11 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except HftuneError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error.message}", file=sys.stderr)
-            if error.hint:
-                print(f"hint: {error.hint}", file=sys.stderr)
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(HEAD_START)  # the first process says the same, and its end ends this one
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of ``accelerate launch``, and the mistakes that show before it starts."""
+"""``accelerate launch``: its options, the mistakes that show before it starts, and how it ends."""
 
-import os
-import shutil
-import sys
+import logging
+import signal
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,21 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from hftune.core.errors import HftuneError
+from hftune.core.errors import HftuneError, RunError
 from hftune.core.shipped import accelerate_config
 
 PRECISIONS = ("no", "bf16", "fp16", "fp8")
+ON_GPUS = ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED")
 
 
-def launch_command(
+def launch_options(
     config: str,
     arguments: list[str],
     *,
     mixed_precision: str | None = None,
     num_processes: int | None = None,
 ) -> list[str]:
-    """Return the command that runs ``hftune train`` through Accelerate.
+    """Return what follows ``accelerate launch`` to run ``hftune train``.
 
     Args:
         config: A shipped config by name, or a file of one's own.
@@ -41,6 +42,12 @@ def launch_command(
     if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
         raise HftuneError("deepspeed is not installed", hint="pip install deepspeed")
     precision = mixed_precision or settings.get("mixed_precision")
+    on_cpu = bool(settings.get("use_cpu"))
+    if precision in ("fp16", "fp8") and on_cpu:
+        raise HftuneError(
+            f"--mixed-precision: {precision} needs a GPU, and {path.name} runs on a CPU",
+            hint="no or bf16",
+        )
     if precision == "fp8" and find_spec("torchao") is None:
         raise HftuneError("fp8 needs torchao, which is not installed", hint="pip install torchao")
     if int(settings.get("num_machines", 1)) > 1 and not settings.get("main_process_ip"):
@@ -52,19 +59,63 @@ def launch_command(
         )
     if num_processes is not None and num_processes > 1 and kind == "NO":
         raise HftuneError(
-            f"--num-processes: {path.name} runs one process", hint="--accelerate multi_gpu"
+            f"--num-processes: {path.name} runs one process",
+            hint=f"--accelerate {'multi_cpu' if on_cpu else 'multi_gpu'}",
         )
     if num_processes == 1 and kind == "MULTI_GPU":
         raise HftuneError(
-            f"--num-processes: {path.name} is for two or more", hint="--accelerate single_gpu"
+            f"--num-processes: {path.name} is for two or more",
+            hint=f"--accelerate {'cpu' if on_cpu else 'single_gpu'}",
         )
-    program = shutil.which("accelerate", path=os.path.dirname(sys.executable)) or "accelerate"
+    if settings.get("use_cpu") is False and kind in ON_GPUS and _gpus() == 0:
+        raise HftuneError(
+            f"--accelerate: {path.name} is for GPUs, and this machine has none",
+            hint="--accelerate cpu, or multi_cpu",
+        )
     options = ["--config_file", str(path)]
     if mixed_precision is not None:
         options += ["--mixed_precision", mixed_precision]
     if num_processes is not None:
         options += ["--num_processes", str(num_processes)]
-    return [program, "launch", *options, "-m", "hftune", "train", *arguments]
+    return [*options, "-m", "hftune", "train", *arguments]
+
+
+def launch(options: list[str]) -> int:
+    """Start the processes, wait for them, and return the code to exit with.
+
+    What fails in a process is said there. Accelerate's own program would add a traceback of itself.
+
+    Args:
+        options: From :func:`launch_options`.
+
+    Raises:
+        RunError: A process was killed.
+    """
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.agent.server import api as agent
+    from torch.distributed.elastic.multiprocessing import api as workers
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    for module in (agent, workers):  # each sets its level when it is imported
+        logging.getLogger(module.__name__).setLevel(logging.CRITICAL)
+    try:
+        launch_command(launch_command_parser().parse_args(options))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode
+    except subprocess.CalledProcessError as error:
+        rank, code = 0, error.returncode
+    except workers.SignalException as error:
+        return 128 + error.sigval
+    else:
+        return 0
+    if code < 0:
+        name = signal.Signals(-code).name
+        raise RunError(
+            f"process {rank} was ended by {name}",
+            hint="the memory of the machine may have run out" if name == "SIGKILL" else None,
+        )
+    return code
 
 
 def precision_overrides(mixed_precision: str | None) -> list[str]:
@@ -72,6 +123,12 @@ def precision_overrides(mixed_precision: str | None) -> list[str]:
     if mixed_precision in (None, "fp8"):
         return []
     return [f"training.{name}={str(name == mixed_precision).lower()}" for name in ("bf16", "fp16")]
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.accelerator.device_count()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
     given.setdefault("disable_tqdm", True)
     if given["eval_strategy"] != "no":
         given.setdefault("metric_for_best_model", "loss")  # until the task says its own
+    if launch.use_cpu:
+        given["use_cpu"] = True  # without it the Trainer refuses bf16 where there is no GPU
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not alone and launch.sharding is None and not torch.accelerator.is_available():
         given["use_cpu"] = True  # without it each process would train alone, on all rows

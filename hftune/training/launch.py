@@ -7,7 +7,7 @@ which of them hftune cannot follow; ``docs/distributed.md`` lists the same sente
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -57,6 +57,11 @@ class Launch:
         return self.settings.get("ACCELERATE_MIXED_PRECISION")
 
     @property
+    def use_cpu(self) -> bool:
+        """Whether the config keeps the run off the GPUs."""
+        return self.has("ACCELERATE_USE_CPU")
+
+    @property
     def processes(self) -> int:
         """Processes of this machine."""
         return int(self.settings.get("LOCAL_WORLD_SIZE", "1"))
@@ -95,6 +100,13 @@ def _training(recipe: Recipe, *keys: str) -> bool:
 
 def _bits(recipe: Recipe, switch: str) -> bool:
     return bool((recipe.model.quantization or {}).get(switch))
+
+
+def _is_plain_sgd(recipe: Recipe) -> bool:
+    """Tell whether the optimizer keeps nothing from one step to the next."""
+    pairs = str(recipe.training.get("optim_args") or "").replace(" ", "").split(",")
+    momentum = dict(pair.partition("=")[::2] for pair in pairs).get("momentum", "0")
+    return recipe.training.get("optim") == "sgd" and not momentum.strip("0.")
 
 
 def _storage_is_cast(recipe: Recipe, launch: Launch) -> bool:
@@ -160,6 +172,11 @@ RULES = (
             launch.sharding is not None
             and recipe.training.get("optim", "adamw_torch") not in SHARDED_OPTIMIZERS
         ),
+    ),
+    LaunchRule(
+        "training.optim_args",
+        "FSDP2 cannot resume an optimizer without state, as plain sgd is: say momentum=0.9",
+        lambda recipe, launch: _fsdp(launch) and _is_plain_sgd(recipe),
     ),
     LaunchRule(
         "training.auto_find_batch_size",
@@ -240,8 +257,9 @@ def check_launch(recipe: Recipe, own_model: bool = False) -> Launch:
     Raises:
         RecipeError: It cannot be done.
     """
-    use_cpu = _training(recipe, "use_cpu") or os.environ.get("ACCELERATE_USE_CPU") == "True"
-    launch = Launch(dict(os.environ), 0 if use_cpu else torch.accelerator.device_count())
+    launch = Launch(dict(os.environ), torch.accelerator.device_count())
+    if launch.use_cpu or _training(recipe, "use_cpu"):
+        launch = replace(launch, gpus=0)
     rules = [rule for rule in RULES if not (own_model and rule.key == "method")]
     problems = [f"{rule.key}: {rule.says}" for rule in rules if rule.broken(recipe, launch)]
     if problems:

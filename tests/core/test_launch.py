@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shipped configs pass Accelerate's own parser; the launch command says what was asked."""
+"""Shipped configs pass Accelerate's own parser; the options say what was asked."""
 
 import argparse
 import logging
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from typer.testing import CliRunner
 
 from hftune.cli import app
-from hftune.core.errors import HftuneError
-from hftune.core.launch import launch_command, precision_overrides
+from hftune.core.errors import HftuneError, RunError
+from hftune.core.launch import launch, launch_options, precision_overrides
 from hftune.core.shipped import accelerate_config, shipped_folder
 
 CONFIGS = sorted(shipped_folder("accelerate_configs").glob("*.yaml"))
@@ -112,22 +113,29 @@ def test_a_broken_config_is_seen(tmp_path: Path, old: str, new: str, says: str) 
     assert any(says in problem for problem in problems(broken)), problems(broken)
 
 
-def parsed(command: list[str]) -> argparse.Namespace:
-    """What Accelerate makes of a command."""
-    args: Any = launch_command_parser().parse_args(command[2:])
+def parsed(options: list[str]) -> argparse.Namespace:
+    """What Accelerate makes of the options."""
+    args: Any = launch_command_parser().parse_args(options)
     args, _, _ = _validate_launch_command(args)
     return args  # type: ignore[no-any-return]
 
 
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two GPUs, as far as the launcher can see."""
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_gpus")
 def test_the_flags_reach_accelerate() -> None:
-    command = launch_command(
+    options = launch_options(
         "fsdp2", ["r.yaml", "method.r=4"], mixed_precision="fp16", num_processes=8
     )
-    args = parsed(command)
+    args = parsed(options)
     assert (args.mixed_precision, args.num_processes, args.use_fsdp) == ("fp16", 8, True)
     assert args.training_script_args == ["train", "r.yaml", "method.r=4"]
     assert (args.fsdp_version, args.fsdp_state_dict_type) == (2, "FULL_STATE_DICT")
-    plain = parsed(launch_command("single_gpu", ["r.yaml"]))
+    plain = parsed(launch_options("single_gpu", ["r.yaml"]))
     assert plain.mixed_precision == "bf16"
 
 
@@ -144,20 +152,65 @@ def test_the_recipe_says_the_same_precision() -> None:
         ("deepspeed_zero2", {}, "deepspeed is not installed\npip install deepspeed"),
         ("fsdp2", {"mixed_precision": "fp8"}, "torchao, which is not installed\npip install"),
         ("multi_node", {}, "several machines need the address .*\n.*--machine_rank RANK"),
-        ("cpu", {"num_processes": 2}, "cpu.yaml runs one process"),
-        ("multi_gpu", {"num_processes": 1}, "multi_gpu.yaml is for two or more"),
+        ("cpu", {"num_processes": 2}, "cpu.yaml runs one process\n--accelerate multi_cpu"),
+        ("single_gpu", {"num_processes": 2}, "runs one process\n--accelerate multi_gpu"),
+        ("multi_cpu", {"num_processes": 1}, "is for two or more\n--accelerate cpu"),
+        ("multi_gpu", {"num_processes": 1}, "is for two or more\n--accelerate single_gpu"),
+        ("cpu", {"mixed_precision": "fp16"}, "fp16 needs a GPU, and cpu.yaml runs on a CPU"),
+        ("multi_cpu", {"mixed_precision": "fp8"}, "fp8 needs a GPU, and multi_cpu.yaml runs"),
     ],
 )
+@pytest.mark.usefixtures("two_gpus")
 def test_what_cannot_be_launched(config: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(HftuneError, match=says):
-        launch_command(config, ["r.yaml"], **options)
+        launch_options(config, ["r.yaml"], **options)
+
+
+@pytest.mark.parametrize("config", ["single_gpu", "multi_gpu", "fsdp2"])
+def test_a_config_for_gpus_needs_one(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    with pytest.raises(HftuneError, match=f"{config}.yaml is for GPUs, and this machine has none"):
+        launch_options(config, ["r.yaml"])
+    assert parsed(launch_options("multi_cpu", ["r.yaml"])).num_processes == 2
+
+
+ENDS = """
+import os, sys, time
+rank, how = int(os.environ.get("RANK", "0")), sys.argv[1]
+if how == "2":
+    sys.exit(2)
+if how == "killed" and rank == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+    os.kill(os.getpid(), 9)
+time.sleep(0 if how == "well" else 60)
+"""
+
+
+@pytest.mark.parametrize(("config", "last"), [("cpu", 0), ("multi_cpu", 1)])
+def test_the_launcher_ends_as_its_processes_do(
+    config: str,
+    last: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "ends.py").write_text(ENDS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    path = str(accelerate_config(config))
+    options = ["--config_file", path, "--main_process_port", "0", "-m", "ends"]
+    assert launch([*options, "well"]) == 0
+    assert launch([*options, "2"]) == 2
+    with pytest.raises(RunError, match=f"process {last} was ended by SIGKILL\nthe memory"):
+        launch([*options, "killed"])
+    assert capfd.readouterr().err == ""  # no traceback of the launcher
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("text", ["- a list\n", "a: [1\n"])
 def test_a_file_that_is_no_config(tmp_path: Path, text: str) -> None:
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(HftuneError, match=r"own\.yaml: not"):
-        launch_command(str(tmp_path / "own.yaml"), [])
+        launch_options(str(tmp_path / "own.yaml"), [])
 
 
 @pytest.mark.parametrize(

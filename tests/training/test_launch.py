@@ -41,6 +41,12 @@ REFUSED: list[tuple[dict[str, str], dict[str, Any], str]] = [
     (FSDP2, {"method": "adalora"}, "method: sharded, only these are tested: full, head_only"),
     (DEEPSPEED, {"method": "adalora"}, "method: sharded, only these are tested"),
     (FSDP2, {"training": {"optim": "adamw_bnb_8bit"}}, "training.optim: sharded, only these"),
+    (FSDP2, {"training": {"optim": "sgd"}}, "training.optim_args: FSDP2 cannot resume"),
+    (
+        FSDP2,
+        {"training": {"optim": "sgd", "optim_args": "momentum=0.0, weight_decay=0.1"}},
+        "training.optim_args: FSDP2 cannot resume",
+    ),
     (FSDP2, {"training": {"auto_find_batch_size": True}}, "training.auto_find_batch_size: a shar"),
     (
         FSDP2,
@@ -72,6 +78,8 @@ ALLOWED: list[tuple[dict[str, str], dict[str, Any]]] = [
     (FSDP2, {}),
     ({**FSDP2, "LOCAL_WORLD_SIZE": "2"}, {"method": "lora"}),
     (FSDP2, QLORA),
+    (FSDP2, {"training": {"optim": "sgd", "optim_args": "weight_decay=0.1, momentum=0.9"}}),
+    ({}, {"training": {"optim": "sgd"}}),
     ({**FSDP2, "ACCELERATE_MIXED_PRECISION": "no"}, QLORA),
     (DEEPSPEED, {"method": "lora"}),
     (FP8, {}),
@@ -181,6 +189,16 @@ def test_a_precision_of_the_recipe_is_in_force(
     first = (run.path / "recipe.yaml").read_text().splitlines()[0]
     assert first == "# in force: NO, 1 process, mixed precision no"
     assert first == f"# {in_a_line(environment)}"
+
+
+def test_bf16_on_a_cpu_of_the_launcher(
+    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``--accelerate cpu --mixed-precision bf16``: the recipe itself says nothing of a CPU."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    arguments = prepare(make_recipe(training={"use_cpu": False, "bf16": True})).arguments
+    assert (arguments.bf16, arguments.device.type) == (True, "cpu")
 
 
 @pytest.mark.parametrize(
