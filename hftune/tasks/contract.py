@@ -81,6 +81,7 @@ class Task(ABC):
         default_loss: The loss if the recipe does not say.
         problem_type: ``config.problem_type`` of a classifier.
         gives_predictions: Whether evaluation keeps predictions; see :meth:`judged`.
+        streamed: Whether rows come a few at a time, so that nothing can be asked of all of them.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Task(ABC):
     default_loss = "cross_entropy"
     problem_type: str | None = None
     gives_predictions = False
+    streamed = False
 
     def __init__(self, label_names: Sequence[str] = ()) -> None:
         self.label_names = list(label_names)

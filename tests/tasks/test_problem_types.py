@@ -76,7 +76,7 @@ def test_bad_cells_name_their_row(cells: list[Any], separator: str | None, messa
 
 
 def test_a_target_that_is_text_names_its_row() -> None:
-    with pytest.raises(HftuneError, match=r"row 3 is no number: 'much'"):
+    with pytest.raises(HftuneError, match=r"row 3 is no finite number: 'much'"):
         selected(TextClassification(problem_type=NUMBER), ["1", "2.5", "much"])
 
 
