@@ -168,6 +168,10 @@ class Task(ABC):
     def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
         """Return the name of each class, by id."""
 
+    def remarks(self, rows: Dataset) -> list[str]:
+        """Return what the user should know of selected training rows."""
+        return []
+
     def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
         """Run the model on a batch and return what evaluation keeps of it."""
         return self.keep(forward(model, inputs).logits, inputs["labels"])

@@ -240,6 +240,10 @@ class TextClassification(Task):
         """Return the label names; see :class:`Task`."""
         return self.label_names
 
+    def remarks(self, rows: Dataset) -> list[str]:
+        """Return what the labels' kind remarks; see :class:`Task`."""
+        return self.kind.remarks(rows)
+
     def keep(self, logits: Tensor, labels: Tensor) -> Kept:
         """Keep the logits of each row and its labels."""
         return {"scores": logits.float(), "labels": labels}

@@ -14,6 +14,7 @@ from hftune.data.split import Keys
 from hftune.metrics.regression import regression_metrics
 from hftune.tasks.problem_types.contract import ProblemType, as_number
 
+FAR = 10.0
 STRATA_OF_NUMBERS = 10
 ROWS_OF_A_STRATUM = 5
 
@@ -50,6 +51,17 @@ class Regression(ProblemType):
         if len(set(labels)) < 2:
             raise HftuneError(f"every target is {labels[0]}; there is nothing to learn")
         return []
+
+    def remarks(self, rows: Dataset) -> list[str]:
+        """Say that targets are too far from where a new head starts; see :class:`ProblemType`."""
+        labels = np.asarray(rows["label"][:])
+        mean, spread = labels.mean(), labels.std()
+        if abs(mean) <= FAR and 1 / FAR <= spread <= FAR:
+            return []
+        return [
+            f"the targets have mean {mean:.4g} and standard deviation {spread:.4g}; a new head "
+            "starts near 0 and learns such numbers slowly, so scale them to about 0 and 1"
+        ]
 
     def occurring(self, rows: Dataset) -> set[str]:
         """Return none; see :class:`ProblemType`."""
