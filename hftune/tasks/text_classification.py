@@ -169,7 +169,7 @@ class TextClassification(Task):
                 row, label = self._first_of(unknown, train)
                 raise HftuneError(
                     f"data.label_names lacks {label!r}, the label of training row {row}",
-                    hint=f"labels of the rows: {shown(self.kind.names(train))}",
+                    hint=f"labels of the rows: {shown(sorted(self.kind.occurring(train)))}",
                 )
         elif not self.streamed:
             names = self.kind.names(train)
