@@ -2,10 +2,11 @@
 """``demo:docstrings``: real text that every installation has.
 
 Collects the docstring summaries of the scientific packages beside hftune. As classification the
-task is to tell which package a summary comes from, naturally imbalanced; as generation it is to
-write the summary from the signature; as tagging it is to find parameters, types, defaults and base
-classes in the signature. Source files are parsed and never imported, so collecting
-runs no foreign code.
+task is to tell which package a summary comes from, naturally imbalanced; with several labels it is
+to tell what the code does (loops, raises, ...), with a number how long it is; as generation it is
+to write the summary from the signature; as tagging it is to find parameters, types, defaults and
+base classes in the signature. Source files are parsed and never imported, so collecting runs no
+foreign code.
 
 Docstrings of one module resemble each other to the word, so a fair validation part holds modules
 that training has not seen; the ``module`` column is there to split by.
@@ -16,11 +17,13 @@ import hashlib
 import inspect
 import io
 import json
+import math
 import tokenize
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hftune.core.files import atomic_write, cache_folder
 
@@ -40,8 +43,17 @@ QUESTION = "Write the one-sentence docstring summary of this Python definition:\
 SUMMARY_CHARACTERS = range(30, 401)
 NOT_PUBLIC = {"tests", "test", "testing", "conftest", "externals", "vendored", "benchmarks"}
 
+#: Label -> the syntax that it stands for; a plain ``return`` without a value is none.
+CONSTRUCTS: dict[str, tuple[type[ast.AST], ...]] = {
+    "branches": (ast.If, ast.IfExp, ast.Match),
+    "loops": (ast.For, ast.While, ast.comprehension),
+    "raises": (ast.Raise,),
+    "returns": (ast.Return,),
+    "yields": (ast.Yield, ast.YieldFrom),
+}
 
-def conversation(row: dict[str, str]) -> list[dict[str, str]]:
+
+def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
     """Return a row as a question about its signature, and the summary as the answer."""
     return [
         {"role": "user", "content": QUESTION + row["signature"]},
@@ -91,11 +103,13 @@ def _parts(node: ast.stmt) -> Iterator[tuple[str, int, int]]:
                 yield "default", default.col_offset, default.end_col_offset or 0
 
 
-def docstring_rows() -> list[dict[str, str]]:
-    """Return rows ``{module, name, signature, summary, package}``, cached while they are current.
+def docstring_rows() -> list[dict[str, Any]]:
+    """Return rows, cached while they are current.
 
-    The same installed versions give the same rows in the same order. At most ``ROWS_PER_PACKAGE``
-    rows come from one package; no summary stands twice.
+    Each has ``module``, ``name``, ``signature``, ``summary``, ``package``, and of the code beneath
+    ``constructs``, a list, and ``log2_statements``, a number; see :func:`code_facts`. The same
+    installed versions give the same rows in the same order. At most ``ROWS_PER_PACKAGE`` rows come
+    from one package; no summary stands twice.
     """
     versions = {distribution: version(distribution) for distribution in PACKAGES}
     source = Path(__file__).read_bytes() + json.dumps(versions).encode()
@@ -107,9 +121,9 @@ def docstring_rows() -> list[dict[str, str]]:
         return [json.loads(line) for line in lines]
 
 
-def collect_rows() -> list[dict[str, str]]:
+def collect_rows() -> list[dict[str, Any]]:
     """Parse the packages' public modules; see :func:`docstring_rows` for what comes back."""
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for distribution, package in PACKAGES.items():
         taken = 0
@@ -123,7 +137,7 @@ def collect_rows() -> list[dict[str, str]]:
     return rows
 
 
-def _package_rows(package: str) -> Iterator[dict[str, str]]:
+def _package_rows(package: str) -> Iterator[dict[str, Any]]:
     spec = find_spec(package)
     assert spec is not None and spec.origin is not None, f"{package} is a dependency"
     root = Path(spec.origin).parent
@@ -138,20 +152,51 @@ def _package_rows(package: str) -> Iterator[dict[str, str]]:
             yield {"module": module, **row}
 
 
+def code_facts(node: ast.FunctionDef | ast.ClassDef) -> dict[str, Any]:
+    """Return what stands beneath a definition line, docstrings left out.
+
+    Returns:
+        ``constructs``: the names of :data:`CONSTRUCTS` that occur, and ``log2_statements``: the
+        logarithm of one more than the statements, so that no code is 0; four decimals.
+    """
+    inside = [inner for statement in node.body for inner in ast.walk(statement)]
+    found = [
+        name
+        for name, kinds in CONSTRUCTS.items()
+        if any(isinstance(inner, kinds) and not _bare_return(inner) for inner in inside)
+    ]
+    statements = sum(isinstance(inner, ast.stmt) and not _is_text(inner) for inner in inside)
+    return {"constructs": found, "log2_statements": round(math.log2(1 + statements), 4)}
+
+
+def _bare_return(node: ast.AST) -> bool:
+    return isinstance(node, ast.Return) and node.value is None
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether this is a docstring, or another text that does nothing."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
 def _is_public(path: Path) -> bool:
     *folders, stem = path.with_suffix("").parts
     parts = folders if stem == "__init__" else [*folders, stem]
     return not any(part.startswith(("_", "test_")) or part in NOT_PUBLIC for part in parts)
 
 
-def _definition_rows(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[dict[str, str]]:
+def _definition_rows(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[dict[str, Any]]:
     for node in scope.body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
         name = f"{prefix}.{node.name}"
         summary = _summary(node)
         if len(summary) in SUMMARY_CHARACTERS:
-            yield {"name": name, "signature": _signature(node), "summary": summary}
+            yield {
+                "name": name,
+                "signature": _signature(node),
+                "summary": summary,
+                **code_facts(node),
+            }
         if isinstance(node, ast.ClassDef):
             yield from _definition_rows(node, name)
 

@@ -258,8 +258,13 @@ def _grown(source: Source, schema: pa.Schema, more: pa.Schema) -> pa.Schema:
 
 def _mixed(source: Source, name: str, rows: Iterable[Numbered]) -> HftuneError:
     kinds: dict[str, int] = {}
+    inside: dict[str, int] = {}
     for number, row in rows:
-        kinds.setdefault(type(row.get(name)).__name__, number)
+        cell = row.get(name)
+        kinds.setdefault(type(cell).__name__, number)
+        for item in cell if isinstance(cell, list) else ():
+            inside.setdefault(f"{type(item).__name__} in a list", number)
+    kinds = inside if kinds.keys() <= {"list", "NoneType"} else kinds
     place = "item" if source.kind == ".json" else "line"
     seen = ", ".join(f"{kind} in {place} {number}" for kind, number in kinds.items())
     return HftuneError(f"{source.file}: column {name!r} mixes types: {seen}")

@@ -14,8 +14,13 @@ from hftune.data.arrow import codes, column_array, column_batches
 SHOWN_ROWS = 5
 
 
-def text_column(rows: Dataset, name: str) -> pa.ChunkedArray:
+def text_column(rows: Dataset, name: str, *, all_empty: bool = False) -> pa.ChunkedArray:
     """Return a column of texts; a missing text is an empty one.
+
+    Args:
+        rows: Have the column.
+        name: Its name.
+        all_empty: Whether all may be empty, as in a few rows of a stream.
 
     Raises:
         HftuneError: A row is not text, or all are empty.
@@ -30,7 +35,7 @@ def text_column(rows: Dataset, name: str) -> pa.ChunkedArray:
         )
     if values.null_count:
         values = pc.fill_null(values, "")
-    if all(pc.all(_is_blank(chunk)).as_py() for chunk in values.chunks):
+    if not all_empty and all(pc.all(_is_blank(chunk)).as_py() for chunk in values.chunks):
         raise HftuneError(f"column {name!r}: all {len(values)} texts are empty")
     return values
 

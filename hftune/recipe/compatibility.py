@@ -74,6 +74,7 @@ def _found(*packages: str) -> bool:
     return all(find_spec(package) is not None for package in packages)
 
 
+STREAMED = ("text-classification", "text-generation")
 WRITES = ("text-generation", "text2text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
@@ -124,8 +125,26 @@ RULES = (
     ),
     Rule(
         "data.streaming",
-        "only text-generation can be streamed so far",
-        lambda s: s["data"].streaming and s["task"] != "text-generation",
+        f"only {' and '.join(STREAMED)} can be streamed so far",
+        lambda s: s["data"].streaming and s["task"] not in STREAMED,
+    ),
+    Rule(
+        "data.streaming",
+        "a stream is not read through for its labels: list them in data.label_names, or set "
+        "model.config.problem_type: regression",
+        lambda s: (
+            s["data"].streaming
+            and s["task"] == "text-classification"
+            and not s["data"].label_names
+            and s["model"].config.get("problem_type") != "regression"
+        ),
+    ),
+    Rule(
+        "data.label_names",
+        "regression has numbers, not labels",
+        lambda s: (
+            bool(s["data"].label_names) and s["model"].config.get("problem_type") == "regression"
+        ),
     ),
     Rule(
         "data.streaming",
@@ -160,6 +179,15 @@ RULES = (
             s["data"].streaming
             and s["loss"] is not None
             and s["loss"].options.get("class_weights") == "balanced"
+        ),
+    ),
+    Rule(
+        "loss.pos_weight",
+        "balanced counts all rows, which a stream cannot; give the weights",
+        lambda s: (
+            s["data"].streaming
+            and s["loss"] is not None
+            and s["loss"].options.get("pos_weight") == "balanced"
         ),
     ),
     Rule(

@@ -104,7 +104,12 @@ def _override(source: Source, override: str) -> None:
         raise RecipeError(
             [f"command line: {override!r}: an override reads key=value, as in method.r=16"]
         )
-    value = _plain(_parse(text, f"command line: {dotted}"), (), Source({}, "command line"))
+    try:
+        node = _parse(text, f"command line: {dotted}")
+    except RecipeError as error:
+        hint = f"""quote what YAML reads otherwise, for the shell, too: '{dotted}="{text}"'"""
+        raise RecipeError(error.problems, hint=hint) from None
+    value = _plain(node, (), Source({}, "command line"))
     tree = source.tree
     if keys[0] in DEFAULT_NAMES and len(keys) > 1:
         tree.setdefault(keys[0], DEFAULT_NAMES[keys[0]])

@@ -97,6 +97,7 @@ class Task(ABC):
         default_loss: The loss if the recipe does not say.
         problem_type: ``config.problem_type`` of a classifier.
         gives_predictions: Whether evaluation keeps predictions; see :meth:`judged`.
+        streamed: Whether rows come a few at a time, so that nothing can be asked of all of them.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Task(ABC):
     default_loss = "cross_entropy"
     problem_type: str | None = None
     gives_predictions = True
+    streamed = False
 
     def __init__(self, label_names: Sequence[str] = ()) -> None:
         self.label_names = list(label_names)
@@ -181,6 +183,10 @@ class Task(ABC):
     @abstractmethod
     def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
         """Return the name of each class, by id."""
+
+    def remarks(self, rows: Dataset) -> list[str]:
+        """Return what the user should know of selected training rows."""
+        return []
 
     def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
         """Run the model on a batch and return what evaluation keeps of it."""

@@ -2,7 +2,7 @@
 """``text-classification``: a text, or a pair of texts, and its label, labels or number."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from hftune.tasks.inference import scores
 from hftune.tasks.problem_types import make_problem_type, problem_type_of
 from hftune.tasks.problem_types.contract import ProblemType
 from hftune.tasks.problem_types.multi_label import Thresholds, as_thresholds, best_f1_thresholds
+
+SHOWN_LABELS = 20
 
 
 class TextClassification(Task):
@@ -113,10 +115,32 @@ class TextClassification(Task):
         for role, column in columns.items():
             if role == "label":
                 selected[role] = self._labels(rows, column)
+            elif role in ("text", "text_pair"):
+                selected[role] = text_column(rows, column, all_empty=self.streamed)
             else:
-                texts = role in ("text", "text_pair")
-                selected[role] = (text_column if texts else column_array)(rows, column)
-        return as_dataset(selected)
+                selected[role] = column_array(rows, column)
+        chosen = as_dataset(selected)
+        if self.streamed and self.label_names:
+            self._check_listed(chosen, columns["label"])
+        return chosen
+
+    def _check_listed(self, rows: Dataset, column: str) -> None:
+        """Raise if a row of a stream has a label that the recipe's list lacks."""
+        if unknown := self.kind.occurring(rows) - set(self.label_names):
+            row, label = self._first_of(unknown, rows)
+            raise HftuneError(
+                f"column {column!r}: row {row} has a label that data.label_names lacks: {label!r}",
+                hint=f"labels: {shown(self.label_names)}",
+            )
+
+    def _first_of(self, labels: Set[str], rows: Dataset) -> tuple[int, str]:
+        """The number of the first row that has one of the labels, and the label."""
+        return next(
+            (number, label)
+            for number, cell in enumerate(rows["label"], start=1)
+            for label in ([cell] if isinstance(cell, str) else cell)
+            if label in labels
+        )
 
     def _labels(self, rows: Dataset, column: str) -> Any:
         self._settle_problem_type(rows, column)
@@ -127,7 +151,8 @@ class TextClassification(Task):
 
     def _settle_problem_type(self, rows: Dataset, column: str) -> None:
         if self.problem_type is None:
-            self.problem_type = problem_type_of(rows, column, self.label_separator)
+            named = bool(self.label_names)
+            self.problem_type = problem_type_of(rows, column, self.label_separator, named=named)
             if self.problem_type != "single_label_classification":
                 say(f"problem type: {self.problem_type} (say otherwise: model.config.problem_type)")
 
@@ -139,8 +164,13 @@ class TextClassification(Task):
                 its own.
         """
         if self.label_names:
-            self.check(train, "training")
-        else:
+            if unknown := self.kind.occurring(train) - set(self.label_names):
+                row, label = self._first_of(unknown, train)
+                raise HftuneError(
+                    f"data.label_names lacks {label!r}, the label of training row {row}",
+                    hint=f"labels of the rows: {shown(sorted(self.kind.occurring(train)))}",
+                )
+        elif not self.streamed:
             names = self.kind.names(train)
             self.label_names = self._declared if set(names) <= set(self._declared) else names
         as_thresholds(self.thresholds, self.label_names)
@@ -149,11 +179,12 @@ class TextClassification(Task):
 
     def check(self, rows: Dataset, part: str) -> None:
         """Raise :class:`HftuneError` if a part has labels that training does not know."""
-        unknown = sorted(self.kind.occurring(rows) - set(self.label_names))
+        unknown = self.kind.occurring(rows) - set(self.label_names)
         if unknown:
             raise HftuneError(
-                f"the {part} rows have labels that training does not know: {', '.join(unknown)}",
-                hint=f"known labels: {', '.join(self.label_names)}",
+                f"the {part} rows have labels that training does not know: "
+                f"{shown(sorted(unknown))}; row {self._first_of(unknown, rows)[0]} has the first",
+                hint=f"known labels: {shown(self.label_names)}",
             )
 
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
@@ -208,6 +239,10 @@ class TextClassification(Task):
         """Return the label names; see :class:`Task`."""
         return self.label_names
 
+    def remarks(self, rows: Dataset) -> list[str]:
+        """Return what the labels' kind remarks; see :class:`Task`."""
+        return self.kind.remarks(rows)
+
     def keep(self, logits: Tensor, labels: Tensor) -> Kept:
         """Keep the logits of each row and its labels."""
         return {"scores": logits.float(), "labels": labels}
@@ -252,3 +287,9 @@ class TextClassification(Task):
         for index, logits in scores(model, encoded.rows, self.collator(tokenizer), how.batch_size):
             answers[index] = self.kind.answer(logits, self.label_names, thresholds)
         return answers
+
+
+def shown(labels: Sequence[str]) -> str:
+    """Return labels for a message, the first of many."""
+    more = f", ... ({len(labels)} in all)" if len(labels) > SHOWN_LABELS else ""
+    return ", ".join(labels[:SHOWN_LABELS]) + more

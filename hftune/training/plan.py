@@ -140,7 +140,7 @@ class Plan:
             )
         if empty := self.parts.empty_texts:
             remarks.append(f"{empty} training rows have an empty text")
-        return [*remarks, *report.remarks(self.data_report)]
+        return [*remarks, *self.task.remarks(self.parts.train), *report.remarks(self.data_report)]
 
     def num_classes(self) -> int:
         """Return how many classes the model's head tells apart."""

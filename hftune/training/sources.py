@@ -12,12 +12,13 @@ from hftune.core.files import sha256_of
 from hftune.data.files import source_files
 from hftune.data.load import load_part, load_parts
 from hftune.data.mixture import interleaved, shares, stacked
-from hftune.data.split import split_indices
+from hftune.data.split import Keys, split_indices
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.schema import SourceItem
 from hftune.tasks.contract import Task
 
 ORIGIN = "_source"
+TRAIN_ON_ALL = "set data.validation_size: 0 to train without evaluation"
 
 
 @dataclass
@@ -144,11 +145,22 @@ def hold_out(
     parts = split_indices(keys, strata, size, seed)
     kept, held_out = (part.tolist() for part in parts)
     if not held_out:
-        raise RecipeError(
-            ["data: no validation part can be split off, since each label has one text or group"],
-            hint="set data.validation_size: 0 to train without evaluation",
-        )
+        raise RecipeError([_nothing_held_out(rows, keys, strata, size)], hint=TRAIN_ON_ALL)
     return kept, held_out
+
+
+def _nothing_held_out(rows: Dataset, keys: Keys, strata: Keys | None, size: float | int) -> str:
+    """Why no row can be held out, in words."""
+    wanted = round(size * len(rows)) if size < 1 else int(size)
+    if not wanted:
+        return f"data.validation_size: {size} of {len(rows)} rows is none"
+    apart = len(np.unique(np.asarray(keys)))
+    start = "data: no validation part can be split off: equal texts and groups stay together, and "
+    if apart == 1:
+        return f"{start}here all rows do"
+    if "label" in rows.column_names and strata is not None and apart == len(set(strata)):
+        return f"{start}each label has one text or group"
+    return f"{start}none of the {apart} blocks that this makes fits the {wanted} rows wanted"
 
 
 def _selected(

@@ -5,13 +5,14 @@ A stream is endless: after its last row it begins again, shuffled anew. So proce
 on where an epoch ends, and each simply takes every n-th row.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Features
 from datasets import IterableDataset as Rows
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -29,6 +30,7 @@ HEAD = 200  # rows that are looked at before training
 SHUFFLE_BUFFER = 10_000
 TOGETHER = {"text": 256}  # rows tokenized at once, by column; plain text is cut in blocks of them
 TOGETHER_ELSE = 16
+ITS_NUMBER = re.compile(r" (in )?row 1\b")  # what a message calls the only row
 
 
 class TokenStream(IterableDataset[dict[str, Any]]):
@@ -87,33 +89,68 @@ class TokenStream(IterableDataset[dict[str, Any]]):
 
     def _selected(self, batch: list[dict[str, Any]]) -> Dataset:
         try:
-            return selected(batch, self.columns, self.task)
+            return selected(batch, self.columns, self.task, self.rows.features)
         except NothingToTrainError:
             raise
         except HftuneError as error:
-            if len(batch) == 1:
-                place = batch[0].get(PLACE, "a row of the stream")
-                message = error.message.replace(": row 1 ", ": ")
-                raise RunError(f"{place}: {message}", hint=error.hint) from error
-            for row in batch:
-                self._alone(row)
-            raise
-
-    def _alone(self, row: dict[str, Any]) -> None:
-        try:
-            self._selected([row])
-        except NothingToTrainError:
-            return
+            raise RunError(error.message, hint=error.hint) from error
 
 
-def selected(batch: list[dict[str, Any]], columns: dict[str, str], task: Task) -> Dataset:
-    """Return rows of a stream in the task's columns; cells that a row lacks are None."""
-    names = dict.fromkeys(columns.values())
+def selected(
+    batch: list[dict[str, Any]],
+    columns: dict[str, str],
+    task: Task,
+    features: Features | None = None,
+) -> Dataset:
+    """Return rows of a stream in the task's columns; cells that a row lacks are None.
+
+    Args:
+        batch: Rows as they were read.
+        columns: Role to column name.
+        task: Selects.
+        features: What ``datasets`` knows of the columns.
+
+    Raises:
+        HftuneError: A row does not fit the task, or the one before it; the message names its place.
+    """
     try:
-        table = Dataset.from_dict({name: [row.get(name) for row in batch] for name in names})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise HftuneError(f"cells of one column have several types: {error}") from error
+        return _selected_together(batch, columns, task, features)
+    except NothingToTrainError:
+        raise
+    except HftuneError as error:
+        for number, row in enumerate(batch):
+            # Alone a row may be wrong; beside the first one its cells may be of another type.
+            for together in ([row], [batch[0], row] if number else [row]):
+                try:
+                    _selected_together(together, columns, task, features)
+                except NothingToTrainError:
+                    continue
+                except HftuneError as its:
+                    place = row.get(PLACE, "a row of the stream")
+                    message = ITS_NUMBER.sub("", its.message, count=1)
+                    raise HftuneError(f"{place}: {message}", hint=its.hint) from error
+        raise
+
+
+def _selected_together(
+    batch: list[dict[str, Any]], columns: dict[str, str], task: Task, features: Features | None
+) -> Dataset:
+    names = dict.fromkeys(columns.values())
+    known = {name: features[name] for name in names if name in features} if features else {}
+    cells = {name: [row.get(name) for row in batch] for name in names}
+    try:
+        whole = Features(known) if len(known) == len(cells) else None
+        table = Dataset.from_dict(cells, features=whole)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        raise HftuneError(_mixed(cells)) from None
     return task.select(table, columns)
+
+
+def _mixed(cells: dict[str, list[Any]]) -> str:
+    """Which columns hold cells that do not go together."""
+    kinds = {name: sorted({type(c).__name__ for c in cells[name]} - {"NoneType"}) for name in cells}
+    mixed = [f"column {n!r} mixes {' and '.join(k)}" for n, k in kinds.items() if len(k) > 1]
+    return "; ".join(mixed) or f"the cells of {', '.join(cells)} do not go together"
 
 
 def open_stream(recipe: Recipe, task: Task) -> tuple[Parts, Rows]:
@@ -132,11 +169,15 @@ def open_stream(recipe: Recipe, task: Task) -> tuple[Parts, Rows]:
     if len(head) <= held_out:
         raise HftuneError(f"{path}: {len(head)} rows, of which {held_out} are to be held out")
     columns = task.columns([name for name in head[0] if name != PLACE], data.columns)
-    validation = selected(head[:held_out], columns, task) if held_out else None
+    validation = None
     if given is not None:
         present = {r: c for r, c in columns.items() if c in given.column_names}
         validation = task.select(given, task.columns(given.column_names, present))
-    first = selected(head[held_out:], columns, task)
+    task.streamed = True
+    head_rows = selected(head, columns, task, rows.features)
+    if held_out:
+        validation = head_rows.select(range(held_out))
+    first = head_rows.select(range(held_out, len(head_rows)))
     if held_out:
         rows = rows.skip(held_out)
     if data.max_train_samples is not None:
@@ -173,7 +214,8 @@ def _opened(recipe: Recipe, path: str | list[str], files: list[Path]) -> tuple[R
     if split not in splits:
         raise HftuneError(f"data.split: {path} has no {split!r}; splits: {', '.join(splits)}")
     if isinstance(data.validation, str) and data.validation in splits:
-        return splits[split], Dataset.from_list(list(splits[data.validation]))
+        held_out = splits[data.validation]
+        return splits[split], Dataset.from_list(list(held_out), features=held_out.features)
     held_out = None if data.validation is None else load_part(data.validation, "validation")
     return splits[split], held_out
 

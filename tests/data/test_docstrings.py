@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import ast
 import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,10 @@ class Solver(Base, metaclass=Meta):
 
     def refine(self, steps: int = 3) -> "Solver":
         """Improve the last solution by iterative refinement."""
+        for step in range(steps):
+            if not step:
+                return
+        return self
 '''
 
 
@@ -72,6 +78,8 @@ def test_rows_of_a_tiny_package(tiny_package: Path) -> None:
             "name": f"{place}.solve",
             "signature": "def solve(matrix, vector, *, tolerance=1e-06)",
             "summary": "Solve a linear system of equations by elimination.",
+            "constructs": [],
+            "log2_statements": 0.0,
             "package": "tiny-package",
         },
         {
@@ -79,6 +87,8 @@ def test_rows_of_a_tiny_package(tiny_package: Path) -> None:
             "name": f"{place}.Solver",
             "signature": "class Solver(Base)",
             "summary": "Solves many systems with the same matrix.",
+            "constructs": ["branches", "loops", "returns"],
+            "log2_statements": 3.0,  # three methods, a loop, a branch, two returns: 7
             "package": "tiny-package",
         },
         {
@@ -86,10 +96,32 @@ def test_rows_of_a_tiny_package(tiny_package: Path) -> None:
             "name": f"{place}.Solver.refine",
             "signature": "def refine(self, steps: int=3)",
             "summary": "Improve the last solution by iterative refinement.",
+            "constructs": ["branches", "loops", "returns"],
+            "log2_statements": 2.3219,  # 4
             "package": "tiny-package",
         },
     ]
     assert collect_rows() == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "constructs", "statements"),
+    [
+        ("'text only'", [], 0),
+        ("pass", [], 1),
+        ("return", [], 1),
+        ("return 1 if a else 2", ["branches", "returns"], 1),
+        ("yield from [b for b in a]", ["loops", "yields"], 1),
+        ("while a:\n  raise a", ["loops", "raises"], 2),
+        ("def inner():\n  'text'\n  return 1\ninner()", ["returns"], 3),
+    ],
+)
+def test_code_facts(code: str, constructs: list[str], statements: int) -> None:
+    (node,) = ast.parse(f"def f(a):\n{textwrap.indent(code, '  ')}").body
+    assert isinstance(node, ast.FunctionDef)
+    facts = docstrings.code_facts(node)
+    assert facts["constructs"] == constructs
+    assert 2 ** facts["log2_statements"] - 1 == pytest.approx(statements, abs=1e-3)
 
 
 def test_a_package_gives_no_more_rows_than_the_cap(tiny_package: Path) -> None:

@@ -79,6 +79,10 @@ def test_json_object_of_columns(tmp_path: Path) -> None:
         ('[{"a": 1}, 2]', "a.json: item 2 is no object but 2"),
         ('[{"a": 1, "a": 2}]', "a.json: broken json: a key stands twice"),
         ('[{"a": 1}, {"a": "x"}]', "a.json: column 'a' mixes types: int in item 1, str in item 2"),
+        (
+            '[{"a": ["x"]}, {"a": [1]}]',
+            "a.json: column 'a' mixes types: str in a list in item 1, int in a list in item 2",
+        ),
     ],
 )
 def test_broken_json(tmp_path: Path, content: str, message: str) -> None:

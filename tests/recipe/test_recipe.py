@@ -64,6 +64,7 @@ def test_overrides_reach_short_forms_and_absent_sections(good: Path) -> None:
         ("task.x=1", "task has no keys below it"),
         ("training.learning_rate.x=1", "no keys below it"),
         ("method.r=[1", "command line: method.r:1: broken YAML"),
+        ("data.label_separator=,", """the shell, too: 'data.label_separator=","'"""),
         ("method.rr=1", "command line: method.rr: unknown key; did you mean r"),
     ],
 )

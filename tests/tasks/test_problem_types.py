@@ -13,6 +13,7 @@ from hftune.core.errors import HftuneError
 from hftune.tasks.problem_types import problem_type_of
 from hftune.tasks.problem_types.multi_label import as_thresholds, best_f1_thresholds
 from hftune.tasks.text_classification import TextClassification
+from hftune.training.sources import hold_out
 
 COLUMNS = {"text": "text", "label": "label"}
 MULTI, NUMBER = "multi_label_classification", "regression"
@@ -75,8 +76,70 @@ def test_bad_cells_name_their_row(cells: list[Any], separator: str | None, messa
         selected(TextClassification(problem_type=MULTI, label_separator=separator), cells)
 
 
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (['["a"]', '["b", "c"]', "[]"], MULTI),
+        (["['a']", "b"], MULTI),  # read, and refused, as such
+        (["[UNK]", "[PAD]"], "single_label_classification"),
+        (["a[1]", "[1] b"], "single_label_classification"),
+    ],
+)
+def test_lists_written_as_text(cells: list[str], kind: str) -> None:
+    assert problem_type_of(Dataset.from_dict({"label": cells}), "label", None) == kind
+
+
+def test_numbers_with_a_name_among_them_are_asked_about() -> None:
+    cells = ["1.5", "2.5", "", "much", "3.5"]
+    rows = Dataset.from_dict({"label": cells})
+    with pytest.raises(HftuneError, match=r"row 4 is no finite number: 'much', and others are"):
+        problem_type_of(rows, "label", None)
+    assert problem_type_of(rows, "label", None, named=True) == "single_label_classification"
+    task = TextClassification(problem_type="single_label_classification")
+    assert selected(task, ["1.5", "2.5", "much"]) == ["1.5", "2.5", "much"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator", "hint"),
+    [
+        ([[0, 1, 0], [1, 0, 0]], None, r"\[1\] for \[0, 1, 0\]"),
+        ([["a"], None], None, r"write \[\] for a row without labels"),
+        ([[["a"]]], None, "a list holds texts or whole numbers"),
+        (["a,b", '["a", "b"]'], ",", "a list needs no data.label_separator"),
+    ],
+)
+def test_a_hint_for_each_notation(cells: list[Any], separator: str | None, hint: str) -> None:
+    with pytest.raises(HftuneError, match=hint):
+        selected(TextClassification(problem_type=MULTI, label_separator=separator), cells)
+
+
+def test_targets_far_from_the_start_are_remarked() -> None:
+    def remarks(labels: list[float]) -> list[str]:
+        rows = Dataset.from_dict({"text": ["a"] * len(labels), "label": labels})
+        return TextClassification(problem_type=NUMBER).remarks(rows)
+
+    assert remarks([-1.0, 2.0, 8.0]) == []
+    assert "mean 2000 and standard deviation 1000" in remarks([1000.0, 3000.0])[0]
+    assert len(remarks([500.0, 501.0])) == len(remarks([0.001, 0.002])) == 1
+
+
+def test_few_numbers_can_be_split() -> None:
+    """Ten strata of one row each could give none away."""
+    rows = Dataset.from_dict({"text": list("abcdefgh"), "label": [n / 10 for n in range(8)]})
+    kept, held_out = hold_out(rows, TextClassification(problem_type=NUMBER), 0.25, seed=0)
+    assert len(held_out) == 2
+    assert sorted(kept + held_out) == list(range(8))
+
+
+@pytest.mark.parametrize("target", [None, "", float("nan")])
+def test_a_missing_target_names_its_row(target: Any) -> None:
+    others = "1.5" if target == "" else 1.5
+    with pytest.raises(HftuneError, match=r"row 2 has no number\nleave the row out"):
+        selected(TextClassification(problem_type=NUMBER), [others, target])
+
+
 def test_a_target_that_is_text_names_its_row() -> None:
-    with pytest.raises(HftuneError, match=r"row 3 is no number: 'much'"):
+    with pytest.raises(HftuneError, match=r"row 3 is no finite number: 'much'"):
         selected(TextClassification(problem_type=NUMBER), ["1", "2.5", "much"])
 
 

@@ -44,7 +44,7 @@ def class_labels(names: list[str]) -> Features:
     ("labels", "names"),
     [
         ([10, 9, 2, 9], ["2", "9", "10"]),
-        (["10", "9", "-1.5", "x"], ["-1.5", "9", "10", "x"]),
+        (["10", "9", "-1.5", "x", "y", "z"], ["-1.5", "9", "10", "x", "y", "z"]),
         (["pear", "apple", "fig"], ["apple", "fig", "pear"]),
         (["b", "10", "a", "2"], ["2", "10", "a", "b"]),
         ([True, False, True], ["False", "True"]),
@@ -117,9 +117,19 @@ def test_one_class_only() -> None:
 def test_unknown_labels_in_validation() -> None:
     task = TextClassification()
     train, validation = (task.select(rows(labels), COLUMNS) for labels in (["a", "b"], ["z", "c"]))
-    expected = "the validation rows have labels that training does not know: c, z\n"
+    expected = (
+        "the validation rows have labels that training does not know: c, z; row 1 has the first\n"
+    )
     with pytest.raises(HftuneError, match=f"{expected}known labels: a, b"):
         task.learn(train, validation)
+
+
+def test_labels_that_the_list_lacks() -> None:
+    task = TextClassification(["a", "b"])
+    with pytest.raises(
+        HftuneError, match=r"data.label_names lacks 'z', the label of training row 2"
+    ):
+        task.learn(task.select(rows(["a", "z"]), COLUMNS), None)
 
 
 def test_text_that_is_no_text() -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 import hftune
 from hftune import Recipe, RecipeError
 from hftune.core.errors import HftuneError
+from hftune.tasks.text_classification import TextClassification
 from hftune.tasks.text_generation import TextGeneration
 from hftune.training.rows import read_parts
+from hftune.training.sources import hold_out
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -133,3 +136,21 @@ def test_recipe_names_the_place_of_a_wrong_item(tmp_path: Path, tiny_decoder: Pa
         ":8: data.path[2].weight: must be above 0, got 0",
         ":9: data.path[3]: expected a mapping or text, got 7",
     ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "size", "message"),
+    [
+        (None, "abcd", 0.1, "data.validation_size: 0.1 of 4 rows is none"),
+        (None, "aaaa", 0.5, "stay together, and here all rows do"),
+        ("xyz", "abc", 1, "stay together, and each label has one text or group"),
+        (None, "aaaaabbbbb", 2, "none of the 2 blocks that this makes fits the 2 rows wanted"),
+    ],
+)
+def test_why_nothing_can_be_held_out(
+    labels: str | None, texts: str, size: float, message: str
+) -> None:
+    columns = {"text": list(texts)} | ({} if labels is None else {"label": list(labels)})
+    task = TextGeneration() if labels is None else TextClassification()
+    with pytest.raises(RecipeError, match=message):
+        hold_out(Dataset.from_dict(columns), task, size, seed=0)

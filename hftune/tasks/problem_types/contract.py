@@ -47,6 +47,10 @@ class ProblemType(ABC):
     def strata(self, rows: Dataset) -> Keys:
         """Return what both parts of a split of selected rows shall hold alike."""
 
+    def remarks(self, rows: Dataset) -> list[str]:
+        """Return what the user should know of the labels of selected rows."""
+        return []
+
     @abstractmethod
     def encode(self, labels: Sequence[Any], names: Sequence[str]) -> list[Any]:
         """Return what the loss takes."""

@@ -50,12 +50,23 @@ class MultiLabel(ProblemType):
                 labels = [inner.names[label] for label in labels]
             texts = [str(label) for label in labels]
             if len(set(texts)) < len(texts):
-                raise HftuneError(f"column {column!r}: row {number} has a label twice: {cell!r}")
+                marks = len(texts) > 2 and set(texts) <= {"0", "1"}
+                raise HftuneError(
+                    f"column {column!r}: row {number} has a label twice: {cell!r:.60}",
+                    hint="name the labels in place of 0 and 1 for each: [1] for [0, 1, 0]"
+                    if marks
+                    else None,
+                )
             read.append(texts)
         return read
 
     def _cell(self, cell: Any, where: str) -> list[Any]:
         if isinstance(cell, str) and self.separator is not None:
+            if cell.startswith("[") and cell.endswith("]"):
+                raise HftuneError(
+                    f"{where} is a list: {cell!r:.60}",
+                    hint="a list needs no data.label_separator; leave it out",
+                )
             return [part.strip() for part in cell.split(self.separator) if part.strip()]
         if isinstance(cell, str) and cell.lstrip().startswith("["):
             try:
@@ -66,10 +77,7 @@ class MultiLabel(ProblemType):
                     hint='write ["a", "b"], or name what separates them: data.label_separator',
                 ) from None
         if not isinstance(cell, list) or not all(type(item) in (str, int) for item in cell):
-            raise HftuneError(
-                f"{where} is no list of labels: {cell!r:.60}",
-                hint="name what separates them: data: {label_separator: ...}",
-            )
+            raise HftuneError(f"{where} is no list of labels: {cell!r:.60}", hint=_hint(cell))
         return cell
 
     def names(self, rows: Dataset) -> list[str]:
@@ -129,6 +137,15 @@ class MultiLabel(ProblemType):
             "prediction": [name for name, share, threshold in above if share >= threshold],
             "scores": dict(zip(names, shares, strict=True)),
         }
+
+
+def _hint(cell: Any) -> str:
+    """What to write in place of a cell that is no list of labels."""
+    if isinstance(cell, str):
+        return "name what separates them: data: {label_separator: ...}"
+    if cell is None:
+        return "write [] for a row without labels"
+    return 'a list holds texts or whole numbers: ["a", "b"]'
 
 
 def best_f1_thresholds(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:

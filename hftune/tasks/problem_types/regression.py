@@ -14,7 +14,9 @@ from hftune.data.split import Keys
 from hftune.metrics.regression import regression_metrics
 from hftune.tasks.problem_types.contract import ProblemType, as_number
 
+FAR = 10.0
 STRATA_OF_NUMBERS = 10
+ROWS_OF_A_STRATUM = 5
 
 
 class Regression(ProblemType):
@@ -30,10 +32,15 @@ class Regression(ProblemType):
         numbers = []
         for row, value in enumerate(values, start=1):
             number = as_number(value)
+            if number is None and (value is None or value == "" or value != value):
+                raise HftuneError(
+                    f"column {column!r}: row {row} has no number", hint="leave the row out"
+                )
             if number is None:
                 raise HftuneError(
-                    f"column {column!r}: row {row} is no number: {value!r:.60}",
-                    hint="for classes set model.config.problem_type: single_label_classification",
+                    f"column {column!r}: row {row} is no finite number: {value!r:.60}",
+                    hint="write it as 1.5 or 2e3; for classes set model.config.problem_type: "
+                    "single_label_classification",
                 )
             numbers.append(number)
         return numbers
@@ -45,14 +52,26 @@ class Regression(ProblemType):
             raise HftuneError(f"every target is {labels[0]}; there is nothing to learn")
         return []
 
+    def remarks(self, rows: Dataset) -> list[str]:
+        """Say that targets are too far from where a new head starts; see :class:`ProblemType`."""
+        labels = np.asarray(rows["label"][:])
+        mean, spread = labels.mean(), labels.std()
+        if abs(mean) <= FAR and 1 / FAR <= spread <= FAR:
+            return []
+        return [
+            f"the targets have mean {mean:.4g} and standard deviation {spread:.4g}; a new head "
+            "starts near 0 and learns such numbers slowly, so scale them to about 0 and 1"
+        ]
+
     def occurring(self, rows: Dataset) -> set[str]:
         """Return none; see :class:`ProblemType`."""
         return set()
 
     def strata(self, rows: Dataset) -> Keys:
-        """Keep tenths of the rows, by their value, alike; see :class:`ProblemType`."""
+        """Keep tenths of the rows, by their value, alike, fewer parts of few rows."""
         labels = rows["label"][:]
-        edges = np.quantile(labels, np.linspace(0, 1, STRATA_OF_NUMBERS + 1)[1:-1])
+        number = max(1, min(STRATA_OF_NUMBERS, len(labels) // ROWS_OF_A_STRATUM))
+        edges = np.quantile(labels, np.linspace(0, 1, number + 1)[1:-1])
         return list(np.searchsorted(edges, labels).tolist())
 
     def encode(self, labels: Sequence[Any], names: Sequence[str]) -> list[Any]:
