@@ -117,7 +117,8 @@ def attention_maps(
     """Run the model once, in evaluation mode, and return its attention and its outputs.
 
     A prompt method's virtual tokens come first. Prompt tuning and p-tuning put them into the input,
-    so they attend as well; prefix tuning gives keys and values alone, so they are columns only.
+    so they attend as well; prefix tuning gives keys and values alone, so they are columns only. In
+    an encoder-decoder the first are in the encoder, the second in the decoder.
 
     Args:
         model: A Transformers model, or a PEFT model around one.
@@ -143,15 +144,16 @@ def attention_maps(
         given = [layer for layer in outputs.get(field) or () if layer is not None]
         if not given:
             continue
-        queries = [*virtual, *(decoder_tokens if decoder_attends else tokens)]
-        keys = [*virtual, *(decoder_tokens if decoder_attended else tokens)]
         weights = _stacked(given, name)
-        if weights.shape[2] == len(queries) - len(virtual):
-            queries = queries[len(virtual) :]
-        if weights.shape[2:] != (len(queries), len(keys)):
+        queries = _axis(weights.shape[2], decoder_tokens if decoder_attends else tokens, virtual)
+        keys = _axis(weights.shape[3], decoder_tokens if decoder_attended else tokens, virtual)
+        if queries is None or keys is None:
+            shown = [
+                len(decoder_tokens if d else tokens) for d in (decoder_attends, decoder_attended)
+            ]
             raise HftuneError(
                 f"{name} gives attention of {weights.shape[2]} x {weights.shape[3]} for "
-                f"{len(queries)} x {len(keys)} tokens: not one weight for each pair"
+                f"{shown[0]} x {shown[1]} tokens: not one weight for each pair"
             )
         _check_rows(weights, given[0].dtype, name)
         layers = _layer_numbers(model.config, len(given), kind)  # type: ignore[arg-type]
@@ -188,7 +190,9 @@ def sharpest_head(one: AttentionMap) -> tuple[int, int, float] | None:
     counted[0] = False
     columns = np.flatnonzero(counted)
     offset = len(one.keys) - len(one.queries)
-    rows = columns - offset if one.kind != "cross" else np.arange(len(one.queries))
+    rows = columns - offset
+    if one.kind == "cross":
+        rows = np.flatnonzero([token.segment != "virtual" for token in one.queries])
     if len(columns) < 2:
         return None
     weights = one.weights[:, :, rows][..., columns].copy()
@@ -215,6 +219,12 @@ def num_virtual_tokens(model: nn.Module) -> int:
         if config.is_prompt_learning:
             return int(config.num_virtual_tokens)
     return 0
+
+
+def _axis(size: int, tokens: Sequence[Token], virtual: list[Token]) -> list[Token] | None:
+    """The tokens along an axis, with virtual ones where the model has put them; None for others."""
+    whole = [*virtual, *tokens]
+    return whole[len(whole) - size :] if size in (len(tokens), len(whole)) else None
 
 
 def _stacked(layers: Sequence[Tensor], name: str) -> NDArray[np.float32]:
