@@ -29,6 +29,7 @@ from hftune.interpret.tokens import Token, virtual_tokens
 
 EAGER = "eager"
 TOLERANCE = 1e-5
+OTHER_MEANS = "models without attention layers, such as Mamba and RWKV, mix tokens by other means"
 #: Field of the model's output -> kind of map, whether decoder tokens attend, and to which they do.
 FIELDS = {
     "attentions": ("self", False, False),
@@ -163,7 +164,7 @@ def attention_maps(
     if not maps:
         raise HftuneError(
             f"{name} has no attention to show: it returns none",
-            hint="models without attention layers, such as Mamba, mix tokens by other means",
+            hint=OTHER_MEANS,
         )
     return maps, outputs
 
@@ -233,7 +234,8 @@ def _stacked(layers: Sequence[Tensor], name: str) -> NDArray[np.float32]:
     if any(len(shape) != 4 or shape[0] != 1 for shape in shapes):
         raise HftuneError(
             f"{name} has no attention to show: what it returns for it has the shape "
-            f"{min(shapes)}, not (1, heads, tokens, tokens)"
+            f"{min(shapes)}, not (1, heads, tokens, tokens)",
+            hint=OTHER_MEANS,
         )
     if len(shapes) > 1:
         raise HftuneError(f"{name} has layers of different shapes: {sorted(shapes)}")
