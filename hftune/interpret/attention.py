@@ -76,7 +76,8 @@ class AttentionMap:
         rows = [i for i, token in enumerate(self.queries) if not token.special]
         columns = [i for i, token in enumerate(self.keys) if not token.special]
         if not rows or not columns:
-            raise HftuneError("all tokens are special tokens, so hiding them leaves nothing")
+            what = "" if self.kind == "self" else f"{self.kind} attention: "
+            raise HftuneError(f"{what}all tokens are special tokens, so hiding them leaves nothing")
         return replace(
             self,
             queries=[self.queries[i] for i in rows],
