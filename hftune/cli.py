@@ -187,8 +187,13 @@ def explain(
         str | None, typer.Option(help="The second text, for a classifier of pairs.")
     ] = None,
     generate: Annotated[
-        int, typer.Option(min=0, help="Let a language model add so many tokens first.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Let a language model add so many tokens first; an encoder-decoder writes at most "
+            "so many.",
+        ),
+    ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Take the text as it is, without the chat template.")
     ] = False,
@@ -211,6 +216,8 @@ def explain(
         hftune explain runs/pairs --text "It rains." --text-pair "It is wet." --hide-special
 
         hftune explain runs/chat --text "Name three rivers." --generate 20
+
+        hftune explain runs/summaries --text "numpy.linalg.eig(a)"
     """
     verb("explain")(
         run,

@@ -29,6 +29,7 @@ from hftune.interpret.tokens import Token, virtual_tokens
 
 EAGER = "eager"
 TOLERANCE = 1e-5
+OTHER_MEANS = "models without attention layers, such as Mamba and RWKV, mix tokens by other means"
 #: Field of the model's output -> kind of map, whether decoder tokens attend, and to which they do.
 FIELDS = {
     "attentions": ("self", False, False),
@@ -75,7 +76,8 @@ class AttentionMap:
         rows = [i for i, token in enumerate(self.queries) if not token.special]
         columns = [i for i, token in enumerate(self.keys) if not token.special]
         if not rows or not columns:
-            raise HftuneError("all tokens are special tokens, so hiding them leaves nothing")
+            what = "" if self.kind == "self" else f"{self.kind} attention: "
+            raise HftuneError(f"{what}all tokens are special tokens, so hiding them leaves nothing")
         return replace(
             self,
             queries=[self.queries[i] for i in rows],
@@ -117,7 +119,8 @@ def attention_maps(
     """Run the model once, in evaluation mode, and return its attention and its outputs.
 
     A prompt method's virtual tokens come first. Prompt tuning and p-tuning put them into the input,
-    so they attend as well; prefix tuning gives keys and values alone, so they are columns only.
+    so they attend as well; prefix tuning gives keys and values alone, so they are columns only. In
+    an encoder-decoder the first are in the encoder, the second in the decoder.
 
     Args:
         model: A Transformers model, or a PEFT model around one.
@@ -143,15 +146,16 @@ def attention_maps(
         given = [layer for layer in outputs.get(field) or () if layer is not None]
         if not given:
             continue
-        queries = [*virtual, *(decoder_tokens if decoder_attends else tokens)]
-        keys = [*virtual, *(decoder_tokens if decoder_attended else tokens)]
         weights = _stacked(given, name)
-        if weights.shape[2] == len(queries) - len(virtual):
-            queries = queries[len(virtual) :]
-        if weights.shape[2:] != (len(queries), len(keys)):
+        queries = _axis(weights.shape[2], decoder_tokens if decoder_attends else tokens, virtual)
+        keys = _axis(weights.shape[3], decoder_tokens if decoder_attended else tokens, virtual)
+        if queries is None or keys is None:
+            shown = [
+                len(decoder_tokens if d else tokens) for d in (decoder_attends, decoder_attended)
+            ]
             raise HftuneError(
                 f"{name} gives attention of {weights.shape[2]} x {weights.shape[3]} for "
-                f"{len(queries)} x {len(keys)} tokens: not one weight for each pair"
+                f"{shown[0]} x {shown[1]} tokens: not one weight for each pair"
             )
         _check_rows(weights, given[0].dtype, name)
         layers = _layer_numbers(model.config, len(given), kind)  # type: ignore[arg-type]
@@ -161,7 +165,7 @@ def attention_maps(
     if not maps:
         raise HftuneError(
             f"{name} has no attention to show: it returns none",
-            hint="models without attention layers, such as Mamba, mix tokens by other means",
+            hint=OTHER_MEANS,
         )
     return maps, outputs
 
@@ -188,7 +192,9 @@ def sharpest_head(one: AttentionMap) -> tuple[int, int, float] | None:
     counted[0] = False
     columns = np.flatnonzero(counted)
     offset = len(one.keys) - len(one.queries)
-    rows = columns - offset if one.kind != "cross" else np.arange(len(one.queries))
+    rows = columns - offset
+    if one.kind == "cross":
+        rows = np.flatnonzero([token.segment != "virtual" for token in one.queries])
     if len(columns) < 2:
         return None
     weights = one.weights[:, :, rows][..., columns].copy()
@@ -217,13 +223,20 @@ def num_virtual_tokens(model: nn.Module) -> int:
     return 0
 
 
+def _axis(size: int, tokens: Sequence[Token], virtual: list[Token]) -> list[Token] | None:
+    """The tokens along an axis, with virtual ones where the model has put them; None for others."""
+    whole = [*virtual, *tokens]
+    return whole[len(whole) - size :] if size in (len(tokens), len(whole)) else None
+
+
 def _stacked(layers: Sequence[Tensor], name: str) -> NDArray[np.float32]:
     """All layers as one array; some models call something else their attentions."""
     shapes = {tuple(layer.shape) for layer in layers}
     if any(len(shape) != 4 or shape[0] != 1 for shape in shapes):
         raise HftuneError(
             f"{name} has no attention to show: what it returns for it has the shape "
-            f"{min(shapes)}, not (1, heads, tokens, tokens)"
+            f"{min(shapes)}, not (1, heads, tokens, tokens)",
+            hint=OTHER_MEANS,
         )
     if len(shapes) > 1:
         raise HftuneError(f"{name} has layers of different shapes: {sorted(shapes)}")

@@ -24,12 +24,15 @@ class Token:
         id: In the vocabulary; None for a virtual token.
         special: Whether the tokenizer counts it among its special tokens.
         segment: What it is part of.
+        output: What the model says at it: the tag of the word that begins here, or the token that
+            is written next; None where that is not shown.
     """
 
     text: str
     id: int | None
     special: bool = False
     segment: str = "text"
+    output: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ GUTTER = "#d9d8d3"
 #: Pixels of a head, and of one among many: smaller maps are magnified by whole numbers, larger ones
 #: reduced.
 PIXELS, PIXELS_OF_MANY, MANY = 128, 72, 150
+FLATTEST = 4  # a head is about so many times longer on one side at most
 DPI = 150
 LEFT, RIGHT, ABOVE, BELOW = 0.6, 0.24, 0.36, 1.0  # inches around the heads, whole pixels
 LEAST_WIDTH = 3.6
@@ -97,14 +98,16 @@ def _tiled(weights: NDArray[np.float32], top: float) -> tuple[NDArray[np.uint8],
 
 
 def _resized(weights: NDArray[np.float32], pixels: int) -> NDArray[np.float32]:
-    """Heads of about ``pixels``: magnified, or reduced to the largest weight of each block."""
-    Q, K = weights.shape[-2:]
-    longer = max(Q, K)
-    if longer <= pixels:
-        times = max(pixels // longer, 1)
-        return weights.repeat(times, axis=-2).repeat(times, axis=-1)
-    block = math.ceil(longer / pixels)
-    padded = np.pad(weights, [(0, 0), (0, 0), (0, -Q % block), (0, -K % block)])
-    blocks = padded.reshape(*padded.shape[:2], -(-Q // block), block, -(-K // block), block)
-    largest: NDArray[np.float32] = blocks.max(axis=(3, 5))
-    return largest
+    """Heads of about ``pixels``: magnified, or reduced to the largest weight of each block.
+
+    A side that is much shorter than the other, as an answer beside a long text, is magnified more.
+    """
+    times = max(pixels // max(weights.shape[-2:]), 1)
+    for axis in (-2, -1):
+        size = weights.shape[axis]
+        if size > pixels:
+            starts = np.arange(0, size, math.ceil(size / pixels))
+            weights = np.maximum.reduceat(weights, starts, axis=axis)
+        else:
+            weights = weights.repeat(max(times, pixels // FLATTEST // size), axis=axis)
+    return weights

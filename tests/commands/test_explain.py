@@ -33,11 +33,16 @@ def runs(
     tiny_decoder: Path,
     labelled_file: Path,
     chat_file: Path,
+    tagged_file: Path,
+    tiny_seq2seq: Path,
+    seq2seq_file: Path,
 ) -> dict[str, Path]:
     """One run of each task, trained for a step."""
     parts = {
         "classifier": ("text-classification", tiny_encoder, labelled_file),
         "chat": ("text-generation", tiny_decoder, chat_file),
+        "tagger": ("token-classification", tiny_encoder, tagged_file),
+        "seq2seq": ("text2text-generation", tiny_seq2seq, seq2seq_file),
     }
     return {name: train(tmp_path_factory.mktemp(name), *part) for name, part in parts.items()}
 
@@ -50,6 +55,16 @@ def classifier(runs: dict[str, Path], tmp_path: Path) -> Path:
 @pytest.fixture
 def chat(runs: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(runs["chat"], tmp_path / "chat"))
+
+
+@pytest.fixture
+def tagger(runs: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(runs["tagger"], tmp_path / "tagger"))
+
+
+@pytest.fixture
+def seq2seq(runs: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(runs["seq2seq"], tmp_path / "seq2seq"))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -120,6 +135,121 @@ def test_a_chat_model_gets_a_users_turn(chat: Path) -> None:
     (one,) = read(raw.folder)["maps"]
     assert "".join(token["text"] for token in one["keys"]) == "alpha?"
     assert raw.folder == chat / "explain" / "alpha-2"
+
+
+def test_a_taggers_words_carry_the_tags_that_predict_gives(
+    tagger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = hftune.load(tagger)
+    text = "alpha  red one gamma"
+    record = read(hftune.explain(run, text).folder)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": text}) + "\n")
+    (expected,) = hftune.predict(run, str(rows))
+    told = record["prediction"]
+    assert told["kind"] == "tags"
+    assert [one["name"] for one in told["scores"]] == expected["prediction"]
+    assert [one["probability"] for one in told["scores"]] == pytest.approx(expected["scores"])
+    assert told["entities"] == expected["entities"]
+    assert [one["word"] for one in told["scores"]] == text.split()
+    (one,) = record["maps"]
+    assert [token["text"].strip() for token in one["keys"]] == ["[CLS]", *text.split(), "[SEP]"]
+    assert [token["output"] for token in one["keys"]] == [None, *expected["prediction"], None]
+    weights = np.array(one["weights"])
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    pairs = zip(text.split(), expected["prediction"], strict=True)
+    assert "/".join(next(pairs)) in capsys.readouterr().err
+    # A word beyond the limit has no token to carry its tag.
+    cut = hftune.explain(run, text, max_length=4).prediction["scores"]
+    assert [one["name"] is None for one in cut] == [False, False, True, True]
+
+
+def test_an_encoder_decoder_reads_the_text_and_its_own_answer(
+    seq2seq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against an eager pass over the ids that generate gave, and its logits."""
+    run = hftune.load(seq2seq)
+    found = hftune.explain(run, "alpha red one two", generate=5)
+    assert sorted(path.name for path in found.folder.iterdir()) == [
+        "attention-cross.png", "attention-cross.svg", "attention-decoder.png",
+        "attention-decoder.svg", "attention-encoder.png", "attention-encoder.svg",
+        "attention.html", "attention.json",
+    ]  # fmt: skip
+    said = capsys.readouterr().err
+    assert str(found.folder / "attention-cross.png") in said
+    assert re.search(r"look first at cross attention, layer \d", said)
+    record = read(found.folder)
+    maps = {one["kind"]: one for one in record["maps"]}
+    assert list(maps) == ["encoder", "decoder", "cross"]
+    source = run.tokenizer("alpha red one two", return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        written = run.model.generate(**source, max_new_tokens=5, do_sample=False, num_beams=1)
+        run.model.set_attn_implementation("eager")
+        outputs = run.model(**source, decoder_input_ids=written[:, :-1], output_attentions=True)
+    assert record["prediction"]["scores"][0]["name"] == run.tokenizer.decode(
+        written[0], skip_special_tokens=True
+    )
+    for kind, one in maps.items():
+        weights = np.array(one["weights"])
+        layers = torch.cat(list(outputs[f"{kind}_attentions"])).numpy()
+        np.testing.assert_allclose(weights, layers, atol=1e-6)
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    assert [maps[kind]["causal"] for kind in maps] == [False, True, False]
+    ids = {kind: [token["id"] for token in one["keys"]] for kind, one in maps.items()}
+    assert ids["encoder"] == ids["cross"] == source["input_ids"][0].tolist()
+    assert ids["decoder"] == written[0, :-1].tolist()
+    # Where a token is read, the next one is written: the most likely one by the same pass.
+    best = outputs.logits[0].argmax(-1).tolist()
+    for one in (maps["decoder"], maps["cross"]):
+        outs = [token["output"].strip() for token in one["queries"]]
+        assert outs == [run.tokenizer.decode([token]).strip() for token in best]
+    assert {token["output"] for token in maps["cross"]["keys"]} == {None}
+
+
+def test_an_encoder_decoder_writes_what_predict_writes(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, seq2seq_file: Path
+) -> None:
+    """With the prefix, the beams and the length of the run."""
+    run = hftune.train(
+        make_recipe(
+            "text2text-generation",
+            {**QUICK, "learning_rate": 0.01},
+            data={"path": str(seq2seq_file), "source_prefix": "blue "},
+            evaluation={"generation": {"num_beams": 3, "max_new_tokens": 7}},
+        )
+    )
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "alpha red"}) + "\n")
+    (expected,) = hftune.predict(run, str(rows), max_new_tokens=7)
+    found = hftune.explain(run, "alpha red", hide_special=True)
+    assert found.prediction["scores"][0]["name"] == expected["prediction"]
+    assert [token.text.strip() for token in found.maps[0].keys] == ["blue", "alpha", "red", "</s>"]
+    assert 1 <= len(found.maps[1].queries) <= 7
+
+
+@pytest.mark.filterwarnings("ignore")  # what PEFT's types say of themselves
+@pytest.mark.parametrize(
+    ("method", "places"),
+    [
+        ("prompt_tuning", {"encoder": (4, 4), "decoder": (0, 0), "cross": (0, 4)}),
+        ("p_tuning", {"encoder": (4, 4), "decoder": (0, 0), "cross": (0, 4)}),
+        ("prefix_tuning", {"encoder": (0, 0), "decoder": (0, 4), "cross": (0, 0)}),
+    ],
+)
+def test_virtual_tokens_of_an_encoder_decoder(
+    method: str, places: dict[str, tuple[int, int]], make_recipe: Callable[..., Recipe]
+) -> None:
+    options = {"name": method, "num_virtual_tokens": 4}
+    run = hftune.train(make_recipe("text2text-generation", QUICK, method=options))
+    found = hftune.explain(run.path, "alpha red one", generate=3)
+    for one in found.maps:
+        virtual = [
+            [token.segment for token in tokens].count("virtual")
+            for tokens in (one.queries, one.keys)
+        ]
+        assert tuple(virtual) == places[one.kind]
+        assert one.weights.shape[-2:] == (len(one.queries), len(one.keys))
+        np.testing.assert_allclose(one.weights.sum(-1), 1, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")  # what PEFT's types say of themselves
@@ -206,6 +336,11 @@ def test_the_model_folder_stays_clean(
         ("chat", ["--text", "a", "--generate", "512"], "--generate: 512 tokens leave no room"),
         ("chat", ["--text", "a", "--generate", "256"], "--generate: 256 tokens leave no room"),
         ("classifier", ["--text", "a", "--output", "{file}"], "is a file; a folder is needed"),
+        ("tagger", ["--text", "a", "--text-pair", "b"], "--text-pair: a tagger reads one text"),
+        ("tagger", ["--text", "a", "--generate", "2"], "--generate: a tagger generates nothing"),
+        ("seq2seq", ["--text", "a", "--raw"], "--raw: an encoder-decoder reads its text as it is"),
+        ("seq2seq", ["--text", "a", "--generate", "0"], "reads what it writes; give 1 or more"),
+        ("seq2seq", ["--text", "a", "--text-pair", "b"], "an encoder-decoder reads one text"),
     ],
 )
 def test_mistakes_are_named(

@@ -61,6 +61,19 @@ def test_a_map_need_not_be_square(tmp_path: Path) -> None:
     assert imread(tmp_path / "grid.png").std() > 0
 
 
+def test_a_short_answer_to_a_long_text_is_not_a_line(tmp_path: Path) -> None:
+    """Each side is magnified, or reduced, by itself: two rows of 200 columns."""
+    weights = random_weights(1, 1, 2, 200)
+    _, png = draw_attention_grid(weights, [0], "text", tmp_path / "grid")
+    picture = imread(png)
+    row, column = round(ABOVE * DPI) + 4, round(LEFT * DPI) + 4
+    for q, pair in [(0, 0), (0, 99), (1, 40)]:
+        largest = weights[0, 0, q, 2 * pair : 2 * pair + 2].max()
+        for pixel in (0, 15):  # 16 of 32 to each row
+            found = picture[row + 16 * q + pixel, column + pair][:3]
+            np.testing.assert_allclose(found, colour(largest, weights.max()), atol=0.02)
+
+
 def test_many_heads_stay_small(tmp_path: Path) -> None:
     weights = random_weights(30, 9, 256, 256)
     files = draw_attention_grid(weights, list(range(30)), "text", tmp_path / "grid")

@@ -283,3 +283,103 @@ def test_maps_that_are_not_square_work_in_a_browser(tmp_path: Path) -> None:
     assert seen["cross"] == [
         "Cross attention, layer 1, mean over heads", "z attends to", "one is attended to by",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_an_encoder_decoder_opens_where_to_look_first(tmp_path: Path) -> None:
+    """At the cross attention, each row named by what is read and what is written there."""
+    whole = record(tokens_of(" one", " two", "[E]"))
+    (encoder,) = whole["maps"]
+    answer = tokens_of("[P]", " uno", segments="gg")
+    for token, following in zip(answer, [" uno", " dos"], strict=True):
+        token["output"] = following
+    encoder["kind"] = "encoder"
+    decoder = {**encoder, "kind": "decoder", "causal": True, "queries": answer, "keys": answer}
+    decoder["weights"] = np.tile(np.array([[1, 0], [0.5, 0.5]], np.float32), (2, 3, 1, 1))
+    cross = {**encoder, "kind": "cross", "queries": answer}
+    cross["weights"] = encoder["weights"][:, :, :2]
+    whole["maps"] += [decoder, cross]
+    whole["prediction"] = {"kind": "text", "scores": [{"name": "uno dos", "probability": None}]}
+    whole["look_first"]["kind"] = "cross"
+    visit = """<script>(async () => {
+      const seen = {}, text = (id) => document.getElementById(id).textContent;
+      const all = (query) => [...document.querySelectorAll(query)];
+      const wait = () => new Promise((done) => setTimeout(done, 20));
+      while (!document.documentElement.dataset.ready) await wait();
+      seen.start = text("chosen");
+      seen.maps = all("#map option").map((option) => option.textContent);
+      seen.prediction = text("prediction");
+      const token = all("#to-text .token")[1];
+      token.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+      seen.row = text("from-title");
+      seen.top = text("readout");
+      seen.back = all("#to-top li").map((row) => row.children[0].textContent).sort();
+      const map = document.getElementById("map");
+      map.value = 1;
+      map.dispatchEvent(new Event("change"));
+      seen.decoder = [text("chosen"), text("from-title")];
+      document.getElementById("look-first").click();
+      seen.first = text("chosen");
+      document.body.append(Object.assign(document.createElement("pre"),
+        { id: "seen", textContent: JSON.stringify(seen) }));
+    })();</script>"""
+    path = tmp_path / "attention.html"
+    path.write_text(attention_page(whole).replace("</body>", visit + "</body>"), "utf-8")
+    dom, console = browse(path)
+    assert console == []
+    seen = seen_in(dom)
+    assert seen["start"] == seen["first"] == "Cross attention, layer 1, head 2"
+    assert seen["maps"] == [
+        "encoder: text to text", "decoder: answer to answer", "cross: answer to text",
+    ]  # fmt: skip
+    assert seen["prediction"] == "Written textuno dos"
+    assert seen["row"] == "uno, where dos is written, attends to"
+    assert seen["top"].startswith("“uno → dos” attends most to “")
+    assert seen["back"] == ["[P] → uno", "uno → dos"]
+    assert seen["decoder"][0] == "Decoder attention, layer 1, mean over heads"
+    assert seen["decoder"][1] == "uno, where dos is written, attends to"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("entities", [False, True])
+def test_a_taggers_words_show_their_tags(entities: bool, tmp_path: Path) -> None:
+    tokens = tokens_of("[CLS]", " new", " york", " is")
+    for token, tag in zip(tokens, [None, "B-city", "I-city", "O"], strict=True):
+        token["output"] = tag
+    whole = record(tokens)
+    scores = [
+        ("new", "B-city", 0.9),
+        ("york", "I-city", 0.8),
+        ("is", "O", 1.0),
+        ("lost", None, None),
+    ]
+    whole["prediction"] = {
+        "kind": "tags",
+        "scores": [{"word": w, "name": n, "probability": p} for w, n, p in scores],
+    }
+    if entities:
+        found = {"text": "new york", "entity": "city", "score": 0.85}
+        whole["prediction"]["entities"] = [found]
+    visit = """<script>(async () => {
+      const wait = () => new Promise((done) => setTimeout(done, 20));
+      while (!document.documentElement.dataset.ready) await wait();
+      const texts = (query) => [...document.querySelectorAll(query)].map((one) => one.textContent);
+      const seen = { tokens: texts("#from-text .token"), rows: texts("#prediction li"),
+        title: texts("#from-title") };
+      document.body.append(Object.assign(document.createElement("pre"),
+        { id: "seen", textContent: JSON.stringify(seen) }));
+    })();</script>"""
+    path = tmp_path / "attention.html"
+    path.write_text(attention_page(whole).replace("</body>", visit + "</body>"), "utf-8")
+    dom, console = browse(path)
+    assert console == []
+    seen = seen_in(dom)
+    assert seen["tokens"] == ["[CLS]", "newB-city", "yorkI-city", "is"]
+    assert seen["title"] == ["york attends to"]
+    assert seen["rows"] == (
+        ["new york → city85 %"]
+        if entities
+        else ["new → B-city90 %", "york → I-city80 %", "is → O100 %"]
+    )

@@ -2,6 +2,7 @@
 """Encoder-decoders: labels, losses, written texts and what is refused before any weight."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,20 @@ def test_a_decoder_writes_at_evaluation(make_recipe: Callable[..., Recipe]) -> N
         assert line["prediction"] == answer["prediction"]
         assert line["reference"] == row["messages"][1]["content"]
         assert row["messages"][0]["content"] in line["source"]
+
+
+@pytest.mark.slow
+def test_a_small_model_learns_a_rule(make_recipe: Callable[..., Recipe]) -> None:
+    """The whole path from rows to judged texts: new texts are written without their first word."""
+    words, draw = ["red", "green", "blue", "one", "two", "three"], random.Random(0)
+    texts = {" ".join(draw.choices(words, k=draw.randint(2, 5))) for _ in range(1500)}
+    rows = [{"text": text, "target": text.partition(" ")[2]} for text in sorted(texts)]
+    draw.shuffle(rows)
+    training = {"max_steps": 500, "learning_rate": 5e-3, "per_device_train_batch_size": 32,
+                "eval_strategy": "no", "save_strategy": "no", "logging_steps": 100}  # fmt: skip
+    run = hftune.train(
+        make_recipe(TASK, training),
+        train_dataset=Dataset.from_list(rows[100:]),
+        eval_dataset=Dataset.from_list(rows[:100]),
+    )
+    assert run.metrics["eval_exact_match"] > 0.9

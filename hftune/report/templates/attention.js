@@ -6,6 +6,12 @@ const TOP = 6;
 const THUMB = 48;
 const FULL_BAR = 0.05; // the least share that fills a bar, so that next to nothing looks like it
 const LABEL_FONT = "ui-monospace, monospace";
+const KINDS = {
+  encoder: "encoder: text to text",
+  decoder: "decoder: answer to answer",
+  cross: "cross: answer to text",
+};
+const OUTSIDE = "O"; // the tag of words that are part of nothing
 const RAMPS = {
   light: {
     from: ["#ffffff", "#cde2fb", "#6da7ec", "#2a78d6", "#104281", "#0a2547"],
@@ -82,14 +88,23 @@ const inkOn = (rgb) => (luminance(rgb) > 0.179 ? "#141413" : "#ffffff");
 
 /* Words */
 
-function label(token) {
-  const text = token.text.replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");
-  return text.trim() || "\u2423".repeat(Math.max(text.length, 1));
+function readable(text) {
+  const marked = text.replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5");
+  return marked.trim() || "\u2423".repeat(Math.max(marked.length, 1));
 }
 
-function quoted(token) {
+const label = (token) => readable(token.text);
+const writes = (token) => token.output != null && token.segment === "generated";
+const tag = (token) => (token.output === OUTSIDE || writes(token) ? null : token.output);
+
+// What a row stands for: a decoder's token is read, and the next one written there.
+function stepOf(token, cut = (text) => text) {
+  return writes(token) ? `${cut(label(token))} \u2192 ${cut(readable(token.output))}` : cut(label(token));
+}
+
+function quoted(text) {
   const element = document.createElement("q");
-  element.textContent = label(token);
+  element.textContent = text;
   return element;
 }
 
@@ -116,47 +131,58 @@ function bars(list, rows, top) {
 
 function writeFacts() {
   const map = maps[0], plural = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
-  byId("facts").textContent = [
-    data.model, data.task, plural(map.layers.length, "layer"), plural(map.heads, "head"),
-    plural(map.K, "token"), ...data.remarks,
-  ].join(" \u00b7 ");
-  const box = byId("prediction"), title = document.createElement("h2"), list = document.createElement("ol");
-  const prediction = data.prediction;
-  if (prediction.kind === "number") {
-    title.textContent = `Predicted number: ${prediction.scores[0].name}`;
-    box.replaceChildren(title);
-    return;
+  const size = (one) => `${plural(one.layers.length, "layer")}, ${plural(one.heads, "head")}`;
+  const parts = maps.length > 1
+    ? maps.map((one) => `${one.kind} ${size(one)}, ${one.Q} \u00d7 ${one.K} tokens`)
+    : [plural(map.layers.length, "layer"), plural(map.heads, "head"), plural(map.K, "token")];
+  byId("facts").textContent = [data.model, data.task, ...parts, ...data.remarks].join(" \u00b7 ");
+  writePrediction(byId("prediction"), data.prediction);
+}
+
+function writePrediction(box, { kind, scores, entities }) {
+  const element = (name, textContent) => Object.assign(document.createElement(name), { textContent });
+  if (kind === "number") return box.replaceChildren(element("h2", `Predicted number: ${scores[0].name}`));
+  if (kind === "text") {
+    return box.replaceChildren(element("h2", "Written text"), element("p", scores[0].name || "(empty)"));
   }
-  title.textContent = prediction.kind === "label" ? "Predicted label" : "Most likely next token";
+  const titles = { label: "Predicted label", next_token: "Most likely next token", tags: "Predicted tags" };
+  const list = element("ol", ""), rows = kind === "tags" ? tagRows(scores, entities)
+    : scores.map(({ name, probability }) => [readable(name), probability]);
   list.className = "bars";
-  const best = prediction.scores.slice(0, TOP);
-  bars(list, best.map(({ name, probability }) => [label({ text: name }), probability]), 1);
-  box.replaceChildren(title, list);
-  if (prediction.kind === "label" && prediction.scores.length > TOP) {
-    const more = document.createElement("p");
-    more.className = "note";
-    more.textContent = `and ${prediction.scores.length - TOP} labels more`;
-    box.append(more);
-  }
+  bars(list, rows.slice(0, TOP), 1);
+  box.replaceChildren(element("h2", titles[kind]), list);
+  const note = kind !== "next_token" && rows.length > TOP ? `and ${rows.length - TOP} more`
+    : rows.length ? "" : "no entity";
+  if (note) box.append(Object.assign(element("p", note), { className: "note" }));
+}
+
+function tagRows(scores, entities) {
+  if (entities) return entities.map(({ text, entity, score }) => [`${text} \u2192 ${entity}`, score]);
+  const tagged = scores.filter(({ name }) => name !== null);
+  return tagged.map(({ word, name, probability }) => [`${word} \u2192 ${name}`, probability]);
 }
 
 function writeHint() {
   const found = data.look_first, button = byId("look-first");
   if (!found) return;
+  const at = lookedAt();
   button.hidden = false;
-  button.textContent = `layer ${found.layer}, head ${found.head}`;
+  button.textContent = `${maps.length > 1 ? `${maps[at].kind} attention, ` : ""}layer ${found.layer}, head ${found.head}`;
   button.after(`: there a token gives ${percent(found.share)} of its attention to one other, on average.`);
   button.before("Look first at ");
   button.addEventListener("click", () => {
-    if (state.map !== 0) openMap(0);
-    choose({ layer: maps[0].layers.indexOf(found.layer), head: found.head });
+    if (state.map !== at) openMap(at);
+    choose({ layer: maps[at].layers.indexOf(found.layer), head: found.head });
   });
 }
+
+const lookedAt = () => Math.max(0, maps.findIndex(({ kind }) => kind === data.look_first?.kind));
 
 function fillChoices() {
   const map = maps[state.map];
   const option = (value, text) => new Option(text, value);
-  byId("map").replaceChildren(...maps.map((one, i) => option(i, one.kind)));
+  byId("map").replaceChildren(...maps.map((one, i) => option(i, KINDS[one.kind] ?? one.kind)));
+  byId("map").value = state.map;
   byId("map-label").hidden = maps.length < 2;
   byId("layer").replaceChildren(...map.layers.map((number, i) => option(i, number)));
   byId("head").replaceChildren(option(MEAN, "mean over heads"),
@@ -238,6 +264,9 @@ function buildText(box, tokens, axis) {
     button.classList.toggle("special", token.special);
     button.classList.toggle("virtual", token.segment === "virtual");
     button.textContent = label(token);
+    if (tag(token)) {
+      button.append(Object.assign(document.createElement("span"), { className: "tag", textContent: tag(token) }));
+    }
     Object.assign(button.dataset, { axis, index: i });
     parts.push(button);
     if (token.text.includes("\n")) parts.push(document.createElement("br"));
@@ -262,7 +291,8 @@ function paintText(box, tokens, current, weightOf, colour) {
     .sort((a, b) => b[0] - a[0]).slice(0, TOP);
   const hidden = weights.reduce((sum, weight, i) => sum + (state.hide && tokens[i].special ? weight : 0), 0);
   const longest = Math.max(FULL_BAR, ...order.map(([weight]) => weight));
-  return { rows: order.map(([weight, i]) => [label(tokens[i]), weight]), hidden, longest };
+  const name = box.id === "to-text" ? stepOf : label;
+  return { rows: order.map(([weight, i]) => [name(tokens[i]), weight]), hidden, longest };
 }
 
 function paintFlows() {
@@ -271,8 +301,10 @@ function paintFlows() {
   const column = (i) => shown.weights[i * map.K + k];
   const from = paintText(byId("from-text"), map.keys, map.square ? k : -1, row, colours.from);
   const to = paintText(byId("to-text"), map.queries, map.square ? q : -1, column, colours.to);
-  say(byId("from-title"), quoted(q < 0 ? map.keys[k] : map.queries[q]), " attends to");
-  say(byId("to-title"), quoted(map.keys[k]), " is attended to by");
+  const reader = q < 0 ? map.keys[k] : map.queries[q];
+  const written = q >= 0 && writes(reader) ? [", where ", quoted(readable(reader.output)), " is written,"] : [];
+  say(byId("from-title"), quoted(label(reader)), ...written, " attends to");
+  say(byId("to-title"), quoted(label(map.keys[k])), " is attended to by");
   bars(byId("from-top"), from.rows, from.longest);
   bars(byId("to-top"), to.rows, to.longest);
   byId("from-hidden").textContent = q < 0
@@ -286,7 +318,7 @@ function paintFlows() {
 function summary(map, rows) {
   if (state.q < 0 || !rows.length) return "";
   const [name, share] = rows[0];
-  return `\u201c${label(map.queries[state.q])}\u201d attends most to \u201c${name}\u201d: ${percent(share)}`;
+  return `\u201c${stepOf(map.queries[state.q])}\u201d attends most to \u201c${name}\u201d: ${percent(share)}`;
 }
 
 function writeHabits() {
@@ -321,9 +353,9 @@ function layOutMatrix() {
   let cell = Math.max(3, Math.min(24, Math.floor((room - 110) / columns.length)));
   const named = cell >= 9, font = `${Math.min(12, cell - 1)}px ${LABEL_FONT}`;
   pen.font = font;
-  const longest = (tokens, which) => Math.max(...which.map((i) => pen.measureText(clip(label(tokens[i]))).width));
-  const left = named ? Math.ceil(longest(map.queries, rows)) + 8 : 8;
-  const above = named ? Math.ceil(longest(map.keys, columns)) + 8 : 8;
+  const longest = (tokens, which, name) => Math.max(...which.map((i) => pen.measureText(name(tokens[i])).width));
+  const left = named ? Math.ceil(longest(map.queries, rows, rowName)) + 8 : 8;
+  const above = named ? Math.ceil(longest(map.keys, columns, columnName)) + 8 : 8;
   if (!named) cell = Math.max(3, Math.min(8, Math.floor((room - left - 12) / more)));
   shown = { ...shown, rows, columns, cell, left, above, named, font };
   const dense = window.devicePixelRatio || 1;
@@ -342,6 +374,8 @@ function layOutMatrix() {
 }
 
 const clip = (text) => (text.length > 14 ? `${text.slice(0, 13)}\u2026` : text);
+const columnName = (token) => clip(label(token));
+const rowName = (token) => stepOf(token, clip);
 
 function paintMatrix() {
   const map = maps[state.map], { rows, columns, cell, left, above, named, font } = shown;
@@ -377,17 +411,17 @@ function boundaries(pen, map, colour) {
 
 function names(pen, map, row, column, font, colour) {
   const { rows, columns, cell, left, above } = shown;
-  const write = (token, strong, hue) => {
+  const write = (token, name, strong, hue) => {
     pen.font = strong ? `bold ${font}` : font;
     pen.fillStyle = strong ? colour(hue) : colour(token.special ? "--muted" : "--ink");
-    pen.fillText(clip(label(token)), 0, 0);
+    pen.fillText(name(token), 0, 0);
   };
   pen.textBaseline = "middle";
   rows.forEach((q, i) => {
     pen.save();
     pen.textAlign = "right";
     pen.translate(left - 4, above + (i + 0.5) * cell);
-    write(map.queries[q], i === row, "--from");
+    write(map.queries[q], rowName, i === row, "--from");
     pen.restore();
   });
   columns.forEach((k, j) => {
@@ -395,7 +429,7 @@ function names(pen, map, row, column, font, colour) {
     pen.textAlign = "left";
     pen.translate(left + (j + 0.5) * cell, above - 4);
     pen.rotate(-Math.PI / 2);
-    write(map.keys[k], j === column, "--to");
+    write(map.keys[k], columnName, j === column, "--to");
     pen.restore();
   });
 }
@@ -455,7 +489,7 @@ function readPair(q, k) {
   const map = maps[state.map];
   state.pair = [q, k];
   byId("readout").textContent = q < 0 ? ""
-    : `\u201c${label(map.queries[q])}\u201d attends to \u201c${label(map.keys[k])}\u201d: ${percent(shown.weights[q * map.K + k])}`;
+    : `\u201c${stepOf(map.queries[q])}\u201d attends to \u201c${label(map.keys[k])}\u201d: ${percent(shown.weights[q * map.K + k])}`;
 }
 
 function over(button) {
@@ -583,7 +617,7 @@ function paintScheme() {
 
 function openMap(index) {
   const map = maps[index];
-  const found = index === 0 && data.look_first;
+  const found = index === lookedAt() && data.look_first;
   const layer = found ? map.layers.indexOf(found.layer) : map.layers.length - 1;
   Object.assign(state, { map: index, layer, head: found ? found.head : MEAN, kept: false, pair: null });
   // A decoder's last token says what comes next; elsewhere one in the middle shows most.
@@ -603,7 +637,7 @@ async function start() {
   writeFacts();
   writeHint();
   listen();
-  openMap(0);
+  openMap(lookedAt());
   document.documentElement.dataset.ready = "true";
 }
 
