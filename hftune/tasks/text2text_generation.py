@@ -23,7 +23,9 @@ from transformers import (
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.surgery import num_positions
+from hftune.data.arrow import codes, column_array
 from hftune.data.columns import GROUP, Role
+from hftune.data.same import column_keys
 from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import Encoded
 from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, texts_of, unknown_token_id
@@ -92,8 +94,8 @@ class Text2TextGeneration(GenerationTask):
 
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal texts together, and groups; see :class:`Task`."""
-        groups = [list(rows["group"])] if "group" in rows.column_names else []
-        return joined_keys(list(rows["text"]), *groups), None
+        groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
+        return joined_keys(column_keys(rows, "text"), *groups), None
 
     def configure(
         self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
