@@ -8,6 +8,7 @@ shapes stay ``prompt`` and ``completion``, or ``text``.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import pyarrow as pa
@@ -126,11 +127,15 @@ def select_shape(
         texts(rows, columns["output"])
     column = columns.get("messages", columns.get("prompt"))
     tables = []
-    for start, cells in _batches(rows, columns):
+    for start, arrays in _batches(rows, columns):
+        cells = {role: array.to_pylist() for role, array in arrays.items()}
         if shape == "messages" and any(map(is_sharegpt, cells["messages"])):
             said = "sharegpt"
+        made: dict[str, Any] = _conversations(shape, cells, columns, start, system_prompt)
+        if shape == "messages" and all(map(is_, made["messages"], cells["messages"])):
+            made["messages"] = arrays["messages"]  # nothing to copy: they may lie on the disk
         try:
-            tables.append(pa.table(_conversations(shape, cells, columns, start, system_prompt)))
+            tables.append(pa.table(made))
         except MISMATCH as error:
             raise _not_alike(column, error) from error
     try:
@@ -187,12 +192,12 @@ def _conversations(
 
 def _batches(
     rows: Dataset, columns: Mapping[str, str]
-) -> Iterator[tuple[int, dict[str, list[Any]]]]:
-    """Yield the number of the first row of each batch, and its cells by role."""
+) -> Iterator[tuple[int, dict[str, pa.Array]]]:
+    """Yield the number of the first row of each batch, and its columns by role."""
     roles = [role for role in columns if role != "group"]
     start = 1
     for arrays in zip(*(column_batches(rows, columns[role]) for role in roles), strict=True):
-        yield start, {r: array.to_pylist() for r, array in zip(roles, arrays, strict=True)}
+        yield start, dict(zip(roles, arrays, strict=True))
         start += len(arrays[0])
 
 
