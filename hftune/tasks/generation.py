@@ -199,22 +199,6 @@ def _without(ids: NDArray[Any], marks: Collection[int]) -> list[list[int]]:
     return [[int(token) for token in row if token not in marks] for row in ids]
 
 
-def texts_of(values: list[Any], column: str) -> list[str]:
-    """Return a column of texts.
-
-    Raises:
-        HftuneError: A row is missing or no text, or all are empty.
-    """
-    wrong = [i for i, value in enumerate(values) if not isinstance(value, str)]
-    if wrong:
-        raise HftuneError(
-            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
-        )
-    if not any(value.strip() for value in values):
-        raise HftuneError(f"column {column!r}: all {len(values)} texts are empty")
-    return values
-
-
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
     try:
         GenerationConfig(**options).validate()
