@@ -13,9 +13,11 @@ from transformers.trainer_pt_utils import nested_concat, nested_numpify
 
 from hftune.core.console import console, say, warn
 from hftune.core.files import atomic_write_json
+from hftune.data.arrow import column_array, lengths, picked
 from hftune.data.load import load_part
 from hftune.metrics.external import Metric
 from hftune.report.summary import print_metrics
+from hftune.training.encode import encode_part
 from hftune.training.run import Run, load
 
 
@@ -52,23 +54,23 @@ def evaluate(
     columns = task.columns(given.column_names, _present(facts.columns, given))
     rows = task.select(given, columns)
     task.check(rows, "given")
-    encoded = task.encode(rows, run.tokenizer, facts.max_length)
+    encoded = encode_part(task, rows, run.tokenizer, facts.max_length)
     if encoded.cut:
         warn(f"{encoded.cut} of {len(given)} rows were longer than {facts.max_length} tokens")
 
-    order = np.argsort([-len(ids) for ids in encoded.rows["input_ids"]], kind="stable")
+    order = np.argsort(-lengths(column_array(encoded.rows, "input_ids")), kind="stable")
     batches = DataLoader(
-        encoded.rows.select(order),
+        picked(encoded.rows, order),
         batch_size=batch_size,
         collate_fn=task.collator(run.tokenizer, run.model),
     )
-    kept: Any = None
+    steps: list[Any] = []
     run.model.eval()
     with torch.inference_mode():
         for batch in track(batches, "evaluating", console=console(), transient=True):
             on_device = {key: value.to(run.model.device) for key, value in batch.items()}
-            step = nested_numpify(task.evaluation_step(run.model, on_device))
-            kept = step if kept is None else nested_concat(kept, step)
+            steps.append(nested_numpify(task.evaluation_step(run.model, on_device)))
+    kept = _together(steps)
     figures: dict[str, Any] = {
         f"eval_{name}": value for name, value in task.all_metrics(kept).items()
     }
@@ -80,6 +82,14 @@ def evaluate(
         atomic_write_json(output, figures)
         say(f"metrics: {output}")
     return figures
+
+
+def _together(steps: list[Any]) -> Any:
+    """What all batches kept; put together in pairs, so that nothing is copied for each batch."""
+    while len(steps) > 1:
+        pairs = [nested_concat(*steps[i : i + 2]) for i in range(0, len(steps) - 1, 2)]
+        steps = pairs + steps[2 * len(pairs) :]
+    return steps[0]
 
 
 def _present(columns: dict[str, str], rows: Dataset) -> dict[str, str]:

@@ -2,16 +2,24 @@
 """``hftune predict``: a file in, a file out, with labels and scores or with generated text."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import IO, Any
 
+import pyarrow as pa
 from datasets import Dataset
 
-from hftune.core.console import say
+from hftune.core.console import console, say, warn
 from hftune.core.errors import HftuneError
-from hftune.core.files import atomic_write
+from hftune.data.arrow import as_dataset, column_array, joined
 from hftune.data.load import load_part
 from hftune.tasks.contract import PredictArguments
 from hftune.training.run import Run, load
+
+#: Rows predicted and written at once; they are sorted by length, so that little is padding.
+CHUNK = 10_000
 
 
 def predict(
@@ -27,7 +35,8 @@ def predict(
     Args:
         run: The run, or its folder.
         data: Rows, or where they are; labels are not needed.
-        output: Write the rows here as jsonl, each with its prediction.
+        output: Write the rows here as jsonl, each with its prediction. Until all are there, they
+            stand in a file beside it whose name ends in ``.partial``.
         batch_size: Rows a batch.
         max_new_tokens: Length of a generated text.
 
@@ -38,6 +47,8 @@ def predict(
     Raises:
         HftuneError: The rows lack a column that the task needs.
     """
+    from rich.progress import track
+
     run = load(run) if not isinstance(run, Run) else run
     if output is not None and output.suffix != ".jsonl":
         raise HftuneError(f"{output}: predictions are written as .jsonl")
@@ -46,17 +57,55 @@ def predict(
     known = {r: c for r, c in facts.columns.items() if c in rows.column_names}
     selected = task.select(rows, task.columns(rows.column_names, known, answers=False))
     run.model.eval()
-    answers = task.predict(
-        run.model,
-        run.tokenizer,
-        selected,
-        PredictArguments(
-            max_length=facts.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
-        ),
+    how = PredictArguments(
+        max_length=facts.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
-    merged = [{**row, **answer} for row, answer in zip(rows, answers, strict=True)]
+    starts = range(0, len(rows), CHUNK)
+    answered: list[pa.Table] = []
+    with nullcontext() if output is None else _growing(output) as file:
+        for start in track(
+            starts, "all rows", console=console(), transient=True, disable=len(starts) < 2
+        ):
+            here = range(start, min(start + CHUNK, len(rows)))
+            answers = task.predict(
+                run.model,
+                run.tokenizer,
+                selected.select(here),
+                how,
+            )
+            answered.append(pa.Table.from_pylist(answers))
+            if file is not None:
+                _write(file, rows.select(here), answers)
     if output is not None:
-        lines = (json.dumps(row, ensure_ascii=False, default=str) for row in merged)
-        atomic_write(output, "".join(f"{line}\n" for line in lines))
-        say(f"predictions: {output} ({len(merged)} rows)")
-    return Dataset.from_list(merged)
+        say(f"predictions: {output} ({len(rows)} rows)")
+    return _merged(rows, joined(answered))
+
+
+@contextmanager
+def _growing(path: Path) -> Iterator[IO[str]]:
+    """Open a file that has its name once it is whole; what was written before a crash stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        try:
+            yield file
+        except BaseException:
+            if file.tell():
+                warn(f"stopped; the rows that were predicted stand in {partial}")
+            else:
+                partial.unlink()
+            raise
+    partial.replace(path)
+
+
+def _write(file: IO[str], rows: Dataset, answers: list[dict[str, Any]]) -> None:
+    for row, answer in zip(rows, answers, strict=True):
+        file.write(json.dumps({**row, **answer}, ensure_ascii=False, default=str) + "\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _merged(rows: Dataset, answered: pa.Table) -> Dataset:
+    """The rows, still where they lie, with the answers beside them."""
+    given = {name: column_array(rows, name) for name in rows.column_names}
+    return as_dataset(given | {name: answered[name] for name in answered.column_names})

@@ -6,12 +6,13 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
+from datasets.table import InMemoryTable
 from numpy.typing import NDArray
 
 BATCH = 10_000
@@ -91,23 +92,37 @@ def as_dataset(columns: Mapping[str, pa.ChunkedArray]) -> Dataset:
 
 def column_array(rows: Dataset, name: str) -> pa.ChunkedArray:
     """Return one column; without a copy where the rows have not been picked from others."""
+    if rows._indices is None:
+        return rows.data.column(name)
     return pa.chunked_array(column_batches(rows, name), rows.data.schema.field(name).type)
 
 
 def column_batches(rows: Dataset, name: str) -> Iterator[pa.Array]:
-    """Yield one column as arrays of at most ``BATCH`` values."""
+    """Yield one column as arrays of ``BATCH`` values, the last of what is left."""
     column = rows.data.column(name)
     if rows._indices is None:
-        for chunk in column.chunks:
-            for start in range(0, len(chunk), BATCH):
-                yield chunk.slice(start, BATCH)
+        for start in range(0, len(column), BATCH):
+            chunks = column.slice(start, BATCH).chunks
+            yield chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
     else:  # datasets itself would slice row by row
-        picked = rows._indices.column(0)
-        for start in range(0, len(picked), BATCH):
-            places = picked.slice(start, BATCH).to_numpy()
-            low, high = int(places.min()), int(places.max())
-            near = column.slice(low, high - low + 1)  # take would look at all other chunks, too
-            yield pa.concat_arrays(near.take(pa.array(places - low)).chunks)
+        places = rows._indices.column(0)
+        for start in range(0, len(places), BATCH):
+            yield _taken(column, places.slice(start, BATCH).to_numpy().astype(np.int64))
+
+
+def picked(rows: Dataset, order: NDArray[np.int64]) -> Dataset:
+    """Return some of the rows; ``Dataset.select`` would look at each index in Python."""
+    if rows._indices is not None:
+        order = rows._indices.column(0).take(pa.array(order)).to_numpy()
+    places = InMemoryTable(pa.table({"indices": pa.array(order.astype(np.uint64))}))
+    return Dataset(
+        rows.data, rows.info.copy(), rows.split, places, fingerprint=secrets.token_hex(8)
+    )
+
+
+def lengths(lists: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return how many items each list of a column has."""
+    return np.asarray(pc.list_value_length(lists), dtype=np.int64)
 
 
 def codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[object]]:
@@ -122,20 +137,23 @@ def codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[object]]:
     return numbers.astype(np.int64), encoded.dictionary.to_pylist()
 
 
-def hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
-    """Return 64 bits a text, the same in every process; two texts in 10**19 share theirs."""
-    digests = (blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
-
-
-def column_hashes(rows: Dataset, name: str) -> NDArray[np.uint64]:
-    """Return :func:`hashes` of a column of texts."""
-    return np.concatenate([hashes(batch.to_pylist()) for batch in column_batches(rows, name)])
-
-
-def pair_hashes(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return 64 bits a pair of hashes; the order of the two counts."""
-    return first * np.uint64(0x9E3779B97F4A7C15) + second
+def _taken(column: pa.ChunkedArray, places: NDArray[np.int64]) -> pa.Array:
+    """Values by their places, chunk by chunk: ``ChunkedArray.take`` would first copy them all."""
+    order = np.argsort(places, kind="stable")
+    ends = np.cumsum([len(chunk) for chunk in column.chunks])
+    cuts = np.searchsorted(places[order], ends)
+    starts = np.concatenate([[0], cuts[:-1]])
+    pieces = [
+        chunk.take(pa.array(places[order[start:cut]] - (end - len(chunk))))
+        for chunk, end, start, cut in zip(column.chunks, ends, starts, cuts, strict=True)
+        if cut > start
+    ]
+    sorted_values = pa.concat_arrays(pieces)
+    if (np.diff(order) == 1).all():
+        return sorted_values
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return sorted_values.take(pa.array(back))
 
 
 def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -80,7 +80,9 @@ def folder_files(folder: Path) -> list[Path]:
     strange = [file.name for file in files if not is_known(file)]
     if not files:
         inside = [item.name for item in items if item.is_dir()]
-        hint = f"folders in it: {', '.join(inside[:8])}; name one, or a glob" if inside else None
+        hint = (
+            f"folders in it: {', '.join(inside[:8])}; name one, or a glob" if inside else _kinds()
+        )
         raise HftuneError(f"{folder}: no file with rows in the folder", hint=hint)
     kinds = sorted({kind_of(file) for file in files})
     if strange or len(kinds) > 1:
@@ -172,7 +174,9 @@ def _check_agreement(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> Non
     for file, schema in zip(files[1:], schemas[1:], strict=True):
         if sorted(schema.names) != sorted(expected.names):
             raise HftuneError(
-                f"{file}: columns {schema.names} differ from {expected.names} of {first}"
+                f"{file}: columns {schema.names} differ from {expected.names} of {first}",
+                hint="sources of their own may have other columns: "
+                "data.path: [{path: ..., columns: {...}}, ...]",
             )
         if wrong := clashes(expected, schema):
             types = "; ".join(
@@ -187,7 +191,11 @@ def _digest(parts: Sequence[object]) -> str:
 
 
 def _unknown() -> str:
-    return f"unknown kind of file; known: {', '.join(READERS)}, and .gz of the text kinds"
+    return f"unknown kind of file; {_kinds()}"
+
+
+def _kinds() -> str:
+    return f"known: {', '.join(READERS)}, and .gz of the text kinds"
 
 
 def _nearby(path: Path) -> str | None:

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 from hftune.core.errors import HftuneError
 from hftune.data.files import is_saved_folder, read_files, read_folder, source_files
 from hftune.data.slices import is_slice, take
+from hftune.data.stream import unreadable
 
 DEMO = "demo:docstrings"
 
@@ -125,10 +126,7 @@ def _from_hub(path: str, name: str | None, revision: str | None) -> DatasetDict:
     try:
         return datasets.load_dataset(path, name, revision=revision)
     except (OSError, ValueError) as error:
-        raise HftuneError(
-            f"{path}: no file, no folder, and not readable from the Hub: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+        raise unreadable(path, error) from error
 
 
 def _not_empty(rows: Dataset, path: object) -> Dataset:

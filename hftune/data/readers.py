@@ -88,7 +88,9 @@ def read(source: Source) -> Iterator[pa.Table]:
             rows += table.num_rows
             yield table
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise HftuneError(f"{file}: damaged gzip: {error}") from None
+        raise HftuneError(
+            f"{file}: damaged gzip: {error}", hint="copy or download the file again"
+        ) from None
     if rows == 0:
         raise HftuneError(f"{file}: no rows")
 
@@ -135,18 +137,31 @@ def _read_jsonl(source: Source) -> Iterator[pa.Table]:
 
 def _json_lines(source: Source) -> Iterator[Numbered]:
     """Yield (line, row), strictly; blank lines are none."""
-    decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode
     with source.text() as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = decode(line)
-            except (ValueError, RecursionError) as error:
-                raise HftuneError(f"{source.file}:{number}: broken json: {error}") from None
-            if not isinstance(row, dict):
-                raise HftuneError(f"{source.file}:{number}: a row is an object, not {row!r:.40}")
-            yield number, row
+            if line.strip():
+                yield number, json_row(f"{source.file}:{number}", line)
+
+
+def json_row(place: str, line: str) -> dict[str, Any]:
+    """Return the object that a line of jsonl is.
+
+    Raises:
+        HftuneError: It is broken, or none; the message begins with the place.
+    """
+    line = line.strip()
+    try:
+        row = _decode(line)
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at character {error.pos + 1}"
+        if error.pos >= len(line):
+            where = f"the line ends too soon, at character {len(line)}"
+        raise HftuneError(f"{place}: broken json: {where}") from None
+    except (ValueError, RecursionError) as error:
+        raise HftuneError(f"{place}: broken json: {error}") from None
+    if not isinstance(row, dict):
+        raise HftuneError(f"{place}: a row is an object, not {row!r:.40}")
+    return row
 
 
 def _read_json(source: Source) -> Iterator[pa.Table]:
@@ -301,3 +316,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         raise ValueError("a key stands twice")
     return row
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique_keys).decode

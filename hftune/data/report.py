@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the rows hold: duplicates, leakage between parts, lengths, scripts, labels that disagree.
 
-Two texts count as the same when they differ in white space and case alone.
+Two texts count as the same as :mod:`hftune.data.same` says.
 """
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hftune.data.arrow import codes, column_array, column_batches, hashes, pair_hashes
+from hftune.data.arrow import codes, column_array, column_batches, picked
+from hftune.data.same import folded, hashes, pair_hashes, plain
 
-TEXT_COLUMNS = ("text", "text_pair", "prompt", "completion", "messages")
+TEXT_COLUMNS = ("text", "text_pair", "prompt", "completion", "messages", "tokens")
 PERCENTILES = (50, 90, 99, 100)
 SCRIPT_SAMPLE = 10_000
 SHOWN_SCRIPTS = 5
@@ -93,11 +94,11 @@ def read_texts(rows: Dataset) -> Texts | None:
         lengths: list[NDArray[np.int32]] = []
         blank: list[NDArray[np.bool_]] = []
         for batch in column_batches(rows, name):
-            texts = [_plain(value) for value in batch.to_pylist()]
-            folded = [" ".join(text.split()).casefold() for text in texts]
-            keys.append(hashes(folded))
+            cells = batch.to_pylist()
+            texts = [plain(cell) for cell in cells]
+            keys.append(hashes(map(folded, cells)))
             lengths.append(np.fromiter(map(len, texts), np.int32))
-            blank.append(np.fromiter((not text for text in folded), bool))
+            blank.append(np.fromiter((not text or text.isspace() for text in texts), bool))
         parts.append(Texts(np.concatenate(keys), np.concatenate(lengths), np.concatenate(blank)))
     if not parts:
         return None
@@ -132,18 +133,16 @@ def conflicts(rows: Dataset, texts: Texts) -> dict[str, Any]:
     """
     if "label" not in rows.column_names:
         return {}
-    labels = column_array(rows, "label")
-    if pa.types.is_list(labels.type):
-        batches = column_batches(rows, "label")
-        labels = pa.chunked_array([[str(value) for value in b.to_pylist()] for b in batches])
-    if not pa.types.is_string(labels.type) and not pa.types.is_large_string(labels.type):
+    kind = rows.data.schema.field("label").type
+    if not any(
+        test(kind) for test in (pa.types.is_list, pa.types.is_string, pa.types.is_large_string)
+    ):
         return {}
-    numbers, names = codes(labels)
-    order = np.flatnonzero(~texts.blank)
+    order = _repeated(texts)
     if len(order) == 0:
         return {"texts": 0, "rows": 0}
-    order = order[np.argsort(texts.keys[order], kind="stable")]
-    keys, numbers = texts.keys[order], numbers[order]
+    keys = texts.keys[order]
+    numbers, names = codes(column_array(picked(rows, order), "label"))
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     lowest, highest = np.minimum.reduceat(numbers, starts), np.maximum.reduceat(numbers, starts)
     sizes = np.diff(starts, append=len(keys))
@@ -153,10 +152,19 @@ def conflicts(rows: Dataset, texts: Texts) -> dict[str, Any]:
         first = wrong[np.argmin(order[starts[wrong]])]
         mine = slice(starts[first], starts[first] + sizes[first])
         row = rows[int(order[mine][0])]
-        text = " | ".join(_plain(row[name]) for name in TEXT_COLUMNS if name in row)
+        text = " | ".join(plain(row[name]) for name in TEXT_COLUMNS if name in row)
         labels_here = [names[number] for number in dict.fromkeys(numbers[mine].tolist())]
         found["example"] = {"text": text[:SHOWN_TEXT], "labels": labels_here}
     return found
+
+
+def _repeated(texts: Texts) -> NDArray[np.int64]:
+    """The rows whose text stands in another row, too, equal texts side by side."""
+    order = np.flatnonzero(~texts.blank)
+    order = order[np.argsort(texts.keys[order], kind="stable")]
+    keys = texts.keys[order]
+    alike = keys[1:] == keys[:-1]
+    return order[np.append(alike, False) | np.insert(alike, 0, False)] if len(order) else order
 
 
 def scripts(rows: Dataset, seed: int = 0) -> dict[str, float]:
@@ -167,7 +175,7 @@ def scripts(rows: Dataset, seed: int = 0) -> dict[str, float]:
     characters: Counter[str] = Counter()
     for name in (name for name in TEXT_COLUMNS if name in rows.column_names):
         for batch in column_batches(rows, name):
-            characters.update("".join(map(_plain, batch.to_pylist())))
+            characters.update("".join(map(plain, batch.to_pylist())))
     letters: Counter[str] = Counter()
     for character, count in characters.items():
         if character.isalpha():
@@ -197,19 +205,6 @@ def imbalance(counts: NDArray[np.integer[Any]]) -> float:
     """Return how many times the largest class is as large as the smallest that has rows."""
     present = counts[counts > 0]
     return round(float(present.max() / present.min()), 2) if len(present) else 1.0
-
-
-def _plain(value: Any) -> str:
-    """A cell as text: a text itself, or what the turns of a conversation say."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return "\n".join(str(turn.get("content") or "") for turn in _turns(value))
-
-
-def _turns(value: Any) -> Iterator[dict[str, Any]]:
-    yield from (turn for turn in value if isinstance(turn, dict))
 
 
 def _percentiles(lengths: NDArray[np.int32]) -> dict[str, int]:

@@ -28,14 +28,14 @@ def text_column(rows: Dataset, name: str, *, all_empty: bool = False) -> pa.Chun
     values = column_array(rows, name)
     if pa.types.is_null(values.type):
         values = values.cast(pa.string())
-    if not _is_text(values.type):
+    if not is_text(values.type):
         index = np.flatnonzero(pc.is_valid(values).to_numpy())[0]
         raise HftuneError(
             f"column {name!r}: row {index + 1} is not text but {values[int(index)].as_py()!r:.40}"
         )
     if values.null_count:
         values = pc.fill_null(values, "")
-    if not all_empty and all(pc.all(_is_blank(chunk)).as_py() for chunk in values.chunks):
+    if not all_empty and all_blank(values):
         raise HftuneError(f"column {name!r}: all {len(values)} texts are empty")
     return values
 
@@ -51,7 +51,7 @@ def label_column(rows: Dataset, name: str) -> pa.ChunkedArray:
         known = pc.if_else(pc.greater_equal(values, 0), values, None)
         values = pc.take(pa.chunked_array([pa.array(feature.names, pa.string())]), known)
     missing = pc.is_null(values, nan_is_null=True)
-    if _is_text(values.type):
+    if is_text(values.type):
         missing = pc.or_(missing, pc.fill_null(pc.equal(values, ""), fill_value=True))
     if len(places := np.flatnonzero(missing.to_numpy()) + 1):
         more = f" and {len(places) - SHOWN_ROWS} more" if len(places) > SHOWN_ROWS else ""
@@ -87,11 +87,17 @@ def blank_rows(rows: Dataset, columns: Iterable[str]) -> int:
     return found
 
 
+def all_blank(texts: pa.ChunkedArray) -> bool:
+    """Tell whether no text has a visible character."""
+    return all(pc.all(_is_blank(chunk)).as_py() for chunk in texts.chunks)
+
+
 def _is_blank(texts: pa.Array) -> pa.BooleanArray:
     return pc.equal(pc.utf8_trim_whitespace(texts), "")
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Tell whether cells of a type are texts."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 

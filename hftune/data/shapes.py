@@ -8,12 +8,16 @@ shapes stay ``prompt`` and ``completion``, or ``text``.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from hftune.core.errors import HftuneError
+from hftune.data.arrow import MISMATCH, as_dataset, column_array, column_batches, joined
+from hftune.data.chat import Message
 from hftune.data.columns import GROUP, Role, find_columns
 from hftune.data.conversations import (
     alpaca_to_messages,
@@ -23,6 +27,7 @@ from hftune.data.conversations import (
     tools_of,
     with_system_prompt,
 )
+from hftune.data.select import all_blank, is_text
 
 
 class NothingToTrainError(HftuneError):
@@ -45,6 +50,12 @@ SHAPES: dict[str, tuple[Role, ...]] = {
         TOOLS,
     ),
     "text": (Role("text", (), required=False),),
+}
+#: Shape of conversations -> what makes messages of its cells, and their roles.
+CONVERSATIONS: dict[str, tuple[Callable[..., list[Message]], tuple[str, ...]]] = {
+    "messages": (to_messages, ("messages",)),
+    "alpaca": (alpaca_to_messages, ("instruction", "input", "output")),
+    "pairs": (pair_to_messages, ("prompt", "completion")),
 }
 ROLES = (*dict.fromkeys(role for roles in SHAPES.values() for role in roles), GROUP)
 
@@ -102,68 +113,108 @@ def select_shape(
         HftuneError: A cell is not what its shape asks; the message names column and row.
     """
     shape = shape_of(columns, rows.column_names)
-    cells = {role: rows[column][:] for role, column in columns.items()}
-    group = {"group": cells["group"]} if "group" in cells else {}
     said = shape
-    if shape == "messages":
-        conversations = _each(columns["messages"], to_messages, cells["messages"])
-        said = "sharegpt" if any(map(is_sharegpt, cells["messages"])) else shape
-    elif shape == "alpaca":
-        none = [None] * len(rows)
-        parts = (cells.get(role, none) for role in ("instruction", "input", "output"))
-        conversations = _each(columns["instruction"], alpaca_to_messages, *parts)
-        if "output" in cells:
-            texts(cells["output"], columns["output"])
-    elif shape == "pairs" and any(isinstance(prompt, list) for prompt in cells["prompt"]):
-        pair = [cells[role] for role in ("prompt", "completion") if role in cells]
-        conversations = _each(columns["prompt"], pair_to_messages, *pair)
-        group["context_turns"] = [len(prompt) for prompt in cells["prompt"]]
+    if shape == "pairs" and pa.types.is_nested(rows.data.schema.field(columns["prompt"]).type):
         said = "prompt and completion, both messages"
-    else:
+    elif shape in ("pairs", "text"):
         if system_prompt is not None or "tools" in columns:
             key = "data.system_prompt" if system_prompt is not None else "data.columns: tools"
             kind = "plain text" if shape == "text" else "prompt and completion as texts"
             raise HftuneError(f"{key}: rows of {kind} are no conversations")
-        plain = {role: texts(cells[role], columns[role]) for role in cells if role != "group"}
-        return Dataset.from_dict({**plain, **group}), said
-    if system_prompt is not None and "context_turns" in group:
-        added = [1 - any(turn["role"] == "system" for turn in turns) for turns in conversations]
-        group["context_turns"] = [
-            number + more for number, more in zip(group["context_turns"], added, strict=True)
-        ]
-    conversations = [with_system_prompt(turns, system_prompt) for turns in conversations]
-    if "tools" in cells:
-        tools = _each(columns["tools"], tools_of, cells["tools"])
-        group["tools"] = ["" if tool is None else json.dumps(tool) for tool in tools]
+        roles = [role for role in columns if role != "group"]
+        return as_dataset({r: texts(rows, columns[r]) for r in roles} | _group(rows, columns)), said
+    if "output" in columns:
+        texts(rows, columns["output"])
+    column = columns.get("messages", columns.get("prompt"))
+    tables = []
+    for start, arrays in _batches(rows, columns):
+        cells = {role: array.to_pylist() for role, array in arrays.items()}
+        if shape == "messages" and any(map(is_sharegpt, cells["messages"])):
+            said = "sharegpt"
+        made: dict[str, Any] = _conversations(shape, cells, columns, start, system_prompt)
+        if shape == "messages" and all(map(is_, made["messages"], cells["messages"])):
+            made["messages"] = arrays["messages"]  # nothing to copy: they may lie on the disk
+        try:
+            tables.append(pa.table(made))
+        except MISMATCH as error:
+            raise _not_alike(column, error) from error
     try:
-        return Dataset.from_dict({"messages": conversations, **group}), said
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise HftuneError(
-            f"column {columns.get('messages', columns.get('prompt'))!r}: the messages are not "
-            f"alike: {error}",
-            hint="a field of a message must have one type in all rows",
-        ) from error
+        table = joined(tables)
+    except MISMATCH as error:
+        raise _not_alike(column, error) from error
+    return as_dataset({n: table[n] for n in table.column_names} | _group(rows, columns)), said
 
 
-def texts(values: list[Any], column: str) -> list[str]:
-    """Return the cells of a column that must be text, and not all empty.
+def texts(rows: Dataset, column: str) -> pa.ChunkedArray:
+    """Return a column that must be text in every row, and not all empty.
 
     Raises:
-        HftuneError: They are not.
+        HftuneError: It is not.
     """
-    wrong = [i for i, value in enumerate(values) if not isinstance(value, str)]
-    if wrong:
+    values = column_array(rows, column)
+    if values.null_count or not is_text(values.type):
+        place = pc.index(pc.is_null(values), True).as_py() if is_text(values.type) else 0
         raise HftuneError(
-            f"column {column!r}: row {wrong[0] + 1} is not text but {values[wrong[0]]!r:.40}"
+            f"column {column!r}: row {place + 1} is not text but {values[place].as_py()!r:.40}"
         )
-    if not any(value.strip() for value in values):
+    if all_blank(values):
         raise NothingToTrainError(f"column {column!r}: all {len(values)} texts are empty")
     return values
 
 
-def _each(column: str, convert: Callable[..., Any], *cells: Sequence[Any]) -> list[Any]:
+def _conversations(
+    shape: str,
+    cells: Mapping[str, list[Any]],
+    columns: Mapping[str, str],
+    start: int,
+    system_prompt: str | None,
+) -> dict[str, list[Any]]:
+    """Some rows of any kind of conversation in the task's columns; the first is row ``start``."""
+    convert, parts = CONVERSATIONS[shape]
+    none = [None] * len(cells[parts[0]])
+    given = [cells.get(role, none) for role in parts]
+    conversations = _each(columns[parts[0]], start, convert, *given)
+    selected: dict[str, list[Any]] = {
+        "messages": [with_system_prompt(turns, system_prompt) for turns in conversations]
+    }
+    if shape == "pairs":
+        selected["context_turns"] = [
+            len(prompt) + len(after) - len(before)
+            for prompt, before, after in zip(
+                cells["prompt"], conversations, selected["messages"], strict=True
+            )
+        ]
+    if "tools" in cells:
+        tools = _each(columns["tools"], start, tools_of, cells["tools"])
+        selected["tools"] = ["" if tool is None else json.dumps(tool) for tool in tools]
+    return selected
+
+
+def _batches(
+    rows: Dataset, columns: Mapping[str, str]
+) -> Iterator[tuple[int, dict[str, pa.Array]]]:
+    """Yield the number of the first row of each batch, and its columns by role."""
+    roles = [role for role in columns if role != "group"]
+    start = 1
+    for arrays in zip(*(column_batches(rows, columns[role]) for role in roles), strict=True):
+        yield start, dict(zip(roles, arrays, strict=True))
+        start += len(arrays[0])
+
+
+def _group(rows: Dataset, columns: Mapping[str, str]) -> dict[str, pa.ChunkedArray]:
+    return {"group": column_array(rows, columns["group"])} if "group" in columns else {}
+
+
+def _not_alike(column: str | None, error: Exception) -> HftuneError:
+    return HftuneError(
+        f"column {column!r}: the messages are not alike: {error}",
+        hint="a field of a message must have one type in all rows",
+    )
+
+
+def _each(column: str, start: int, convert: Callable[..., Any], *cells: Sequence[Any]) -> list[Any]:
     def converted() -> Iterator[Any]:
-        for number, row in enumerate(zip(*cells, strict=True), start=1):
+        for number, row in enumerate(zip(*cells, strict=True), start):
             try:
                 yield convert(*row)
             except ValueError as error:

@@ -2,7 +2,8 @@
 """Rows read one after the other, for data that do not fit: files line by line, or from the Hub."""
 
 import csv
-import json
+import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet
 from datasets import IterableDataset, IterableDatasetDict
+from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from hftune.core.errors import HftuneError, RunError
+from hftune.data.readers import Source, is_known, json_row, kind_of
 
 #: The column that tells where a row of a file stands, for messages.
 PLACE = "_place"
@@ -28,10 +31,13 @@ def stream_files(files: list[Path]) -> IterableDataset:
         HftuneError: The kind of a file is unknown.
     """
     for file in files:
-        if file.suffix not in READERS:
+        if kind_of(file) not in READERS or not is_known(file):
             raise HftuneError(
-                f"{file}: this kind of file cannot be streamed; known: {', '.join(READERS)}"
+                f"{file}: this kind of file cannot be streamed; known: {', '.join(READERS)}, "
+                "and .gz of the text kinds"
             )
+        if file.stat().st_size == 0:
+            raise HftuneError(f"{file}: the file is empty")
     names = [str(file) for file in files]
     return IterableDataset.from_generator(_rows_of, gen_kwargs={"files": names})
 
@@ -47,39 +53,56 @@ def stream_hub(path: str, name: str | None, revision: str | None) -> IterableDat
             path, name, revision=revision, streaming=True
         )
     except (OSError, ValueError) as error:
-        raise HftuneError(
-            f"{path}: no file, and not readable from the Hub: {str(error).splitlines()[0]}"
-        ) from error
+        raise unreadable(path, error) from error
     return splits
+
+
+def unreadable(path: str, error: Exception) -> HftuneError:
+    """Return the error of a path that is nothing local, and that the Hub did not give."""
+    if HF_HUB_OFFLINE and isinstance(error, ConnectionError):
+        why = "HF_HUB_OFFLINE is set and the cache does not have it"
+        hint = "unset HF_HUB_OFFLINE where the Hub can be reached, or name local files"
+    else:
+        why, hint = (
+            str(error).splitlines()[0],
+            "a Hub id is OWNER/NAME; a private one needs a login",
+        )
+    return HftuneError(
+        f"{path}: no file, no folder, and not readable from the Hub: {why}", hint=hint
+    )
 
 
 def _rows_of(files: list[str]) -> Iterator[dict[str, Any]]:
     for name in files:
         number = 0
         try:
-            for number, row in READERS[Path(name).suffix](Path(name)):
-                if not isinstance(row, dict):
-                    raise RunError(f"{name}:{number}: a row is an object, not {row!r:.40}")
+            for number, row in READERS[kind_of(Path(name))](Source(Path(name))):
                 yield {**row, PLACE: f"{name}:{number}"}
+        except HftuneError as error:
+            raise RunError(error.message, hint=error.hint) from None
         except UnicodeDecodeError as error:
             raise RunError(f"{name}: not UTF-8 after line {number}: {error.reason}") from None
-        except json.JSONDecodeError as error:
-            raise RunError(f"{name}: broken json after line {number}: {error}") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise RunError(
+                f"{name}: damaged gzip after line {number}: {error}",
+                hint="copy or download the file again",
+            ) from None
         except csv.Error as error:
             raise RunError(f"{name}: broken csv after line {number}: {error}") from None
         except pa.ArrowInvalid as error:
             raise RunError(f"{name}: broken parquet: {str(error).splitlines()[0]}") from None
 
 
-def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig") as lines:
+def _jsonl(source: Source) -> Iterator[tuple[int, Any]]:
+    with source.text() as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield number, json.loads(line)
+                yield number, json_row(f"{source.file}:{number}", line)
 
 
-def _csv(file: Path) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+def _csv(source: Source) -> Iterator[tuple[int, Any]]:
+    with source.text() as lines:
+        lines.reconfigure(newline="")
         reader = csv.reader(lines, strict=True)
         header = next(reader, [])
         for cells in reader:
@@ -88,15 +111,15 @@ def _csv(file: Path) -> Iterator[tuple[int, Any]]:
             yield reader.line_num, dict(zip(header, cells, strict=True))
 
 
-def _txt(file: Path) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig") as lines:
+def _txt(source: Source) -> Iterator[tuple[int, Any]]:
+    with source.text() as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, {"text": line.rstrip("\n")}
 
 
-def _parquet(file: Path) -> Iterator[tuple[int, Any]]:
-    with pa.parquet.ParquetFile(file) as table:
+def _parquet(source: Source) -> Iterator[tuple[int, Any]]:
+    with pa.parquet.ParquetFile(source.file) as table:
         number = 0
         for batch in table.iter_batches(ROWS_OF_PARQUET):
             for row in batch.to_pylist():

@@ -297,12 +297,10 @@ def _generation_schema(fields: dict[str, Any]) -> Schema:
 
 
 def _fingerprint() -> str:
-    """Change with the installed packages and with hftune's own tables and configs."""
-    digest = hashlib.sha256()
-    for package in ("torch", "transformers", "peft", "pydantic", "hftune"):
+    """Change with Python, the packages that are read, and any source file of hftune's own."""
+    digest = hashlib.sha256(sys.version.encode())
+    for package in ("accelerate", "torch", "transformers", "peft", "pydantic", "hftune"):
         digest.update(f"{package}=={version(package)}\n".encode())
-    root = Path(__file__).parents[1]
-    for folder in ("losses", "methods", "recipe", "tasks"):
-        for source in sorted((root / folder).rglob("*.py")):
-            digest.update(source.read_bytes())
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):  # some milliseconds
+        digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

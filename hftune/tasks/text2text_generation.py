@@ -23,7 +23,9 @@ from transformers import (
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.surgery import num_positions
+from hftune.data.arrow import as_dataset, codes, column_array
 from hftune.data.columns import GROUP, Role
+from hftune.data.same import column_keys
 from hftune.data.shapes import texts
 from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import Encoded, PredictArguments
@@ -71,11 +73,12 @@ class Text2TextGeneration(GenerationTask):
 
     def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
         """Return ``text`` and, where given, ``target`` and ``group``; see :class:`Task`."""
-        selected = {role: rows[column][:] for role, column in columns.items()}
-        for role in ("text", "target"):
-            if role in selected:
-                selected[role] = texts(selected[role], columns[role])
-        return Dataset.from_dict(selected)
+        return as_dataset(
+            {
+                role: (column_array if role == "group" else texts)(rows, column)
+                for role, column in columns.items()
+            }
+        )
 
     def learn(self, train: Dataset, validation: Dataset | None) -> None:
         """Check the rows; there is nothing else to know of them."""
@@ -93,8 +96,8 @@ class Text2TextGeneration(GenerationTask):
 
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal texts together, and groups; see :class:`Task`."""
-        groups = [list(rows["group"])] if "group" in rows.column_names else []
-        return joined_keys(list(rows["text"]), *groups), None
+        groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
+        return joined_keys(column_keys(rows, "text"), *groups), None
 
     def configure(
         self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase

@@ -19,8 +19,9 @@ from transformers import (
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
-from hftune.data.arrow import as_dataset, codes, column_array, column_hashes, pair_hashes
+from hftune.data.arrow import as_dataset, codes, column_array
 from hftune.data.columns import GROUP, Role
+from hftune.data.same import column_keys
 from hftune.data.select import text_column
 from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
@@ -189,9 +190,7 @@ class TextClassification(Task):
 
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal texts together, and groups, and the labels alike; see :class:`Task`."""
-        texts = column_hashes(rows, "text")
-        if "text_pair" in rows.column_names:
-            texts = pair_hashes(texts, column_hashes(rows, "text_pair"))
+        texts = column_keys(rows, *(n for n in ("text", "text_pair") if n in rows.column_names))
         groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
         return joined_keys(texts, *groups), self.kind.strata(rows)
 

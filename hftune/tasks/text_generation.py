@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -24,9 +25,11 @@ from transformers import (
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
+from hftune.data.arrow import codes, column_array, column_batches
 from hftune.data.blocks import joined_blocks, separate_blocks
 from hftune.data.chat import RewrittenTurnsError, Span, assistant_spans, render
 from hftune.data.conversations import without_nulls
+from hftune.data.same import column_keys, folded, hashes
 from hftune.data.shapes import ROLES, select_shape, shape_columns
 from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import Encoded, NothingTrainedError, PredictArguments
@@ -115,11 +118,14 @@ class TextGeneration(GenerationTask):
 
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal questions together, and groups; see :class:`Task`."""
-        if "messages" not in rows.column_names:
-            questions = list(rows["prompt" if "prompt" in rows.column_names else "text"])
+        if "messages" in rows.column_names:
+            batches = column_batches(rows, "messages")
+            questions = np.concatenate(
+                [hashes(folded(before_answer(row)) for row in b.to_pylist()) for b in batches]
+            )
         else:
-            questions = [json.dumps(before_answer(row)) for row in rows["messages"]]
-        groups = [list(rows["group"])] if "group" in rows.column_names else []
+            questions = column_keys(rows, "prompt" if "prompt" in rows.column_names else "text")
+        groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
         return joined_keys(questions, *groups), None
 
     def encode(

@@ -26,7 +26,9 @@ from transformers import (
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
+from hftune.data.arrow import codes, column_array
 from hftune.data.columns import GROUP, Role
+from hftune.data.same import column_keys
 from hftune.data.split import Keys, joined_keys
 from hftune.losses.contract import aligned, counted, forward
 from hftune.metrics.entities import OUTSIDE, entities, kind_of, marks_entities, scheme_of
@@ -152,15 +154,14 @@ class TokenClassification(Task):
 
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
         """Keep equal sentences together, and groups; spread the rarest kinds of tags evenly."""
-        sentences = [tuple(words) for words in rows["tokens"]]
-        groups = [list(rows["group"])] if "group" in rows.column_names else []
+        groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
         tags = rows["tags"][:]
         kinds = [{kind_of(tag) if tag[1:2] == "-" else tag for tag in row} for row in tags]
         counts = Counter(kind for row in kinds for kind in row)
         rarest: list[Hashable] = [
             min(row, key=lambda kind: (counts[kind], kind), default="") for row in kinds
         ]
-        return joined_keys(sentences, *groups), rarest
+        return joined_keys(column_keys(rows, "tokens"), *groups), rarest
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None

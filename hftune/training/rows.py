@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
+from hftune.data.arrow import picked
 from hftune.data.files import source_files
 from hftune.data.load import DEMO, load_part, load_parts
 from hftune.data.select import blank_rows
@@ -127,13 +128,13 @@ def _split(
     if size == 0:
         return rows, None
     kept, held_out = hold_out(rows, task, size, seed)
-    return rows.select(kept), rows.select(held_out)
+    return picked(rows, kept), picked(rows, held_out)
 
 
 def _sample(rows: Dataset, number: int | None, seed: int) -> Dataset:
     if number is None or number >= len(rows):
         return rows
-    return rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:number]))
+    return picked(rows, np.sort(np.random.default_rng(seed).permutation(len(rows))[:number]))
 
 
 def _sources(recipe: Recipe) -> dict[str, Any] | str:

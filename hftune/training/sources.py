@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
+from hftune.data.arrow import picked
 from hftune.data.files import source_files
 from hftune.data.load import load_part, load_parts
 from hftune.data.mixture import interleaved, shares, stacked
@@ -74,21 +76,21 @@ def read_mixture(
     rows = _grouped(stacked(parts, names))
     origins = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     chances = shares([item.weight for item in items], [len(part) for part in parts])
-    train, validation = list(range(len(rows))), None
+    train, validation = np.arange(len(rows)), None
     if given is None and data.validation is not None:
         given = load_part(data.validation, "validation")
     if given is not None:
         present = {r: c for r, c in data.columns.items() if c in given.column_names}
         validation = task.select(given, task.columns(given.column_names, present))
     elif data.validation_size:
-        train, held_out = hold_out(rows, task, data.validation_size, seed, origins.tolist())
-        validation = rows.select(held_out)
-    of_source = [[i for i in train if origins[i] == number] for number in range(len(parts))]
-    empty = [name for name, indices in zip(names, of_source, strict=True) if not indices]
+        train, held_out = hold_out(rows, task, data.validation_size, seed, origins)
+        validation = picked(rows, held_out)
+    of_source = [train[origins[train] == number] for number in range(len(parts))]
+    empty = [name for name, indices in zip(names, of_source, strict=True) if not len(indices)]
     if empty:
         raise HftuneError(f"{empty[0]}: all its rows are held out, or stand in another source")
     if chances is None:
-        drawn = rows.select(train)
+        drawn = picked(rows, train)
         counts = [len(indices) for indices in of_source]
     else:
         numbered = rows.add_column(ORIGIN, origins)
@@ -116,8 +118,12 @@ def read_mixture(
 
 
 def hold_out(
-    rows: Dataset, task: Task, size: float | int, seed: int, origins: list[int] | None = None
-) -> tuple[list[int], list[int]]:
+    rows: Dataset,
+    task: Task,
+    size: float | int,
+    seed: int,
+    origins: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices of training and validation rows.
 
     Args:
@@ -141,10 +147,9 @@ def hold_out(
     keys, strata = task.split_keys(rows)
     if origins is not None:
         alike = [0] * len(rows) if strata is None else strata
-        strata = list(zip(origins, alike, strict=True))
-    parts = split_indices(keys, strata, size, seed)
-    kept, held_out = (part.tolist() for part in parts)
-    if not held_out:
+        strata = list(zip(origins.tolist(), alike, strict=True))
+    kept, held_out = split_indices(keys, strata, size, seed)
+    if not len(held_out):
         raise RecipeError([_nothing_held_out(rows, keys, strata, size)], hint=TRAIN_ON_ALL)
     return kept, held_out
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished run on new data: the figures of training again, and predictions row by row."""
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,3 +108,56 @@ def test_plain_text_is_measured_in_blocks_and_continued(
     assert metrics["eval_tokens"] == tokens - blocks
     predictions = hftune.predict(loaded, str(file), max_new_tokens=4)
     assert predictions.column_names == ["text", "prediction"]
+
+
+@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+def test_chunks_change_nothing_and_outlive_a_crash(
+    task: str,
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = hftune.train(make_recipe(task, method="lora", training={"max_steps": 1}))
+    data, output = run.recipe.data.path, tmp_path / "out" / "rows.jsonl"
+    whole = hftune.predict(run, data, batch_size=4, max_new_tokens=3)
+    module = importlib.import_module("hftune.commands.predict")
+    monkeypatch.setattr(module, "CHUNK", 7)
+    parts = hftune.predict(run, data, output, batch_size=4, max_new_tokens=3)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert parts.column_names == whole.column_names
+    assert parts["prediction"][:] == whole["prediction"][:]
+    assert lines == parts.to_list()
+    if task == "text-classification":
+        expected = [list(row.values()) for row in whole["scores"]]
+        assert [list(row.values()) for row in parts["scores"]] == [
+            pytest.approx(row, abs=1e-6) for row in expected
+        ]
+
+    owner, calls = type(run.task), []
+    predict = owner.predict
+
+    def crash(*given: Any, **options: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(*given, **options)
+
+    monkeypatch.setattr(owner, "predict", crash)
+    output.write_text("what was here")
+    with pytest.raises(KeyboardInterrupt):
+        hftune.predict(run, data, output, batch_size=4, max_new_tokens=3)
+    assert output.read_text() == "what was here"
+    partial = output.with_name("rows.jsonl.partial")
+    kept = [json.loads(line) for line in partial.read_text().splitlines()]
+    assert [row["prediction"] for row in kept] == whole["prediction"][:14]
+    assert "rows.jsonl.partial" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_what_batches_kept_is_put_together_in_their_order() -> None:
+    evaluate = importlib.import_module("hftune.commands.evaluate")
+    for number in range(1, 10):
+        steps = [{"ids": np.full((2, 1 + n % 3), n)} for n in range(number)]
+        together = evaluate._together(steps)["ids"]
+        assert together[:, 0].tolist() == [n for n in range(number) for _ in range(2)]
+        assert (together[0, 1:] == -100).all()  # padded to the longest

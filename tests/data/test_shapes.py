@@ -107,3 +107,20 @@ def test_wrong_cells_are_named(rows: dict[str, list[Any]], message: str) -> None
 def test_system_prompt_needs_conversations() -> None:
     with pytest.raises(HftuneError, match="system_prompt: rows of plain text are no conversations"):
         select({"text": ["a"]}, "be brief")
+
+
+def test_messages_that_are_fine_are_not_copied() -> None:
+    rows = Dataset.from_dict({"messages": [ASKED] * 5})
+    selected, _ = select_shape(rows, {"messages": "messages"})
+    ours, theirs = (table.data.column("messages").chunk(0) for table in (selected, rows))
+    assert list(map(str, ours.buffers())) == list(map(str, theirs.buffers()))
+    assert selected["messages"][:] == rows["messages"][:]
+
+
+def test_rows_are_numbered_through_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hftune.data.arrow.BATCH", 3)
+    turns = [{"from": "human", "value": "add"}, {"from": "gpt", "value": "3"}]
+    wrong = [{"from": "nobody", "value": "add"}]
+    assert select({"conversations": [turns] * 8})["messages"][:] == [ASKED] * 8
+    with pytest.raises(HftuneError, match="row 8 has: turn 1 has an unknown"):
+        select({"conversations": [*[turns] * 7, wrong]})

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stream gives the rows that a table gives, and names the line of a broken one."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from datasets import Dataset
 
 from hftune.core.errors import HftuneError, RunError
+from hftune.data.files import read_files
 from hftune.data.stream import PLACE, stream_files
 
 TEXTS = ["naïve 😀", "two\nlines", 'a "quote", a comma', "NA", "007"]
@@ -40,7 +42,7 @@ def test_a_row_tells_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a.jsonl: broken json after line 1"),
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a.jsonl:2: broken json: the line ends too soon"),
         ("a.jsonl", b'{"a": 1}\n[2]\n', r"a.jsonl:2: a row is an object, not \[2\]"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl: not UTF-8 after line 0"),
         ("a.csv", b"a,b\n1,2\n1\n", r"a.csv: broken csv after line 2: 1 cells below 2 columns"),
@@ -56,3 +58,41 @@ def test_broken_files(tmp_path: Path, name: str, content: bytes, message: str) -
 def test_unknown_kind(tmp_path: Path) -> None:
     with pytest.raises(HftuneError, match=r"a.xlsx: this kind of file cannot be streamed"):
         stream_files([tmp_path / "a.xlsx"])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "txt"])
+def test_packed_files_are_read_and_a_cut_one_is_told(tmp_path: Path, kind: str) -> None:
+    table = Dataset.from_dict({"id": [str(n) for n in range(4000)], "text": ["\u00e9\nx"] * 4000})
+    file, packed = tmp_path / f"a.{kind}", tmp_path / f"a.{kind}.gz"
+    if kind == "csv":
+        table.to_csv(file)
+    else:
+        table.to_json(file)
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    assert rows_of(packed) == rows_of(file)
+    packed.write_bytes(packed.read_bytes()[:-2000])
+    with pytest.raises(RunError, match=rf"a\.{kind}\.gz: damaged gzip after line \d+"):
+        rows_of(packed)
+
+
+def test_an_empty_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(HftuneError, match="the file is empty"):
+        stream_files([tmp_path / "empty.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"a": 1, "a": 2}', "a key stands twice"),
+        ('{"a": ', "the line ends too soon, at character 5"),
+        ('{"a" 1}', "Expecting ':' delimiter at character 6"),
+        ("[1]", r"a row is an object, not \[1\]"),
+    ],
+)
+def test_a_broken_line_is_told_as_in_a_table(tmp_path: Path, line: str, says: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"a": 0}\n\n' + line + "\n")
+    for read in (lambda: rows_of(file), lambda: read_files([file])):
+        with pytest.raises(HftuneError, match=rf"a\.jsonl:3: .*{says}"):
+            read()

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cached schema is built anew when any source of hftune has changed."""
+
+from pathlib import Path
+
+import pytest
+
+from hftune.recipe import fields
+
+
+def test_a_change_of_any_source_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("recipe/fields.py", "hub/clean.py", "optimizers/new.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("FIELDS = {}\n")
+    monkeypatch.setattr(fields, "__file__", str(tmp_path / "recipe" / "fields.py"))
+    seen = {fields._fingerprint()}
+    assert fields._fingerprint() in seen
+    for name in ("hub/clean.py", "optimizers/new.py"):
+        (tmp_path / name).write_text("FIELDS = {1}\n")
+        seen.add(fields._fingerprint())
+    assert len(seen) == 3
