@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hftune.core.console import is_main_process
 from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
@@ -54,9 +55,13 @@ def verb(name: str) -> Callable[..., Any]:
     from importlib import import_module
 
     import transformers
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from huggingface_hub.utils import enable_progress_bars
 
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # and with them those of the Hub's client
+    if has_bars() and not HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars()
     return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
 
 
@@ -65,11 +70,17 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not has_bars():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
     for chatty in ("torch.distributed", "bitsandbytes"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def has_bars() -> bool:
+    """Tell whether what comes from and goes to the Hub shows its progress here."""
+    return sys.stderr.isatty() and is_main_process()
 
 
 def said_of_precision(

@@ -125,7 +125,7 @@ def select_shape(
             kind = "plain text" if shape == "text" else "prompt and completion as texts"
             raise HftuneError(f"{key}: rows of {kind} are no conversations")
         plain = {role: texts(cells[role], columns[role]) for role in cells if role != "group"}
-        return Dataset.from_dict({**plain, **group}), said
+        return Dataset.from_dict({**plain, **group}), "plain text" if shape == "text" else said
     if system_prompt is not None and "context_turns" in group:
         added = [1 - any(turn["role"] == "system" for turn in turns) for turns in conversations]
         group["context_turns"] = [
