@@ -21,6 +21,7 @@ INTERRUPTED = 130
 
 def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
     """Return the recipe in a file or run folder, with overrides laid over it."""
+    quieten()  # where its fields are read for the first time, libraries are imported
     from hftune.recipe.recipe import Recipe
 
     if resume and overrides:
