@@ -12,7 +12,17 @@ import typer
 
 from hftune import __version__
 from hftune.core.errors import HftuneError
-from hftune.terminal import launch, load, plain_errors, quieten, said_of_precision, show, verb
+from hftune.terminal import (
+    launch,
+    load,
+    named_columns,
+    plain_errors,
+    quieten,
+    said_of_precision,
+    say_next,
+    show,
+    verb,
+)
 
 app = typer.Typer(
     name="hftune",
@@ -83,12 +93,9 @@ def init(
     hftune init chats.jsonl --model Qwen/Qwen3-0.6B --output chats.yaml
     ```
     """
-    pairs = [item.partition("=") for item in column or ()]
-    if wrong := [role + sign for role, sign, name in pairs if not (role and name)]:
-        raise HftuneError(f"--column: {wrong[0]!r}: expected ROLE=COLUMN, as in label=team")
     options = {"task": task, "model": model, "method": method, "output": output, "force": force}
-    columns = {role: name for role, _, name in pairs}
-    verb("init")(data, columns=columns, ask=not yes and sys.stdin.isatty(), **options)
+    ask = not yes and sys.stdin.isatty()
+    verb("init")(data, columns=named_columns(column or ()), ask=ask, **options)
 
 
 @app.command()
@@ -109,6 +116,7 @@ def check(
     """
     loaded = load(recipe, overrides)
     verb("check")(loaded, metrics=loaded.evaluation.metrics if trust_metrics else None)
+    say_next("train", recipe, *(overrides or []), *(["--trust-metrics"] if trust_metrics else []))
 
 
 @app.command()
@@ -279,16 +287,8 @@ def explain(
     hftune explain runs/chat --text "Name three rivers." --generate 20
     ```
     """
-    verb("explain")(
-        run,
-        text,
-        text_pair,
-        generate=generate,
-        raw=raw,
-        hide_special=hide_special,
-        max_length=max_length,
-        output=output,
-    )
+    options = {"generate": generate, "raw": raw, "hide_special": hide_special}
+    verb("explain")(run, text, text_pair, max_length=max_length, output=output, **options)
 
 
 @app.command()

@@ -6,14 +6,15 @@ Imports nothing heavy at the top, as :mod:`hftune.cli`.
 
 import logging
 import os
+import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hftune.core.console import is_main_process
+from hftune.core.console import is_main_process, say
 from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
@@ -40,6 +41,17 @@ def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> An
     return loaded
 
 
+def named_columns(pairs: Iterable[str]) -> dict[str, str]:
+    """Return role -> column of ``--column ROLE=COLUMN``."""
+    columns = {}
+    for pair in pairs:
+        role, _, column = pair.partition("=")
+        if not (role and column):
+            raise HftuneError(f"--column: {pair!r}: expected ROLE=COLUMN, as in label=team")
+        columns[role] = column
+    return columns
+
+
 def show(answer: Any) -> None:
     """Print text, or records as JSON."""
     if not isinstance(answer, str):
@@ -50,6 +62,11 @@ def show(answer: Any) -> None:
     print(answer)
 
 
+def say_next(*command: str | Path) -> None:
+    """Print the command to type next."""
+    say("next:  " + shlex.join(["hftune", *map(str, command)]))
+
+
 def verb(name: str) -> Callable[..., Any]:
     """Import a verb's function; from here on it costs what torch costs."""
     quieten()
@@ -57,7 +74,7 @@ def verb(name: str) -> Callable[..., Any]:
 
     import transformers
     from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
-    from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()  # and with them those of the Hub's client
