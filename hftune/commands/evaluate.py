@@ -65,7 +65,13 @@ def evaluate(
     kept: Any = None
     run.model.eval()
     with torch.inference_mode():
-        for batch in track(batches, "evaluating", console=console(), transient=True):
+        for batch in track(
+            batches,
+            "evaluating",
+            console=console(),
+            transient=True,
+            disable=not console().is_terminal,
+        ):
             on_device = {key: value.to(run.model.device) for key, value in batch.items()}
             step = nested_numpify(task.evaluation_step(run.model, on_device))
             kept = step if kept is None else nested_concat(kept, step)

@@ -68,6 +68,8 @@ def find_columns(
             free = [column for column in columns if column not in found.values()]
             raise HftuneError(
                 f"no column for {role.name}; columns: {list(columns)}",
-                hint=f"say which: data: {{columns: {{{role.name}: {free[0] if free else '...'}}}}}",
+                hint=f"say which: data: {{columns: {{{role.name}: {free[0]}}}}}"
+                if free
+                else f"add a column with the {role.name}",
             )
     return found
