@@ -12,12 +12,23 @@ import typer
 
 from hftune import __version__
 from hftune.core.errors import HftuneError
-from hftune.terminal import launch, load, plain_errors, quieten, said_of_precision, show, verb
+from hftune.terminal import (
+    launch,
+    load,
+    named_columns,
+    plain_errors,
+    quieten,
+    said_of_precision,
+    say_next,
+    show,
+    verb,
+)
 
 app = typer.Typer(
     name="hftune",
     help="Fine-tune Hugging Face models from short recipes.\n\n"
-    "Start with `hftune train recipes/quickstart.yaml`, or `hftune check` on a recipe of your own.",
+    "Start with `hftune init tickets.csv`, which writes a recipe for your own rows; then `check`, "
+    "`train` and `predict`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,6 +62,64 @@ def _root(
 
 
 @app.command()
+def init(
+    data: Annotated[
+        str | None, typer.Argument(help="Your rows: file, glob, folder or Hub id.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Guessed from the rows if absent.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder or demo model.")] = None,
+    method: Annotated[str | None, typer.Option(help="What trains; lora if absent.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="ROLE=COLUMN, as in label=team; repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The recipe; named after the data if absent.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Take the guesses, ask nothing.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write a commented recipe for your own rows.
+
+    Looks at the rows, guesses task and columns, and says why. In a terminal it asks, with the guess
+    as the default; elsewhere, or with --yes, the guesses are taken.
+
+    For example:
+
+    ```
+    hftune init tickets.csv
+    hftune init tickets.csv --column text=body --column label=team --yes
+    hftune init chats.jsonl --model Qwen/Qwen3-0.6B --output chats.yaml
+    ```
+    """
+    options = {"task": task, "model": model, "method": method, "output": output, "force": force}
+    ask = not yes and sys.stdin.isatty()
+    verb("init")(data, columns=named_columns(column or ()), ask=ask, **options)
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument, overrides: Overrides = None, trust_metrics: TrustMetrics = False
+) -> None:
+    """Validate a recipe and its data without training.
+
+    Prints class counts, lengths, the share cut, three examples with the trained tokens marked, and
+    an estimate of the memory that training takes.
+
+    For example:
+
+    ```
+    hftune check mine.yaml
+    hftune check mine.yaml data.max_length=128
+    ```
+    """
+    loaded = load(recipe, overrides)
+    verb("check")(loaded, metrics=loaded.evaluation.metrics if trust_metrics else None)
+    say_next("train", recipe, *(overrides or []), *(["--trust-metrics"] if trust_metrics else []))
+
+
+@app.command()
 def train(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -79,16 +148,15 @@ def train(
     The run folder (runs/NAME, or training.output_dir) holds the resolved recipe, the log, metrics,
     plots, checkpoints, and the model.
 
-    Examples:
-        hftune train recipes/quickstart.yaml
+    For example:
 
-        hftune train mine.yaml method.r=16 training.num_train_epochs=5
-
-        hftune train runs/mine --resume
-
-        hftune train mine.yaml --accelerate multi_gpu
-
-        hftune train mine.yaml --accelerate fsdp2 --num-processes 8 --mixed-precision bf16
+    ```
+    hftune train recipes/quickstart.yaml
+    hftune train mine.yaml method.r=16 training.num_train_epochs=5
+    hftune train runs/mine --resume
+    hftune train mine.yaml --accelerate multi_gpu
+    hftune train mine.yaml --accelerate fsdp2 --num-processes 8 --mixed-precision bf16
+    ```
     """
     overrides = [*(overrides or []), *said_of_precision(mixed_precision, accelerate, resume)]
     loaded = load(recipe, overrides, resume=resume)
@@ -100,19 +168,6 @@ def train(
         raise HftuneError("--num-processes: Accelerate starts them; say --accelerate, too")
     metrics = loaded.evaluation.metrics if trust_metrics else None
     verb("train")(loaded, resume=resume, metrics=metrics)
-
-
-@app.command()
-def check(
-    recipe: RecipeArgument, overrides: Overrides = None, trust_metrics: TrustMetrics = False
-) -> None:
-    """Validate a recipe and its data without training.
-
-    Prints class counts, lengths, the share cut, three examples with the trained tokens marked, and
-    an estimate of the memory that training takes.
-    """
-    loaded = load(recipe, overrides)
-    verb("check")(loaded, metrics=loaded.evaluation.metrics if trust_metrics else None)
 
 
 @app.command()
@@ -128,7 +183,15 @@ def evaluate(
         typer.Option(help="A metric of the evaluate library, by name or path; its script runs."),
     ] = None,
 ) -> None:
-    """Measure a finished run on any data."""
+    """Measure a finished run on any rows with labels.
+
+    For example:
+
+    ```
+    hftune evaluate runs/mine held_out.csv
+    hftune evaluate runs/mine held_out.csv --output held_out.json
+    ```
+    """
     verb("evaluate")(run, data, batch_size=batch_size, output=output, metrics=metric or ())
 
 
@@ -142,7 +205,17 @@ def predict(
         int, typer.Option(min=1, help="Length of a generated text, in tokens.")
     ] = 64,
 ) -> None:
-    """Predict a file with a finished run: labels and scores, or generated text."""
+    """Predict rows with a finished run: labels with scores, tags, or text.
+
+    Each row is written back with its own columns and the prediction beside them.
+
+    For example:
+
+    ```
+    hftune predict runs/mine new.csv predictions.jsonl
+    hftune predict runs/chat questions.jsonl answers.jsonl --max-new-tokens 200
+    ```
+    """
     verb("predict")(run, data, output, batch_size=batch_size, max_new_tokens=max_new_tokens)
 
 
@@ -168,12 +241,13 @@ def chat(
     What is not given is as the model's generation config has it. /help lists the commands; Ctrl-C
     stops an answer, Ctrl-D leaves. Lines from a pipe are answered one after the other.
 
-    Examples:
-        hftune chat runs/mine
+    For example:
 
-        hftune chat demo:smollm2 --temperature 0.7 --seed 1
-
-        hftune chat runs/mine < questions.txt > answers.txt
+    ```
+    hftune chat runs/mine
+    hftune chat demo:smollm2 --temperature 0.7 --seed 1
+    hftune chat runs/mine < questions.txt > answers.txt
+    ```
     """
     options = {"temperature": temperature, "top_p": top_p, "seed": seed}
     verb("chat")(model, system=system, max_new_tokens=max_new_tokens, **options)
@@ -210,25 +284,17 @@ def explain(
     Writes a page to look at, SVG, PNG and JSON to RUN/explain/. Attention is not an explanation: it
     shows where heads read from, not why the model decides.
 
-    Examples:
-        hftune explain runs/quickstart --text "Return the eigenvalues of a matrix."
+    For example:
 
-        hftune explain runs/pairs --text "It rains." --text-pair "It is wet." --hide-special
-
-        hftune explain runs/chat --text "Name three rivers." --generate 20
-
-        hftune explain runs/summaries --text "numpy.linalg.eig(a)"
+    ```
+    hftune explain runs/quickstart --text "Return the eigenvalues of a matrix."
+    hftune explain runs/pairs --text "It rains." --text-pair "It is wet." --hide-special
+    hftune explain runs/chat --text "Name three rivers." --generate 20
+    hftune explain runs/summaries --text "numpy.linalg.eig(a)"
+    ```
     """
-    verb("explain")(
-        run,
-        text,
-        text_pair,
-        generate=generate,
-        raw=raw,
-        hide_special=hide_special,
-        max_length=max_length,
-        output=output,
-    )
+    options = {"generate": generate, "raw": raw, "hide_special": hide_special}
+    verb("explain")(run, text, text_pair, max_length=max_length, output=output, **options)
 
 
 @app.command()
@@ -256,54 +322,16 @@ def push(
     Only files on a list leave, without local paths. Before they do, a fresh process loads them and
     must give the run's logits. The repository is private unless you say --public.
 
-    Examples:
-        hftune push runs/mine --repo USER/NAME --dry-run
+    For example:
 
-        hftune push runs/mine --repo USER/NAME
-
-        hftune push runs/mine --repo USER/NAME --base USER/BASE --revision second
+    ```
+    hftune push runs/mine --repo USER/NAME --dry-run
+    hftune push runs/mine --repo USER/NAME
+    hftune push runs/mine --repo USER/NAME --base USER/BASE --revision second
+    ```
     """
     options = {"base": base, "revision": revision, "public": public, "dry_run": dry_run}
     verb("push")(run, repo, message=message, **options)
-
-
-@app.command()
-def init(
-    data: Annotated[
-        str | None, typer.Argument(help="Your rows: file, glob, folder or Hub id.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="Guessed from the rows if absent.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, folder or demo model.")] = None,
-    method: Annotated[str | None, typer.Option(help="What trains; lora if absent.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="ROLE=COLUMN, as in label=team; repeatable.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="The recipe; named after the data if absent.")
-    ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Take the guesses, ask nothing.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-) -> None:
-    """Write a commented recipe for your own rows.
-
-    Looks at the rows, guesses task and columns, and says why. In a terminal it asks, with the guess
-    as the default; elsewhere, or with --yes, the guesses are taken.
-
-    Examples:
-        hftune init tickets.csv
-
-        hftune init tickets.csv --column text=body --column label=team --yes
-
-        hftune init chats.jsonl --model Qwen/Qwen3-0.6B --output chats.yaml
-    """
-    pairs = [item.partition("=") for item in column or ()]
-    if wrong := [role + sign for role, sign, name in pairs if not (role and name)]:
-        raise HftuneError(f"--column: {wrong[0]!r}: expected ROLE=COLUMN, as in label=team")
-    options = {"task": task, "model": model, "method": method, "output": output, "force": force}
-    columns = {role: name for role, _, name in pairs}
-    verb("init")(data, columns=columns, ask=not yes and sys.stdin.isatty(), **options)
 
 
 @app.command(name="list")
@@ -320,12 +348,13 @@ def list_(
 
     In brackets: the tasks it goes with, where that is not all of them, and the package it needs.
 
-    Examples:
-        hftune list
+    For example:
 
-        hftune list methods
-
-        hftune list optimizers --json
+    ```
+    hftune list
+    hftune list methods
+    hftune list optimizers --json
+    ```
     """
     from hftune.commands.list import list_, listing
 
@@ -341,8 +370,11 @@ def schema(
 ) -> None:
     """Print the JSON Schema of recipes, for editors and other programs.
 
-    Examples:
-        hftune schema --output schema.json
+    For example:
+
+    ```
+    hftune schema --output schema.json
+    ```
     """
     from hftune.commands.schema import schema, schema_text
 

@@ -6,14 +6,16 @@ Imports nothing heavy at the top, as :mod:`hftune.cli`.
 
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hftune.core.console import is_main_process, say
 from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
@@ -22,6 +24,7 @@ HEAD_START = 10.0  # seconds; a process takes some to end
 
 def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
     """Return the recipe in a file or run folder, with overrides laid over it."""
+    quieten()  # where its fields are read for the first time, libraries are imported
     from hftune.recipe.recipe import Recipe
 
     if resume and overrides:
@@ -40,6 +43,17 @@ def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> An
     return loaded
 
 
+def named_columns(pairs: Iterable[str]) -> dict[str, str]:
+    """Return role -> column of ``--column ROLE=COLUMN``."""
+    columns = {}
+    for pair in pairs:
+        role, _, column = pair.partition("=")
+        if not (role and column):
+            raise HftuneError(f"--column: {pair!r}: expected ROLE=COLUMN, as in label=team")
+        columns[role] = column
+    return columns
+
+
 def show(answer: Any) -> None:
     """Print text, or records as JSON."""
     if not isinstance(answer, str):
@@ -50,15 +64,24 @@ def show(answer: Any) -> None:
     print(answer)
 
 
+def say_next(*command: str | Path) -> None:
+    """Print the command to type next."""
+    say("next:  " + shlex.join(["hftune", *map(str, command)]))
+
+
 def verb(name: str) -> Callable[..., Any]:
     """Import a verb's function; from here on it costs what torch costs."""
     quieten()
     from importlib import import_module
 
     import transformers
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]
 
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # and with them those of the Hub's client
+    if has_bars() and not HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars()
     return getattr(import_module(f"hftune.commands.{name}"), name)  # type: ignore[no-any-return]
 
 
@@ -67,12 +90,18 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not has_bars():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what C++ warns of, once a process
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
     for chatty in ("torch.distributed", "bitsandbytes"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def has_bars() -> bool:
+    """Tell whether what comes from and goes to the Hub shows its progress here."""
+    return sys.stderr.isatty() and is_main_process()
 
 
 def said_of_precision(

@@ -74,6 +74,7 @@ def check(
 
 def _print_rows(plan: Plan) -> None:
     table = Table("part", "rows", "tokens 50 %", "90 %", "99 %", "longest", "cut", box=None)
+    _to_the_right(table)
     parts = {"train": plan.train, "validation": plan.validation}
     for name, part in parts.items():
         if part is not None:
@@ -112,12 +113,18 @@ def _print_classes(plan: Plan) -> None:
     counts = plan.class_counts()
     counted = "words" if plan.task.name == "token-classification" else "rows"
     table = Table("label", counted, "share", box=None)
+    _to_the_right(table)
     for index in np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]:
         table.add_row(names[index], str(counts[index]), f"{counts[index] / counts.sum():.1%}")
     console().print(table)
-    say(f"largest class: {imbalance(counts):g} times the smallest")
     if len(names) > SHOWN_CLASSES:
         say(f"and {len(names) - SHOWN_CLASSES} labels more")
+    say(f"largest class: {imbalance(counts):g} times the smallest")
+
+
+def _to_the_right(table: Table) -> None:
+    for column in table.columns[1:]:
+        column.justify = "right"
 
 
 def _print_examples(plan: Plan) -> None:
@@ -141,7 +148,8 @@ def _print_examples(plan: Plan) -> None:
                 )
         if len(row["input_ids"]) > SHOWN_TOKENS:
             text.append(" ...", style="dim")
-        console().print(Text(f"example {index + 1}: ", style="bold").append_text(text))
+        line = Text(f"example {index + 1}: ", style="bold").append_text(text)
+        console().print(line, soft_wrap=True)
 
 
 def _tagged(plan: Plan, row: dict[str, Any]) -> Text:

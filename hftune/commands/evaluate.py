@@ -67,7 +67,13 @@ def evaluate(
     steps: list[Any] = []
     run.model.eval()
     with torch.inference_mode():
-        for batch in track(batches, "evaluating", console=console(), transient=True):
+        for batch in track(
+            batches,
+            "evaluating",
+            console=console(),
+            transient=True,
+            disable=not console().is_terminal,
+        ):
             on_device = {key: value.to(run.model.device) for key, value in batch.items()}
             steps.append(nested_numpify(task.evaluation_step(run.model, on_device)))
     kept = _together(steps)

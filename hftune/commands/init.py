@@ -28,6 +28,11 @@ from hftune.tasks.guess import FORMS, Guess, guess_tasks
 OWN_SCHEMA_FILE = f"hftune.{SCHEMA_FILE}"
 FEW_ROWS = 10
 SHOWN_LABELS = 10
+HINTS = {
+    "text2text-generation": "name an encoder-decoder, such as --model google/flan-t5-small; a "
+    "language model takes such rows with --task text-generation and the columns prompt and "
+    "completion"
+}
 
 
 def init(
@@ -155,7 +160,7 @@ def _choose_model(task: str, model: str | None, *, ask: bool) -> str:
     if model is None and ask:
         return _prompt("Model (Hub id, folder or demo model)", default)
     if (chosen := model or default) is None:
-        raise HftuneError(f"no model to start from is known for {task}", hint="name one: --model")
+        raise HftuneError(f"no demo model suits {task}", hint=HINTS.get(task, "name one: --model"))
     return chosen
 
 

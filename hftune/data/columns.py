@@ -65,8 +65,11 @@ def find_columns(
         if fits:
             found[role.name] = fits[0]
         elif role.required:
+            free = [column for column in columns if column not in found.values()]
             raise HftuneError(
                 f"no column for {role.name}; columns: {list(columns)}",
-                hint=f"say which: data: {{columns: {{{role.name}: {columns[0]}}}}}",
+                hint=f"say which: data: {{columns: {{{role.name}: {free[0]}}}}}"
+                if free
+                else f"add a column with the {role.name}",
             )
     return found

@@ -4,12 +4,13 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from datasets import Dataset
 
 from hftune.data.chat import is_conversation
+from hftune.data.conversations import is_sharegpt
 
 Kind = Literal["text", "labels", "numbers", "lists", "conversations", "names", "nothing"]
 
@@ -28,7 +29,7 @@ class Contents:
     Attributes:
         column: Its name.
         kind: ``names`` are texts or numbers that hardly repeat, such as ids and titles of one word.
-        distinct: How many different cells it has, of those looked at.
+        distinct: How many different cells it has.
         length: Mean number of characters of a text, of items of a list.
     """
 
@@ -51,16 +52,24 @@ class Contents:
 
 
 def describe_columns(rows: Dataset) -> list[Contents]:
-    """Return what each column holds, from its first 5,000 rows."""
+    """Return what each column holds, from its first 5,000 rows; values are counted in all."""
     head = rows[:LOOKED_AT]
-    return [_contents(column, head[column]) for column in rows.column_names]
+    found = [_contents(column, head[column]) for column in rows.column_names]
+    return [_counted(item, rows) if item.kind in ("labels", "names") else item for item in found]
+
+
+def _counted(item: Contents, rows: Dataset) -> Contents:
+    if len(rows) <= LOOKED_AT:
+        return item
+    values = {str(cell) for cell in rows.unique(item.column) if cell is not None and cell != ""}
+    return replace(item, distinct=len(values))
 
 
 def _contents(column: str, cells: Sequence[Any]) -> Contents:
     present = [cell for cell in cells if cell is not None and cell != ""]
     if not present:
         return Contents(column, "nothing")
-    if all(is_conversation(cell) for cell in present):
+    if all(is_conversation(cell) or is_sharegpt(cell) for cell in present):
         return Contents(column, "conversations")
     if all(isinstance(cell, list) for cell in present):
         return Contents(column, "lists", 0, sum(map(len, present)) / len(present))

@@ -122,7 +122,8 @@ def select_shape(
             kind = "plain text" if shape == "text" else "prompt and completion as texts"
             raise HftuneError(f"{key}: rows of {kind} are no conversations")
         roles = [role for role in columns if role != "group"]
-        return as_dataset({r: texts(rows, columns[r]) for r in roles} | _group(rows, columns)), said
+        plain = {role: texts(rows, columns[role]) for role in roles} | _group(rows, columns)
+        return as_dataset(plain), "plain text" if shape == "text" else said
     if "output" in columns:
         texts(rows, columns["output"])
     column = columns.get("messages", columns.get("prompt"))

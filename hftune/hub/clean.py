@@ -71,7 +71,7 @@ def last_name(path: str) -> str:
     r"""Return the last part of a path.
 
     Example:
-        >>> last_name("/home/me/tickets/*.csv"), last_name(r"C:\data\tickets.csv")
+        >>> last_name("/data/tickets/*.csv"), last_name(r"C:\data\tickets.csv")
         ('*.csv', 'tickets.csv')
     """
     kind = PureWindowsPath if DRIVE.match(path) or "\\" in path else PurePosixPath

@@ -45,9 +45,9 @@ def find_leak(text: str, secrets: Mapping[str, str], *, vocabulary: bool = False
         vocabulary: The text lists a tokenizer's words, among which pieces of paths are no leak.
 
     Example:
-        >>> find_leak("base: /home/me/models/base", {})
-        'line 1: a local path, /home/me/models/base'
-        >>> find_leak("see https://example.com/home/me/page", {})
+        >>> find_leak("base: ~/models/base", {})
+        'line 1: a local path, ~/models'
+        >>> find_leak("see https://example.com/models/base", {})
     """
     for secret, name in secrets.items():
         for form in {secret, json.dumps(secret)[1:-1]}:

@@ -16,6 +16,9 @@ from hftune.recipe.schema import DEFAULT_NAMES, SHORT_FORMS
 
 KeyPath = tuple[str | int, ...]
 
+#: Files that a beginner may hand over in a recipe's place.
+ROWS = (".csv", ".tsv", ".jsonl", ".txt", ".parquet", ".conll", ".bio", ".iob")
+
 
 @dataclass
 class Source:
@@ -45,6 +48,10 @@ def load_source(path: Path, overrides: Iterable[str] = ()) -> Source:
         HftuneError: The file is missing, unreadable or no mapping.
         RecipeError: The YAML is broken or repeats a key, or an override is malformed.
     """
+    if path.suffix in ROWS and path.is_file():
+        raise HftuneError(
+            f"{path}: rows, not a recipe", hint=f"hftune init {path} writes a recipe for them"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

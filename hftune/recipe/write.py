@@ -26,6 +26,10 @@ MODELS = {
         "demo:minilm",
         "small, English; better: an encoder on the Hub, such as answerdotai/ModernBERT-base",
     ),
+    "token-classification": (
+        "demo:minilm",
+        "small, English; better: an encoder on the Hub, such as answerdotai/ModernBERT-base",
+    ),
     "text-generation": (
         "demo:smollm2",
         "small, English; better: a chat model on the Hub, such as Qwen/Qwen3-0.6B",

@@ -18,6 +18,6 @@ TASKS = {
     ),
     "text-generation": Row(
         target="hftune.tasks.text_generation:TextGeneration",
-        summary="A causal language model on prompt/completion rows or chat messages.",
+        summary="A causal language model on conversations, prompts and answers, or plain text.",
     ),
 }

@@ -24,10 +24,13 @@ ANY: tuple[Kind, ...] = ("text", "labels", "numbers", "lists", "conversations", 
 FORMS: dict[str, tuple[Form, ...]] = {
     "text-generation": (
         {"messages": ("conversations",)},
+        {"instruction": ("text", "names"), "output": ("text", "names", "labels")},
         {"prompt": ("text",), "completion": ("text", "names", "labels")},
     ),
     "text-classification": ({"text": ("text", "names"), "label": ("labels", "numbers", "lists")},),
 }
+#: Plain text is what remains: rows of one column, or whose task the user names.
+PLAIN_TEXT: Form = {"text": ("text", "names")}
 #: Roles that a column may take for what it holds, if its name says nothing.
 BY_CONTENTS: dict[str, tuple[Kind, ...]] = {
     "messages": ("conversations",),
@@ -74,7 +77,7 @@ def guess_tasks(
     order = [*FORMS, *(name for name in TASKS if name not in FORMS)]
     for name in [task] if task is not None else order:
         try:
-            guesses.append(_guess(name, rows, contents, given or {}))
+            guesses.append(_guess(name, rows, contents, given or {}, alone=task is not None))
         except HftuneError as error:
             complaints.append(f"{name}: {error.message}")
     if not guesses:
@@ -87,14 +90,24 @@ def guess_tasks(
     return sorted(guesses, key=lambda guess: -guess.certainty)
 
 
-def _guess(name: str, rows: Dataset, contents: list[Contents], given: Mapping[str, str]) -> Guess:
+def _guess(
+    name: str,
+    rows: Dataset,
+    contents: list[Contents],
+    given: Mapping[str, str],
+    *,
+    alone: bool,
+) -> Guess:
     task: Task = TASKS[name].resolve()()
     roles = {role.name: role for role in task.roles}
     forms = FORMS.get(name) or ({role.name: ANY for role in task.roles if role.required},)
+    if name == "text-generation" and (alone or len(contents) == 1):
+        forms = (*forms, PLAIN_TEXT)
     _check_given(given, roles, rows.column_names)
     lacking: list[str] = []
     for form in forms:
-        chosen = dict(_choose(form, roles, contents, given, names_only=name not in FORMS))
+        names_only = name not in FORMS or (form is PLAIN_TEXT and len(contents) > 1)
+        chosen = dict(_choose(form, roles, contents, given, names_only=names_only))
         if missing := [role for role in form if role not in chosen]:
             lacking.append(" and ".join(missing))
         if missing or not form:
@@ -102,14 +115,13 @@ def _guess(name: str, rows: Dataset, contents: list[Contents], given: Mapping[st
         by_name = sum(why.startswith("its name") or role in given
                       for role, (_, why) in chosen.items())  # fmt: skip
         certainty = by_name / len(chosen)
-        in_forms = {role for other in forms for role in other}
-        extra = {role: ANY for role in roles if role not in in_forms}
-        taken = [item for item in contents if item.column not in {c for c, _ in chosen.values()}]
-        chosen |= dict(_choose(extra, roles, taken, given, names_only=True))
         columns = {role: column for role, (column, _) in chosen.items()}
+        columns = task.columns(rows.column_names, {**given, **columns})
         selected = task.select(rows, columns)
         task.learn(selected, None)
-        reasons = {role: why for role, (_, why) in chosen.items()}
+        described = {item.column: item.describe() for item in contents}
+        reasons = {role: f"its name; {described[column]}" for role, column in columns.items()}
+        reasons |= {role: why for role, (_, why) in chosen.items()}
         return Guess(name, columns, reasons, certainty, selected)
     raise HftuneError(f"no column for {', nor for '.join(lacking) or 'any of its roles'}")
 

@@ -112,5 +112,7 @@ def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     starts = range(0, len(order), size)
-    for start in track(starts, "predicting", console=console(), transient=True):
+    for start in track(
+        starts, "predicting", console=console(), transient=True, disable=not console().is_terminal
+    ):
         yield order[start : start + size]

@@ -98,7 +98,9 @@ def _write(
 def _tracked(starts: range) -> Iterator[int]:
     from rich.progress import track
 
-    yield from track(starts, "tokenizing", console=console(), transient=True)
+    yield from track(
+        starts, "tokenizing", console=console(), transient=True, disable=not console().is_terminal
+    )
 
 
 def _key(

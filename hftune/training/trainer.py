@@ -9,6 +9,7 @@ Overrides, each held by a test of its signature:
 - ``get_train_dataloader`` leaves a stream alone, which is dealt out to the processes already.
 - ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
 - ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
+- ``_issue_warnings_after_load`` does not call tied weights missing, which are saved once.
 """
 
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.losses.contract import Loss
@@ -140,6 +141,13 @@ class HftuneTrainer(Trainer):
             lengths=[len(ids) for ids in rows["input_ids"]] if by_length else (),
             group=batch * args.gradient_accumulation_steps,
         )
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            tied = self.model.all_tied_weights_keys
+            missing = [key for key in load_result.missing_keys if key not in tied]
+            load_result = load_result._replace(missing_keys=missing)
+        super()._issue_warnings_after_load(load_result)
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)

@@ -243,6 +243,7 @@ def test_bad_input(
     [
         (["train", "nowhere.yaml"], r"nowhere\.yaml: no such recipe"),
         (["train", "."], r"a folder, not a recipe"),
+        (["train", "rows.csv"], r"rows\.csv: rows, not a recipe\n.*hftune init rows\.csv"),
         (["evaluate", "nowhere", "x.csv"], r"nowhere: no finished model in it"),
     ],
 )
@@ -253,8 +254,8 @@ def test_bad_arguments(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("text,label\n")
     monkeypatch.setattr(sys, "argv", ["hftune", *arguments])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

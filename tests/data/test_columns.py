@@ -46,7 +46,7 @@ def test_found(columns: list[str], given: dict[str, str], expected: dict[str, st
          "data.columns: text could be sentence or review; "
          "columns: ['review', 'sentence', 'label']\nsay which: columns: {text: sentence}"),
         (["text", "y"], {},
-         "no column for label; columns: ['text', 'y']\nsay which: data: {columns: {label: text}}"),
+         "no column for label; columns: ['text', 'y']\nsay which: data: {columns: {label: y}}"),
         (["context", "label"], {}, "no column for text"),
     ],
 )  # fmt: skip

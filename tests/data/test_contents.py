@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from hftune.data.contents import describe_columns
+from hftune.data.contents import LOOKED_AT, describe_columns
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ from hftune.data.contents import describe_columns
         (["2024-01-01", "2024-01-02"] * 20, "names"),
         ([["a", "b"], ["a"]] * 20, "lists"),
         ([[{"role": "user", "content": "hi"}]] * 20, "conversations"),
+        ([[{"from": "human", "value": "hi"}]] * 20, "conversations"),
         ([None, ""] * 20, "nothing"),
         (["red", None, "blue", "red"] * 10, "labels"),
     ],
@@ -40,3 +41,8 @@ def test_figures_in_words() -> None:
         "text, 12 characters on average",
         "lists of 1.5 items on average",
     ]
+
+
+def test_labels_are_counted_in_all_rows() -> None:
+    rows = Dataset.from_dict({"x": ["red", "blue"] * LOOKED_AT + ["green", "", None]})
+    assert describe_columns(rows)[0].describe() == "3 labels"

@@ -97,7 +97,7 @@ def test_header_and_code(facts: ModelFacts, adapter: bool) -> None:
     [
         ("org/base", "org/base"),
         ("demo:minilm", None),
-        ("/home/me/models/base", None),
+        ("/data/models/base", None),
         ("./models", None),
     ],
 )

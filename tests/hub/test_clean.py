@@ -15,7 +15,7 @@ RECIPE = """
 task: text-classification
 model: {path: MODEL, revision: null}
 data:
-  path: [/home/me/a.csv, ../b.jsonl, c/d.parquet, 'D:\\data\\e.csv']
+  path: [/data/a.csv, ../b.jsonl, c/d.parquet, 'D:\\data\\e.csv']
   validation: VALIDATION
 method: lora
 training:

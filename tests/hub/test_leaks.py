@@ -8,20 +8,21 @@ import pytest
 from hftune.hub.leaks import find_leak, known_secrets
 
 TOKEN = "hf_" + "aB3" * 12
+HOME, USERS, TEMPORARY = (f"/{folder}/me" for folder in ("home", "Users", "tmp"))
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("base: /home/me/models/base", "line 1: a local path, /home/me/models/base"),
-        ('a\n{"x": "/Users/me/x.csv"}', "line 2: a local path, /Users/me/x.csv"),
-        ("/tmp/run-1/model", "line 1: a local path, /tmp/run-1/model"),
+        (f"base: {HOME}/base", f"line 1: a local path, {HOME}/base"),
+        (f'a\n{{"x": "{USERS}/x.csv"}}', f"line 2: a local path, {USERS}/x.csv"),
+        (f"{TEMPORARY}/run-1", f"line 1: a local path, {TEMPORARY}/run-1"),
         ("file:///data/rows.csv", "line 1: a local path, file:///data/rows.csv"),
         ("~/models", "line 1: a local path, ~/models"),
         (r"C:\Users\me\model", r"line 1: a local path, C:\Users\me\model"),
         (r'"d:\\Users\\me"', r"line 1: a local path, d:\\Users\\me"),
         (f"login({TOKEN!r})", "line 1: what looks like a token"),
-        ("https://example.com/home/me/page", None),
+        (f"https://example.com{HOME}/page", None),
         ("the model in models/home/x", None),
         ("and/or, 1/2, a ~5 % gain", None),
         ("hf_transfer and hf_hub_download", None),
@@ -32,7 +33,7 @@ def test_patterns(text: str, found: str | None) -> None:
 
 
 def test_vocabulary_may_hold_pieces_of_paths_but_no_token() -> None:
-    assert find_leak('"/home/user/": 5', {}, vocabulary=True) is None
+    assert find_leak(f'"{HOME}/": 5', {}, vocabulary=True) is None
     assert find_leak(TOKEN, {}, vocabulary=True) == "line 1: what looks like a token"
 
 

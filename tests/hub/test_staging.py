@@ -123,9 +123,9 @@ def test_adapter_on_a_local_base(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("README.md", "see /home/me/notes", "line 1: a local path, /home/me/notes"),
+        ("README.md", "see ~/notes", "line 1: a local path, ~/notes"),
         ("README.md", "HF_TOKEN=hf_" + "x" * 34, "line 1: what looks like a token"),
-        ("special_tokens_map.json", '\n{"a": "/Users/me/x"}', "line 2: a local path"),
+        ("special_tokens_map.json", '\n{"a": "~/x"}', "line 2: a local path"),
         ("tokenizer_config.json", '{"chat": "the-token-in-use"}', "line 2: the token in use"),
         ("vocab.txt", "RUN", "line 1: the run's folder"),
     ],
@@ -143,8 +143,8 @@ def test_leak_stops_the_push(
 
 def test_what_a_safetensors_file_says_beside_its_numbers(run: Path, tmp_path: Path) -> None:
     weights = run / "model" / "adapter_model.safetensors"
-    save_file({"a": torch.zeros(2)}, weights, metadata={"trained_in": "/home/me/run"})
-    with pytest.raises(HftuneError, match="a local path, /home/me/run"):
+    save_file({"a": torch.zeros(2)}, weights, metadata={"trained_in": "~/run"})
+    with pytest.raises(HftuneError, match="a local path, ~/run"):
         staged(run, tmp_path)
 
 

@@ -16,6 +16,8 @@ CHATS = [
     [{"role": "user", "content": text}, {"role": "assistant", "content": "sorry"}] for text in TEXTS
 ]
 
+SHAREGPT = [[{"from": "human", "value": text}, {"from": "gpt", "value": "ok"}] for text in TEXTS]
+
 
 def guessed(columns: dict[str, list[Any]], **options: Any) -> tuple[str, dict[str, str]]:
     best = guess_tasks(Dataset.from_dict(columns), **options)[0]
@@ -39,6 +41,15 @@ def guessed(columns: dict[str, list[Any]], **options: Any) -> tuple[str, dict[st
         ({"turns": CHATS, "id": list(range(40))}, "text-generation", {"messages": "turns"}),
         ({"prompt": TEXTS, "completion": TEXTS}, "text-generation",
          {"prompt": "prompt", "completion": "completion"}),
+        ({"id": TEXTS, "conversations": SHAREGPT}, "text-generation",
+         {"messages": "conversations"}),
+        ({"instruction": TEXTS, "input": TEXTS, "output": TEXTS}, "text-generation",
+         {"instruction": "instruction", "input": "input", "output": "output"}),
+        ({"messages": CHATS, "text": TEXTS, "context": TEXTS}, "text-generation",
+         {"messages": "messages"}),
+        ({"passage": TEXTS}, "text-generation", {"text": "passage"}),
+        ({"source": TEXTS, "target": TEXTS}, "text2text-generation",
+         {"text": "source", "target": "target"}),
         ({"question": TEXTS, "answer": TEAMS}, "text-generation",
          {"prompt": "question", "completion": "answer"}),
     ],
@@ -54,6 +65,8 @@ def test_what_the_user_names_wins() -> None:
     both = {"messages": CHATS, "text": TEXTS, "label": TEAMS}
     assert guessed(both)[0] == "text-generation"
     assert guessed(both, task="text-classification")[0] == "text-classification"
+    plain = {"text": TEXTS, "label": TEAMS}
+    assert guessed(plain, task="text-generation") == ("text-generation", {"text": "text"})
 
 
 def test_names_count_for_more_than_contents() -> None:
@@ -65,7 +78,7 @@ def test_names_count_for_more_than_contents() -> None:
     ("columns", "options", "says"),
     [
         ({"a": TEXTS, "b": TEAMS, "c": TEAMS}, {}, "text-classification: label could be b or c"),
-        ({"a": TEXTS}, {}, "text-generation: no column for messages"),
+        ({"a": TEXTS, "b": TEXTS}, {}, "text-generation: no column for messages"),
         ({"text": TEXTS, "label": ["one"] * 40}, {}, "one class only"),
         ({"text": TEXTS, "label": [None, *TEAMS[1:]]}, {}, "no label in row 1"),
         ({"a": TEXTS, "b": TEAMS}, {"given": {"text": "x"}}, "no column 'x'; columns: a, b"),

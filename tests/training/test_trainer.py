@@ -2,12 +2,15 @@
 """The loss contract, the overridden signatures, and what evaluation says."""
 
 import inspect
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
@@ -26,6 +29,7 @@ OVERRIDDEN = [
     "_get_train_sampler",
     "_get_output_dir",
     "_save_checkpoint",
+    "_issue_warnings_after_load",
 ]
 LOSSES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -130,6 +134,27 @@ def test_overridden_signatures_are_still_transformers_own(name: str) -> None:
     ours = inspect.signature(getattr(HftuneTrainer, name)).parameters
     assert list(ours) == list(theirs)
     assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
+
+
+def test_tied_weights_are_not_called_missing(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = prepare(make_recipe("text2text-generation"))
+    model = build_model(plan)
+    trainer = build_trainer(plan, model)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    logging.getLogger("transformers").addHandler(caplog.handler)  # it does not propagate
+    try:
+        result = model.load_state_dict(saved, strict=False)
+        assert result.missing_keys, "nothing is tied here"
+        trainer._issue_warnings_after_load(result)
+        assert caplog.text == ""
+        del saved["shared.weight"], saved["encoder.final_layer_norm.weight"]
+        trainer._issue_warnings_after_load(model.load_state_dict(saved, strict=False))
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert "['shared.weight', 'encoder.final_layer_norm.weight']" in caplog.text
 
 
 def test_evaluation_loss_is_weighted_by_tokens(make_recipe: Callable[..., Recipe]) -> None:
