@@ -6,11 +6,14 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from hftune.core.console import say
+from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write
 from hftune.data.load import load_part
 from hftune.training.run import Run, load
+
+#: Roles of columns that became conversations in training.
+CONVERSATIONS = {"messages", "instruction"}
 
 
 def predict(
@@ -44,6 +47,11 @@ def predict(
     task, facts = run.task, run.facts
     known = {r: c for r, c in facts.columns.items() if c in rows.column_names}
     selected = task.select(rows, task.columns(rows.column_names, known, answers=False))
+    if facts.columns.keys() & CONVERSATIONS and "prompt" in selected.column_names:
+        warn(
+            "the model learned from conversations, and these prompts reach it without its chat "
+            "template; a column messages or instruction goes through it"
+        )
     run.model.eval()
     answers = task.predict(
         run.model,
