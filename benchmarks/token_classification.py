@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hftune against a plain Transformers script on tagged words: same settings, entity F1 of both.
+"""hftune against a plain Transformers script on tagged words: same settings, F1 and speed of both.
 
     python benchmarks/token_classification.py TRAIN.jsonl TEST.jsonl --name wnut17 --epochs 2
 
 Rows are ``{"tokens": [...], "tags": [...]}``. The plain script aligns by ``word_ids`` of split
 words, trains with ``transformers.Trainer`` as it is, and is judged by seqeval (extra ``test``).
-Results are added to benchmarks/results/token_classification.json.
+Speed is measured apart, in short runs that take turns: the processor seconds of the training loop,
+since other programs may share the machine. Results are added to
+benchmarks/results/token_classification.json.
 """
 
 import argparse
 import json
 import platform
 import random
+import statistics
 import tempfile
 import time
 from importlib.metadata import version
@@ -25,6 +28,7 @@ from transformers import (
     AutoTokenizer,
     DataCollatorForTokenClassification,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -34,6 +38,7 @@ from hftune.hub.load import model_location
 
 RESULTS = Path(__file__).parent / "results" / "token_classification.json"
 MAX_LENGTH = 128
+SPEED_ROWS = 96
 
 
 def main() -> None:
@@ -47,6 +52,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rounds", type=int, default=5, help="of the two that measure speed")
     options = parser.parse_args()
     train, test = read(options.train), read(options.test)
     random.Random(0).shuffle(train)
@@ -64,14 +70,16 @@ def main() -> None:
             "save_strategy": "no",
             "report_to": "none",
         }
-        sides = {"hftune": with_hftune, "plain": with_trainer}
         measured: dict[str, float] = {"seed": seed}
-        for side, run in sides.items():
-            start = time.perf_counter()
-            measured[f"{side}_f1"] = round(run(options.model, train, test, names, shared), 4)
-            measured[f"{side}_seconds"] = round(time.perf_counter() - start)
+        for side, run in SIDES.items():
+            measured[f"{side}_f1"] = round(
+                run(options.model, train, test, names, shared, Clock()), 4
+            )
         print(measured)
         seeds.append(measured)
+    small = train[:SPEED_ROWS], test[:1]
+    speed = compare_speed(options.model, *small, names, shared, options.rounds)
+    print(speed)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results[options.name] = {
         "model": options.model,
@@ -82,8 +90,53 @@ def main() -> None:
         }
         | {"machine": platform.machine()},
         "seeds": seeds,
+        "speed": speed,
     }
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+class Clock(TrainerCallback):
+    """Processor seconds of the training loop, all threads together."""
+
+    seconds = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start."""
+        self.seconds = -time.process_time()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop."""
+        self.seconds += time.process_time()
+
+
+def compare_speed(
+    model: str,
+    train: list[Any],
+    test: list[Any],
+    names: list[str],
+    shared: dict[str, Any],
+    rounds: int,
+) -> dict[str, float]:
+    """Return the median processor seconds of a short training on each side, and their ratio.
+
+    The sides take turns; a first turn of each, which pays for imports and caches, is not counted.
+    """
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(rounds + 1):
+        for side, run in SIDES.items():
+            clock = Clock()
+            run(model, train, test, names, {**shared, "num_train_epochs": 1}, clock)
+            seconds[side].append(clock.seconds)
+    ratios = [a / b for a, b in zip(seconds["hftune"][1:], seconds["plain"][1:], strict=True)]
+    return {
+        "rows": len(train),
+        "rounds": rounds,
+        **{
+            f"{side}_cpu_seconds": round(statistics.median(of[1:]), 2)
+            for side, of in seconds.items()
+        },
+        "ratio": round(statistics.median(ratios), 3),
+    }
 
 
 def read(path: Path) -> list[dict[str, list[str]]]:
@@ -93,7 +146,12 @@ def read(path: Path) -> list[dict[str, list[str]]]:
 
 
 def with_hftune(
-    model: str, train: list[Any], test: list[Any], names: list[str], shared: dict[str, Any]
+    model: str,
+    train: list[Any],
+    test: list[Any],
+    names: list[str],
+    shared: dict[str, Any],
+    clock: Clock,
 ) -> float:
     """Return the entity F1 of ``hftune.train``."""
     with tempfile.TemporaryDirectory() as folder:
@@ -104,13 +162,19 @@ def with_hftune(
             method="full",
             training={**shared, "output_dir": f"{folder}/run"},
         )
-        run = hftune.train(recipe, train_dataset=Dataset.from_list(train))
+        rows = Dataset.from_list(train)
+        run = hftune.train(recipe, train_dataset=rows, callbacks=[clock])
         f1: float = hftune.evaluate(run, Dataset.from_list(test))["eval_f1"]
     return f1
 
 
 def with_trainer(
-    model: str, train: list[Any], test: list[Any], names: list[str], shared: dict[str, Any]
+    model: str,
+    train: list[Any],
+    test: list[Any],
+    names: list[str],
+    shared: dict[str, Any],
+    clock: Clock,
 ) -> float:
     """Return the entity F1 of a script that knows nothing of hftune."""
     location = model_location(model)
@@ -143,6 +207,7 @@ def with_trainer(
             train_dataset=encoded(train),
             data_collator=DataCollatorForTokenClassification(tokenizer),
             processing_class=tokenizer,
+            callbacks=[clock],
         )
         trainer.train()
         output = trainer.predict(encoded(test))
@@ -154,6 +219,8 @@ def with_trainer(
     predicted = [[names[index] for index in row] for _, row in pairs]
     return float(f1_score(true, predicted))
 
+
+SIDES = {"hftune": with_hftune, "plain": with_trainer}
 
 if __name__ == "__main__":
     main()

@@ -20,6 +20,8 @@ from hftune.training.run import Run, load
 
 #: Rows predicted and written at once; they are sorted by length, so that little is padding.
 CHUNK = 10_000
+#: Roles of columns that became conversations in training.
+CONVERSATIONS = {"messages", "instruction"}
 
 
 def predict(
@@ -56,6 +58,11 @@ def predict(
     task, facts = run.task, run.facts
     known = {r: c for r, c in facts.columns.items() if c in rows.column_names}
     selected = task.select(rows, task.columns(rows.column_names, known, answers=False))
+    if facts.columns.keys() & CONVERSATIONS and "prompt" in selected.column_names:
+        warn(
+            "the model learned from conversations, and these prompts reach it without its chat "
+            "template; a column messages or instruction goes through it"
+        )
     run.model.eval()
     how = PredictArguments(
         max_length=facts.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
@@ -67,12 +74,7 @@ def predict(
             starts, "all rows", console=console(), transient=True, disable=len(starts) < 2
         ):
             here = range(start, min(start + CHUNK, len(rows)))
-            answers = task.predict(
-                run.model,
-                run.tokenizer,
-                selected.select(here),
-                how,
-            )
+            answers = task.predict(run.model, run.tokenizer, selected.select(here), how)
             answered.append(pa.Table.from_pylist(answers))
             if file is not None:
                 _write(file, rows.select(here), answers)

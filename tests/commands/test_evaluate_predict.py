@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 import hftune
 from hftune import HftuneError, Recipe
@@ -49,12 +50,17 @@ def test_predicted_labels_are_the_models(
         assert line["score"] == max(line["scores"].values())
 
 
-def test_generated_text_does_not_depend_on_the_batch(make_recipe: Callable[..., Recipe]) -> None:
+def test_generated_text_does_not_depend_on_the_batch(
+    make_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = hftune.train(make_recipe("text-generation", method="lora"))
     data = run.recipe.data.path
     alone = hftune.predict(run, data, batch_size=1, max_new_tokens=5)["prediction"][:]
     together = hftune.predict(run, data, batch_size=16, max_new_tokens=5)["prediction"][:]
     assert alone == together
+    assert "chat template" not in capsys.readouterr().err
+    hftune.predict(run, Dataset.from_list([{"prompt": "one two"}]), max_new_tokens=2)
+    assert "reach it without its chat template" in capsys.readouterr().err
 
 
 def test_unknown_labels_and_wrong_output_are_refused(
