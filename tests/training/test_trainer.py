@@ -24,6 +24,9 @@ OVERRIDDEN = [
     "compute_loss",
     "prediction_step",
     "_get_train_sampler",
+    "create_scheduler",
+    "_load_from_checkpoint",
+    "_load_best_model",
     "_get_output_dir",
     "_save_checkpoint",
 ]
