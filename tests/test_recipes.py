@@ -4,25 +4,16 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from transformers import TrainerCallback
 
 import hftune
 from hftune import HftuneError, Recipe, Run
+from tests.stop_at import StopAt
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 SCRIPTS = sorted((ROOT / "recipes" / "custom").glob("*.py"))
-
-
-class StopAtFive(TrainerCallback):
-    """Raise as Ctrl-C does, two steps after a checkpoint."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 5:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -48,7 +39,7 @@ def test_recipe_runs_and_resumes(
         "training.save_steps=3",
     ]
     with pytest.raises(KeyboardInterrupt):
-        hftune.train(Recipe.load(path, overrides), callbacks=[StopAtFive()])
+        hftune.train(Recipe.load(path, overrides), callbacks=[StopAt(5)])
     run = hftune.train(Run(tmp_path / "run").recipe, resume=True)
     assert run.metrics["eval_loss"] > 0
     with pytest.raises(HftuneError, match="the run is finished"):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from peft import PeftModel
@@ -110,16 +110,17 @@ def train(
             progress.close()
         figures = {**result.metrics, **trainer.throughput.summary(trainer.accelerator)}
         figures |= _final_evaluation(plan, trainer)
+        figures |= parameter_counts(trainer.model)
         weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
+        finished: Any = plan.method.finish(cast(nn.Module, trainer.model))
         if main:
-            _write_end(plan, run, trainer, figures, weights)
+            _write_end(plan, run, finished, trainer.samples, figures, weights)
         trainer.accelerator.wait_for_everyone()
     if order is not None:
         once(plan.arguments, lambda: _push(run, order))
     if is_sharded(trainer.accelerator):
         return Run(folder)  # the model in memory is in pieces; the saved one is whole
-    trained: Any = trainer.model
-    return Run(folder, model=trained.eval(), tokenizer=plan.tokenizer)
+    return Run(folder, model=finished.eval(), tokenizer=plan.tokenizer)
 
 
 def _agreed_folder(plan: Plan, resume: bool) -> Path:
@@ -188,20 +189,20 @@ def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
 def _write_end(
     plan: Plan,
     run: Run,
-    trainer: HftuneTrainer,
+    model: Any,
+    samples: list[dict[str, str]],
     metrics: dict[str, Any],
     weights: dict[str, Tensor] | None,
 ) -> None:
-    metrics |= parameter_counts(trainer.model)
-    adapter = isinstance(trainer.model, PeftModel)
+    adapter = isinstance(model, PeftModel)
     facts = model_facts(plan)
     card = model_card(facts, metrics, adapter=adapter)
     atomic_write_json(run.path / "metrics.json", metrics)
     lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     draw_curves([json.loads(line) for line in lines], run.path / "plots")
     # Last, since a run with a model is a finished one.
-    save_model(run.model_path, trainer.model, plan.tokenizer, facts, card, weights)
-    print_samples(trainer.samples)
+    save_model(run.model_path, model, plan.tokenizer, facts, card, weights)
+    print_samples(samples)
     print_summary(run.path, plan.task.name, metrics)
 
 
@@ -240,5 +241,5 @@ def model_facts(plan: Plan) -> ModelFacts:
         max_length=plan.max_length,
         classifier_pooling=recipe.model.classifier_pooling,
         config=config,
-        quantization=recipe.model.quantization,
+        quantization=recipe.model.quantization if plan.method.saves_adapter else None,
     )

@@ -13,18 +13,28 @@ class Row:
     Attributes:
         target: Where it lives, as ``package.module:object``.
         summary: One line for people.
+        options: The dataclass whose fields are its options, where that is not the target.
         tasks: The tasks it suits; all of them when empty.
     """
 
     target: str
     summary: str
+    options: str | None = None
     tasks: tuple[str, ...] = ()
 
     def resolve(self) -> Any:
         """Import the module and return the object."""
-        module, _, name = self.target.partition(":")
-        return getattr(import_module(module), name)
+        return _named(self.target)
+
+    def resolve_options(self) -> Any:
+        """Import the module and return the dataclass of the options."""
+        return _named(self.options or self.target)
 
     def suits(self, task: str) -> bool:
         """Tell whether the technique goes with ``task``."""
         return not self.tasks or task in self.tasks
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

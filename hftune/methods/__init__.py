@@ -10,6 +10,11 @@ METHODS = {
         summary="Only the classification head trains; the pretrained trunk is frozen.",
         tasks=("text-classification", "token-classification"),
     ),
+    "relora": Row(
+        target="hftune.methods.relora:ReLora",
+        options="hftune.methods.relora:ReLoraConfig",
+        summary="Low-rank updates, merged again and again: their sum has a high rank.",
+    ),
 }
 
 #: Methods whose adapter has other shapes at the end than at the start.

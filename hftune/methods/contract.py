@@ -2,6 +2,7 @@
 """What every method does: check itself, change the model, name its callbacks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -60,6 +61,26 @@ class Method(ABC):
     def penalty(self, model: nn.Module) -> Tensor | None:
         """Return what the method adds to the loss of each optimizer step, shape ``()``."""
         return None
+
+    def rate_factor(self) -> Callable[[int], float] | None:
+        """Return what the schedule's rate is multiplied by after a number of steps, if anything."""
+        return None
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold beside what Transformers and PEFT save by themselves.
+
+        Args:
+            model: Not wrapped.
+        """
+        return {}
+
+    def restore(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` returned; called only if that was not empty."""
+        return None
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Return the model that is saved at the end of the run."""
+        return model
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return the callbacks that the method needs during training."""

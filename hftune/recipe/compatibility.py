@@ -79,6 +79,11 @@ WRITES = ("text-generation", "text2text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
+#: Schedules that are a factor by step, without restarts of their own.
+SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+            "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")  # fmt: skip
+#: Optimizers that keep averages in the shape of the parameter.
+PLAIN_STATES = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
 
 RULES = (
     Rule(
@@ -219,7 +224,37 @@ RULES = (
     Rule(
         "model.quantization",
         "quantized weights are frozen, so the method must be a PEFT adapter",
-        lambda s: s["model"].quantization is not None and s["method"].name in METHODS,
+        lambda s: (
+            s["model"].quantization is not None
+            and s["method"].name in METHODS
+            and s["method"].name != "relora"
+        ),
+    ),
+    Rule(
+        "model.quantization",
+        "relora merges into 4-bit weights or whole ones, not into 8-bit ones",
+        lambda s: _quantized(s, "load_in_8bit") and s["method"].name == "relora",
+    ),
+    Rule(
+        "method.warm_start_steps",
+        "a warm start trains every weight, and quantized ones cannot train",
+        lambda s: s["model"].quantization is not None and bool(_option(s, "warm_start_steps")),
+    ),
+    Rule(
+        "training.lr_scheduler_type",
+        f"relora warms up again inside a schedule that it can scale: {', '.join(SCALABLE)}",
+        lambda s: (
+            s["method"].name == "relora"
+            and _training(s, "lr_scheduler_type", "linear") not in SCALABLE
+        ),
+    ),
+    Rule(
+        "training.optim",
+        f"relora prunes the optimizer's state, which it knows of {', '.join(PLAIN_STATES)}",
+        lambda s: (
+            s["method"].name == "relora"
+            and _training(s, "optim", "adamw_torch") not in PLAIN_STATES
+        ),
     ),
     Rule(
         "model.quantization",

@@ -51,6 +51,10 @@ RANGES: dict[str, dict[str, Schema]] = {
         "lora_dropout": FRACTION,
         "num_virtual_tokens": AT_LEAST_ONE,
         "encoder_hidden_size": AT_LEAST_ONE,
+        "merge_every": POSITIVE,
+        "reset_ratio": {"minimum": 0, "maximum": 1},
+        "rewarm_steps": NOT_NEGATIVE,
+        "warm_start_steps": NOT_NEGATIVE,
     },
     "training": {
         "adam_beta1": FRACTION,
@@ -157,7 +161,7 @@ def build_schema() -> Schema:
     for name in list(training["properties"]):
         if refused_training(name):
             del training["properties"][name]
-    methods = {name: _row_schema(name, row) for name, row in METHODS.items()}
+    methods = {name: _row_schema(name, row, RANGES["method"]) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
         methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
         methods[name]["description"] = PEFT_TYPES.get(name, PEFT.summary)
@@ -205,8 +209,10 @@ def _choice_schema(options: dict[str, Schema]) -> Schema:
     }
 
 
-def _row_schema(name: str, row: Row) -> Schema:
-    return {**_dataclass_schema(row.resolve(), {}, name), "description": row.summary}
+def _row_schema(name: str, row: Row, ranges: dict[str, Schema] | None = None) -> Schema:
+    options = row.resolve_options()
+    schema = _dataclass_schema(options, ranges, name, hidden=PEFT_BOOKKEEPING)
+    return {**schema, "description": row.summary}
 
 
 def _dataclass_schema(

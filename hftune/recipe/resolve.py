@@ -56,6 +56,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "p_tuning": {"num_virtual_tokens": 20},
     "prefix_tuning": {"num_virtual_tokens": 20},
     "prompt_tuning": {"num_virtual_tokens": 20},
+    "relora": {"target_modules": "all-linear"},
 }
 
 

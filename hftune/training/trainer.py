@@ -8,6 +8,8 @@ Overrides, each held by a test of its signature:
 - ``prediction_step`` keeps the few numbers a row that the task's metrics need.
 - ``get_train_dataloader`` leaves a stream alone, which is dealt out to the processes already.
 - ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
+- ``create_scheduler`` multiplies the rate by what the method says.
+- ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
 - ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
 - ``_issue_warnings_after_load`` does not call tied weights missing, which are saved once.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
@@ -31,6 +34,8 @@ from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
 from hftune.training.streaming import TokenStream
 from hftune.training.throughput import Throughput
 
+#: What a method keeps in a checkpoint.
+METHOD_FILE = "method.safetensors"
 #: Rows whose written texts each evaluation shows.
 SAMPLES = 10
 
@@ -142,6 +147,32 @@ class HftuneTrainer(Trainer):
             group=batch * args.gradient_accumulation_steps,
         )
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the schedule, times the method's own factor."""
+        fresh = self.lr_scheduler is None
+        schedule: Any = super().create_scheduler(num_training_steps, optimizer)
+        factor = self.method.rate_factor()
+        if fresh and factor is not None:
+            schedule.lr_lambdas = [
+                lambda step, rate=rate: rate(step) * factor(step) for rate in schedule.lr_lambdas
+            ]
+        return schedule
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._restore_method(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._restore_method(str(self.state.best_model_checkpoint))
+
+    def _restore_method(self, checkpoint: str) -> None:
+        path = Path(checkpoint) / METHOD_FILE
+        if path.is_file():
+            self.method.restore(self.accelerator.unwrap_model(self.model), load_file(path))
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if isinstance(self.model, PreTrainedModel):
             tied = self.model.all_tied_weights_keys
@@ -172,6 +203,10 @@ class HftuneTrainer(Trainer):
             self.state.best_model_checkpoint = str(folder / name)
         if self.args.should_save:
             self.state.save_to_json(str(staging / name / "trainer_state.json"))
+            state = self.method.state(self.accelerator.unwrap_model(model))
+            if state:
+                whole = {key: value.contiguous() for key, value in state.items()}
+                save_file(whole, staging / name / METHOD_FILE)
             publish(staging / name, folder / name)
             staging.rmdir()
             rotate_checkpoints(

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 import hftune
 from hftune import HftuneError, Recipe, Run
 from hftune.training.checkpoints import latest_checkpoint
+from tests.stop_at import StopAt
 
 TASKS = ["text-classification", "text-generation"]
 METHODS = ["full", "lora"]
@@ -75,17 +75,6 @@ def test_the_resolved_recipe_repeats_the_run_bit_for_bit(
     repeated = Recipe.load(first.path / "recipe.yaml", overrides)
     assert "output_dir" not in (first.path / "recipe.yaml").read_text()
     assert_same_bits(first, hftune.train(repeated))
-
-
-class StopAt(TrainerCallback):
-    """Raise as Ctrl-C does, in the middle of an epoch."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("task", TASKS)
