@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: parse, call the function of the same name, print.
+
+Imports nothing heavy at the top, so that help and a mistake in a recipe answer at once.
+"""
+
+from hftune.cli import recipes, runs, tools  # in the order of the help
+from hftune.cli.app import app
+from hftune.terminal import plain_errors
+
+__all__ = ["app", "main", "recipes", "runs", "tools"]
+
+
+def main() -> None:
+    """Run the command line; errors that a user can act on are printed without a traceback."""
+    with plain_errors():
+        app(standalone_mode=True)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that tell what there is: names, schema, machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hftune.cli.app import app
+from hftune.terminal import quieten, show
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="tasks, methods, losses, optimizers, schedules, recipes, accelerate, models, data."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what a recipe can name, one line each.
+
+    In brackets: the tasks it goes with, where that is not all of them, and the package it needs.
+
+    For example:
+
+    ```
+    hftune list
+    hftune list methods
+    hftune list optimizers --json
+    ```
+    """
+    from hftune.commands.list import list_, listing
+
+    entries = list_(kind)
+    show(entries if as_json else listing(entries))
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None, typer.Option(help="Write it to this file and print nothing.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of recipes, for editors and other programs.
+
+    For example:
+
+    ```
+    hftune schema --output schema.json
+    ```
+    """
+    from hftune.commands.schema import schema, schema_text
+
+    exported = schema(output)
+    if output is None:
+        print(schema_text(exported), end="")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look whether this machine is ready: versions, devices, extras, folders, the Hub.
+
+    Changes nothing. The exit code is 1 if something that hftune needs is broken.
+    """
+    from hftune.commands.doctor import doctor, report
+
+    quieten()
+    findings = doctor()
+    show(findings if as_json else report(findings))
+    if any(finding.state == "broken" for finding in findings):
+        raise typer.Exit(1)
