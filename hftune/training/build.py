@@ -108,6 +108,6 @@ def parameter_counts(model: nn.Module | None) -> dict[str, int]:
 def _size(parameter: Any) -> int:
     """How many weights a parameter stands for."""
     if type(parameter).__name__ == "Params4bit":  # two weights a byte
-        return 2 * parameter.numel() * int(parameter.element_size())
+        return int(2 * parameter.numel() * parameter.element_size())
     # Between steps DeepSpeed leaves an empty tensor in place of a sharded parameter.
     return int(getattr(parameter, "ds_numel", parameter.numel()))
