@@ -97,10 +97,10 @@ def _parts(node: ast.stmt) -> Iterator[tuple[str, int, int]]:
 def docstring_rows() -> list[dict[str, Any]]:
     """Return rows, cached while they are current.
 
-    Each has ``module``, ``name``, ``signature``, ``summary``, ``package``, ``kind`` (class, method or
-    function), ``topics`` (package and kind), and ``log2_statements`` of the code beneath. The same
-    installed versions give the same rows in the same order. At most ``ROWS_PER_PACKAGE`` rows come
-    from one package; no summary stands twice.
+    Each has ``module``, ``name``, ``signature``, ``summary``, ``package``, ``kind`` (class, method
+    or function), ``topics`` (package and kind), and ``log2_statements`` of the code beneath. The
+    same installed versions give the same rows in the same order. At most ``ROWS_PER_PACKAGE`` rows
+    come from one package; no summary stands twice.
     """
     versions = {distribution: version(distribution) for distribution in PACKAGES}
     source = Path(__file__).read_bytes() + json.dumps(versions).encode()
