@@ -35,6 +35,7 @@ ATTENTION = (
     r"attention\.out_proj",  # wav2vec2
     r"self_attn\.out_proj",  # BART, OPT, CLIP
     r"encoder_attn\.out_proj",
+    r"self_attn\.output",  # LED
     r"self_attn\.o_proj",  # Llama, Qwen, Mistral
     r"self_attn\.dense",  # Phi
     r"self_attention\.dense",  # BLOOM, Falcon
