@@ -16,6 +16,7 @@ SEQ2SEQ = {
     "vocab_size": WORDS, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2,
     "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32,
     "decoder_ffn_dim": 32, "max_position_embeddings": 32, "decoder_start_token_id": 1,
+    "dropout": 0.0,
 }  # fmt: skip
 #: Family -> class of the model, fields of its config.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
