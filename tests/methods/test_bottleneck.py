@@ -458,6 +458,7 @@ def test_a_learned_activation_is_trained_and_saved(tmp_path: Path) -> None:
     assert all(slope.requires_grad for slope in slopes)
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(build("llama"), tmp_path).eval()
+    assert not any(parameter.requires_grad for parameter in again.parameters())
     assert torch.equal(logits(again, "llama"), logits(model, "llama"))
 
 
@@ -561,6 +562,35 @@ def test_the_users_pair_of_modules() -> None:
     torch.testing.assert_close(
         logits(model, "llama"), logits(adapted("llama", "parallel"), "llama")
     )
+
+
+def test_a_pair_of_modules_of_other_widths() -> None:
+    """What is read and what is added to need not be equally wide."""
+
+    class Narrowing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.ModuleDict({"first": nn.Linear(4, 6), "last": nn.Linear(6, 3)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer["last"](self.layer["first"](x).tanh())
+
+    base, x = Narrowing(), torch.randn(5, 4)
+    plain = base(x)
+    config = BottleneckConfig(
+        placement="parallel", target_modules=["last"], input_modules=["first"], r=2
+    )
+    model = get_peft_model(base, config)
+    randomize(model, "default", 0)
+    compute = network(base.layer["last"], F.relu)
+    torch.testing.assert_close(model(x), plain + 4 * compute(x))
+
+
+def test_hidden_states_are_those_of_the_adapted_model() -> None:
+    model = adapted("bert", "pfeiffer").get_base_model().bert
+    with torch.no_grad():
+        output = model(**batch("bert"), output_hidden_states=True)
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
 
 
 CHILD = """

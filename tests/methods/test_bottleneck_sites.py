@@ -85,6 +85,16 @@ def test_every_sublayer_of_a_known_architecture_has_an_adapter(model_type: str) 
             assert widths == {16}
 
 
+def test_both_towers_of_clip_are_found() -> None:
+    tower = {key: SMALL[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers",
+             "num_attention_heads", "intermediate_size", "image_size", "patch_size")}  # fmt: skip
+    config = AutoConfig.for_model("clip", text_config=tower, vision_config=tower)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    names = get_peft_model(model, BottleneckConfig(placement="houlsby")).base_model
+    assert len(names.targeted_module_names) == 2 * 2 * LAYERS
+
+
 def test_every_post_norm_is_among_the_architectures_tried() -> None:
     assert set(POST_NORMS) <= set(COUNTS)
 

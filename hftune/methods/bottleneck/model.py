@@ -81,8 +81,6 @@ class BottleneckModel(BaseTuner):
             read = _in_features(base) or added
         layer.update_layer(adapter_name, peft_config, reads, (read, added))
         if layer is not target:
-            if adapter_name not in self.active_adapters:
-                layer.requires_grad_(False)  # it is there for later
             self._replace_module(parent, target_name, layer, target)
 
     def _first_module(self, config: BottleneckConfig, key: str) -> nn.Module:
