@@ -564,6 +564,17 @@ def test_the_users_pair_of_modules() -> None:
     )
 
 
+def test_two_adapters_at_one_place_read_one_module() -> None:
+    model = adapted("llama", "parallel")
+    other = BottleneckConfig(
+        placement="parallel", target_modules=["mlp.down_proj"], input_modules=["self_attn.q_proj"]
+    )
+    with pytest.raises(
+        ValueError, match=r"another adapter here reads .*up_proj, this one .*q_proj"
+    ):
+        model.add_adapter("other", other)
+
+
 def test_a_pair_of_modules_of_other_widths() -> None:
     """What is read and what is added to need not be equally wide."""
 

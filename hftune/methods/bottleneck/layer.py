@@ -59,6 +59,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.tap: InputTap | None = None
+        self.tapped: str | None = None
         self.tap_handle: RemovableHandle | None = None
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_act = nn.ModuleDict()
@@ -105,11 +106,19 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             nn.init.zeros_(up.weight)
             nn.init.zeros_(up.bias)
 
-    def listen_to(self, module: nn.Module) -> None:
-        """Keep what goes into ``module``, which runs before this layer, for the adapters here."""
+    def listen_to(self, module: nn.Module, name: str) -> None:
+        """Keep what goes into ``module``, which runs before this layer, for the adapters here.
+
+        Raises:
+            ValueError: Another adapter here reads another module.
+        """
         if self.tap is None:
-            self.tap = InputTap()
+            self.tap, self.tapped = InputTap(), name
             self.tap_handle = module.register_forward_pre_hook(self.tap)
+        elif name != self.tapped:
+            raise ValueError(
+                f"input_modules: another adapter here reads {self.tapped}, this one {name}"
+            )
 
     def stop_listening(self) -> None:
         """Leave the other module as it was."""

@@ -74,8 +74,9 @@ class BottleneckModel(BaseTuner):
         added = self._width(base, current_key)
         read, reads = added, _reads(peft_config, base)
         if reads == "sublayer":
-            first = self._first_module(peft_config, current_key)
-            layer.listen_to(first)
+            name = self._first_module(peft_config, current_key)
+            first = self.model.get_submodule(name)
+            layer.listen_to(first, name)
             read = _in_features(first) or added
         elif reads == "input":
             read = _in_features(base) or added
@@ -83,12 +84,11 @@ class BottleneckModel(BaseTuner):
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
-    def _first_module(self, config: BottleneckConfig, key: str) -> nn.Module:
-        """The module whose input the adapter at ``key`` reads."""
+    def _first_module(self, config: BottleneckConfig, key: str) -> str:
+        """The name of the module whose input the adapter at ``key`` reads."""
         wanted = config.input_modules
         names = [name for name, _ in self.model.named_modules() if _matches(wanted, name)]
-        first: nn.Module = self.model.get_submodule(partner(key, names))
-        return first
+        return partner(key, names)
 
     def _width(self, module: nn.Module, key: str) -> int:
         """The last dimension of what a module returns.
