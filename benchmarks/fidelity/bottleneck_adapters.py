@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Does a Pfeiffer adapter come close to full fine-tuning? AdapterFusion's claim, on small data.
 
-    python benchmarks/fidelity/bottleneck.py \
+    python benchmarks/fidelity/bottleneck_adapters.py \
         --data banking77=train.csv,test.csv --data sections=sections.csv --seeds 0 1 2
 
 ``demo:docstrings`` is always one of the sets. Files hold ``text`` and ``label``; without a test
@@ -12,7 +12,8 @@ runs at each of its rates; the rate is chosen on the rows that decide, not on th
 
 Kept if the mean gap to full fine-tuning is at most 1.5 points at under 4 % of the parameters.
 Results go to benchmarks/results/fidelity_bottleneck.json after every cell; what is there already is
-not run again, so the same command goes on after an interruption.
+not run again, so the same command goes on after an interruption. (The file is not named
+bottleneck.py, since pandas looks for a package of that name beside a script.)
 """
 
 import argparse
