@@ -146,7 +146,7 @@ class Start:
             for name, weight in teacher.named_parameters():
                 if weight.dim() == 2 and "embed" not in name and "lm_head" not in name:
                     noise = torch.randn_like(weight)
-                    weight += CHANGE * weight.norm() / noise.norm() * noise
+                    weight.add_(noise, alpha=float(CHANGE * weight.norm() / noise.norm()))
         texts: list[str] = []
         tokenizer: Any = run.tokenizer
         while len(texts) < DRAWN_TEXTS:
@@ -202,7 +202,8 @@ def corpus() -> list[str]:
 def docstrings(package: str) -> Iterator[str]:
     """Yield the docstrings of a package's source files, which are parsed and never imported."""
     spec = find_spec(package)
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"{package} is not installed")
     for path in sorted(Path(spec.origin).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8", errors="replace"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
