@@ -12,6 +12,14 @@ METHODS = {
     ),
 }
 
+#: PEFT tuners of our own, which PEFT's mappings list beside its own types.
+TUNERS = {
+    "diff_pruning": Row(
+        target="hftune.methods.diff_pruning.method:DiffPruning",
+        summary="A difference to every weight, of which half a percent stays.",
+    ),
+}
+
 #: Methods whose adapter has other shapes at the end than at the start.
 CHANGES_SHAPE = ("adalora",)
 

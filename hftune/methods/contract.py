@@ -16,6 +16,7 @@ class MethodContext:
         task: The Hub's name of the task.
         new_modules: Names of modules that the checkpoint lacks; they train and are saved.
         num_training_steps: Optimizer steps of the whole run.
+        learning_rate: The schedule's highest.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
         mixed_precision: Whether the forward pass runs under autocast.
         revision: Of the base model on the Hub.
@@ -24,6 +25,7 @@ class MethodContext:
     task: str
     new_modules: tuple[str, ...] = ()
     num_training_steps: int = 1
+    learning_rate: float = 5e-5
     gradient_checkpointing: bool = False
     mixed_precision: bool = False
     revision: str | None = None
@@ -60,6 +62,10 @@ class Method(ABC):
     def penalty(self, model: nn.Module) -> Tensor | None:
         """Return what the method adds to the loss of each optimizer step, shape ``()``."""
         return None
+
+    def working_bytes(self, model: nn.Module) -> int:
+        """Return the bytes that the forward pass keeps beside weights and activations."""
+        return 0
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return the callbacks that the method needs during training."""

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
+import hftune.methods.diff_pruning  # noqa: F401  PEFT knows the type from here on
 from hftune.core.errors import HftuneError
 from hftune.methods.contract import Method, MethodContext
 

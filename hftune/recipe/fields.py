@@ -19,7 +19,7 @@ from hftune.core.files import atomic_write, cache_folder
 from hftune.core.rows import Row
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.losses import LOSSES
-from hftune.methods import METHODS, PEFT
+from hftune.methods import METHODS, PEFT, TUNERS
 from hftune.methods.peft_types import PEFT_TYPES
 from hftune.recipe.schema import DataSection, EvaluationSection, ModelSection
 from hftune.tasks import TASKS
@@ -50,6 +50,11 @@ RANGES: dict[str, dict[str, Schema]] = {
         "alpha": POSITIVE,
         "lora_dropout": FRACTION,
         "num_virtual_tokens": AT_LEAST_ONE,
+        "target_sparsity": {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "projection_ratio": {"exclusiveMinimum": 0, "maximum": 1},
+        "penalty_weight": NOT_NEGATIVE,
+        "gate_lr_ratio": POSITIVE,
+        "finishing_lr_ratio": POSITIVE,
         "encoder_hidden_size": AT_LEAST_ONE,
     },
     "training": {
@@ -113,7 +118,9 @@ NOT_AT_EVALUATION = {
 #: Fields of every PEFT config that hftune fills in by itself.
 PEFT_BOOKKEEPING = {
     "auto_mapping",
+    "base_fingerprint",
     "base_model_name_or_path",
+    "finished",
     "inference_mode",
     "peft_type",
     "peft_version",
@@ -160,7 +167,8 @@ def build_schema() -> Schema:
     methods = {name: _row_schema(name, row) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
         methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
-        methods[name]["description"] = PEFT_TYPES.get(name, PEFT.summary)
+        summary = TUNERS.get(name, PEFT).summary
+        methods[name]["description"] = PEFT_TYPES.get(name, summary)
     losses = {name: _row_schema(name, row) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
