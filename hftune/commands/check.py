@@ -187,4 +187,5 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
         optimizer=str(getattr(plan.arguments.optim, "value", plan.arguments.optim)),
         recompute=plan.context().gradient_checkpointing,
+        working_bytes=plan.method.working_bytes(plan.adapted),
     )

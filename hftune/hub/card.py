@@ -18,6 +18,11 @@ CARD_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted
                 "r2", "spearman", "bleu", "chrf", "rouge1", "rouge2", "rougeL",
                 "exact_match")  # fmt: skip
 
+#: Methods whose adapters PEFT knows only after an import; a test compares them with the table.
+OWN_TUNERS = ("diff_pruning",)
+#: What must be imported then.
+REGISTERS = "hftune.methods.peft"
+
 #: What the lines that load the model name until it has a place on the Hub.
 FOLDER = '"FOLDER"'
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -152,7 +157,9 @@ def _loading(
         names = "AutoTokenizer, BitsAndBytesConfig"
         fields = ", ".join(f"{key}={value!r}" for key, value in facts.quantization.items())
         arguments.append(f"quantization_config=BitsAndBytesConfig({fields})")
+    own = [f"import {REGISTERS}  # lets PEFT know {facts.method}"] * (facts.method in OWN_TUNERS)
     return [
+        *own,
         f"from {'peft' if adapter else 'transformers'} import {auto}",
         f"from transformers import {names}",
         "",

@@ -13,7 +13,7 @@ from typing import Any
 from hftune.core.errors import RecipeError
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.losses import LOSSES
-from hftune.methods import CHANGES_SHAPE, METHODS
+from hftune.methods import CHANGES_SHAPE, METHODS, TUNERS
 from hftune.recipe.load import KeyPath, Source
 from hftune.recipe.schema import TASK_OPTIONS
 from hftune.tasks import TASKS
@@ -77,6 +77,13 @@ def _found(*packages: str) -> bool:
 WRITES = ("text-generation", "text2text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
+#: Fields of diff_pruning's gates and their defaults, which a resolved recipe spells out.
+GATES = {
+    "structured": True,
+    "alpha_init": 5.0,
+    "gate_lr_ratio": None,
+    "penalty_schedule": "exponential",
+}
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
 
 RULES = (
@@ -192,6 +199,32 @@ RULES = (
         "model.quantization",
         "quantized weights are frozen, so the method must be a PEFT adapter",
         lambda s: s["model"].quantization is not None and s["method"].name in METHODS,
+    ),
+    Rule(
+        "model.quantization",
+        "diff_pruning adds to single weights, which a quantized base no longer has",
+        lambda s: s["model"].quantization is not None and s["method"].name == "diff_pruning",
+    ),
+    Rule(
+        "method.mode",
+        "l1 has no gates: leave out structured, alpha_init, gate_lr_ratio and penalty_schedule",
+        lambda s: (
+            _option(s, "mode") == "l1"
+            and any(_option(s, name) not in (None, usual) for name, usual in GATES.items())
+        ),
+    ),
+    Rule(
+        "method.include_norm",
+        "target_modules says which modules get a difference, norms too",
+        lambda s: _option(s, "include_norm") is False and _option(s, "target_modules") is not None,
+    ),
+    Rule(
+        "method.finishing_lr_ratio",
+        "with projection_ratio: 1 no step follows the projection",
+        lambda s: (
+            _option(s, "finishing_lr_ratio") not in (None, 10.0)
+            and _option(s, "projection_ratio") == 1
+        ),
     ),
     Rule(
         "model.quantization",
@@ -336,7 +369,7 @@ def compatibility_page() -> str:
     lines = ["# What goes with what", ""]
     lines += ["Made from the tables that the check itself reads; a test keeps both equal.", ""]
     lines += ["| technique | " + " | ".join(TASKS) + " |", "|---|" + "---|" * len(TASKS)]
-    for name, row in {**METHODS, **LOSSES}.items():
+    for name, row in {**METHODS, **TUNERS, **LOSSES}.items():
         marks = ("yes" if row.suits(task) else "no" for task in TASKS)
         lines.append(f"| `{name}` | " + " | ".join(marks) + " |")
     lines += ["", "Every PEFT type goes with every task, but for what is said below.", ""]

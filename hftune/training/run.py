@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+import hftune.methods.peft  # noqa: F401  PEFT knows our own tuners from here on
 from hftune.core.errors import HftuneError
 from hftune.hub.load import load_finetuned, load_tokenizer
 from hftune.hub.save import ModelFacts, read_facts

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.gates import open_probability, sample_gates
 
+#: Bytes that autograd keeps of each weight: the changed weight, and five tensors of its gate.
+KEPT_WITH_GATES, KEPT_WITHOUT = 20, 4
+
 
 class Difference(nn.Module):
     """What is added to a weight.
@@ -128,6 +131,11 @@ class Difference(nn.Module):
             self._buffers.pop(name)
         self.values = nn.Parameter(flat[indices].clone(), requires_grad=trains)
         self.register_buffer("indices", indices)
+
+    def working_bytes(self) -> int:
+        """Return the bytes of the mask and of what a training step keeps for its backward pass."""
+        kept = KEPT_WITH_GATES if self.config.mode == "l0" else KEPT_WITHOUT
+        return self.shape.numel() * (1 + kept)
 
     def resize(self, indices: Tensor) -> None:
         """Make room for a stored difference."""

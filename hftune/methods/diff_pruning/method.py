@@ -10,13 +10,11 @@ from transformers import TrainerCallback
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.methods.contract import MethodContext
-from hftune.methods.diff_pruning.difference import Difference
 from hftune.methods.diff_pruning.model import DiffPruningModel
 from hftune.methods.peft import Peft
 
 #: How far a gate can travel before the projection, in units of log alpha; closing takes about 11.
 GATE_TRAVEL = 40.0
-FLOAT32 = 4
 
 
 class DiffPruning(Peft):
@@ -44,6 +42,13 @@ class DiffPruning(Peft):
     def penalty(self, model: nn.Module) -> Tensor | None:
         """Return the penalty of an optimizer step; see :class:`DiffPruningModel`."""
         return _tuner(model).penalty()
+
+    def working_bytes(self, model: nn.Module) -> int:
+        """Count masks, and what is kept for the backward pass: weights, noise and gates as drawn.
+
+        With recomputed activations the second is less: one layer's at a time.
+        """
+        return sum(difference.working_bytes() for difference in _tuner(model).differences())
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return what leads through the phases."""
@@ -85,7 +90,7 @@ class Phases(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say how many gates are open."""
         if "loss" in kwargs["logs"] and self.config.mode == "l0":
-            kwargs["logs"]["open_share"] = float(self.tuner.open_share())
+            kwargs["logs"]["open_share"] = self.tuner.open_share().item()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave indices and values; a run that was stopped early is projected here."""
@@ -95,7 +100,9 @@ class Phases(TrainerCallback):
 
     def _project(self) -> None:
         kept, total = self.tuner.project(), self.tuner.num_weights()
-        say(f"diff pruning: {kept} of {total} weights keep a difference ({kept / total:.3%})")
+        say(
+            f"diff pruning: {kept} of {total} weights may differ from the base ({kept / total:.3%})"
+        )
 
 
 def projection_step(ratio: float, steps: int) -> int:

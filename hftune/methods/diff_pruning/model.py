@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -101,7 +102,9 @@ class DiffPruningModel(BaseTuner):
             config.target_modules = default_targets(model, include_norm=config.include_norm)
         self._chosen = config.target_modules
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
         """Wrap the targets; PEFT calls it for every adapter."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         # PEFT shortens long lists to name endings, and saves whole embeddings that it finds there.
@@ -167,7 +170,7 @@ def default_targets(model: nn.Module, *, include_norm: bool) -> set[str]:
     shared = _shared_weights(model)
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     names = set()
-    for name, module in model.named_modules():
+    for name, module in _unwrapped(model):
         weight = module._parameters.get("weight")
         if weight is None or id(weight) in shared or not _in_trunk(model, name):
             continue
@@ -176,6 +179,17 @@ def default_targets(model: nn.Module, *, include_norm: bool) -> set[str]:
         if isinstance(module, MATRICES) or (include_norm and weight.dim() == 1):
             names.add(name)
     return names
+
+
+def _unwrapped(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules as they are without adapters, which may be there already."""
+    wrapped: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if name.startswith(wrapped):
+            continue
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            wrapped += (f"{name}.",)
+        yield name, module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 def _in_trunk(model: nn.Module, name: str) -> bool:
@@ -218,9 +232,7 @@ def _is_indices(key: str) -> bool:
 
 def _base_weights(model: nn.Module, adapter_name: str) -> list[Tensor]:
     layers = [layer for layer in model.modules() if isinstance(layer, DiffPruningLayer)]
-    return [
-        layer.get_base_layer().weight for layer in layers if adapter_name in layer.diffp_weight
-    ]
+    return [layer.get_base_layer().weight for layer in layers if adapter_name in layer.diffp_weight]
 
 
 def _make_room(

@@ -31,9 +31,7 @@ def pack(indices: Tensor) -> Tensor:
     return steps.to(width)
 
 
-def unpack(
-    packed: Tensor | None, values: Tensor | None, shape: torch.Size, name: str
-) -> Tensor:
+def unpack(packed: Tensor | None, values: Tensor | None, shape: torch.Size, name: str) -> Tensor:
     """Return the indices of a stored difference.
 
     Args:
