@@ -2,6 +2,7 @@
 """``hftune check``: a recipe and its data, looked at before any time is spent."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,7 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         per_weight = 1.0
     half = plan.arguments.bf16 or plan.arguments.fp16
     longest = max(plan.train.lengths)
-    return estimate_memory(
+    estimate = estimate_memory(
         plan.adapted,
         plan.config,
         rows=plan.arguments.per_device_train_batch_size,
@@ -187,5 +188,6 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
         optimizer=str(getattr(plan.arguments.optim, "value", plan.arguments.optim)),
         recompute=plan.context().gradient_checkpointing,
-        working_bytes=plan.method.working_bytes(plan.adapted),
     )
+    working = plan.method.working_bytes(plan.adapted)
+    return replace(estimate, activations=estimate.activations + working)

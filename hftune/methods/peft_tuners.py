@@ -6,6 +6,7 @@ documented interface; the bounds of the dependency and a test hold them.
 """
 
 import enum
+from typing import Any
 
 from peft import PeftConfig
 from peft.mapping import (
@@ -16,7 +17,7 @@ from peft.mapping import (
 from peft.tuners.tuners_utils import BaseTuner
 
 
-class TunerType(str, enum.Enum):
+class TunerType(enum.StrEnum):
     """Names of our own beside ``peft.PeftType``; Transformers reads their ``value``."""
 
     DIFF_PRUNING = "DIFF_PRUNING"
@@ -30,6 +31,7 @@ def register(kind: TunerType, config: type[PeftConfig], tuner: type[BaseTuner]) 
         config: Its config class, which sets ``peft_type`` to ``kind``.
         tuner: Its model class; ``tuner.prefix`` opens the names of its parameters.
     """
-    PEFT_TYPE_TO_CONFIG_MAPPING[kind] = config
-    PEFT_TYPE_TO_TUNER_MAPPING[kind] = tuner
-    PEFT_TYPE_TO_PREFIX_MAPPING[kind] = tuner.prefix
+    name: Any = kind  # the mappings' keys are declared as PEFT's own enumeration
+    PEFT_TYPE_TO_CONFIG_MAPPING[name] = config
+    PEFT_TYPE_TO_TUNER_MAPPING[name] = tuner
+    PEFT_TYPE_TO_PREFIX_MAPPING[name] = tuner.prefix

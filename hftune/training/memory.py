@@ -50,7 +50,6 @@ def estimate_memory(
     bytes_per_activation: int = FLOAT32,
     optimizer: str = "adamw_torch_fused",
     recompute: bool = False,
-    working_bytes: int = 0,
 ) -> MemoryEstimate:
     """Estimate one process's memory.
 
@@ -63,7 +62,6 @@ def estimate_memory(
         bytes_per_activation: 4, or 2 under mixed precision.
         optimizer: ``training.optim``.
         recompute: Whether activations are checkpointed.
-        working_bytes: What the method keeps beside weights and activations.
     """
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -71,8 +69,7 @@ def estimate_memory(
         weights=round((every - trained) * bytes_per_weight) + trained * FLOAT32,
         gradients=trained * FLOAT32,
         optimizer=trained * ADAM_STATES.get(optimizer, ADAM_BYTES),
-        activations=working_bytes
-        + bytes_per_activation
+        activations=bytes_per_activation
         * _activations(config, rows, length, recompute, _is_language_model(model)),
     )
 

@@ -92,7 +92,7 @@ class DiffPruningConfig(PeftConfig):
         Raises:
             ValueError: A value is out of its range.
         """
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = TunerType.DIFF_PRUNING
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]

@@ -56,7 +56,7 @@ class Difference(nn.Module):
 
     @property
     def _gate_scale(self) -> float:
-        """Gates are stored divided by it: Adam moves all numbers alike, and gates have far to go."""
+        """Gates are stored divided by it: Adam moves all numbers alike, and gates go far."""
         return self.config.gate_lr_ratio or 1.0
 
     def forward(

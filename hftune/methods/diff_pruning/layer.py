@@ -19,7 +19,7 @@ PLACES = {"weight": "diffp_weight", "bias": "diffp_bias"}
 Replaced = tuple[str, Tensor, Tensor]
 
 
-class DiffPruningLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class DiffPruningLayer(nn.Module, BaseTunerLayer):
     """A module that runs with other weights than its own.
 
     Any module goes whose parameters are ``weight`` and perhaps ``bias``: linear, convolution,
@@ -41,7 +41,7 @@ class DiffPruningLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     def update_layer(self, adapter_name: str, config: DiffPruningConfig) -> None:
         """Add an adapter; it is zero."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         self.diffp_weight[adapter_name] = Difference(base.weight, config)
         if config.include_bias and base._parameters.get("bias") is not None:
             self.diffp_bias[adapter_name] = Difference(base.bias, config)
@@ -77,7 +77,7 @@ class DiffPruningLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return bool(active) and not any(self.diffp_weight[name].finished for name in active)
 
     def _embed(self, base: nn.Embedding, ids: Tensor) -> Tensor:
-        """Look up tokens; only the rows that occur get gates, where a table has tens of thousands."""
+        """Look up tokens; only the rows that occur get gates, few of a large table."""
         rows, positions = ids.unique(return_inverse=True)
         table = base.weight[rows]
         for adapter_name in self.active_adapters:

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.methods.contract import MethodContext
+from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.model import DiffPruningModel
 from hftune.methods.peft import Peft
 
@@ -26,7 +27,8 @@ class DiffPruning(Peft):
         Raises:
             HftuneError: A field is out of its range, or the run is too short for the phases.
         """
-        config: Any = super().config(context, **overrides)
+        config = super().config(context, **overrides)
+        assert isinstance(config, DiffPruningConfig)
         steps = context.num_training_steps
         first = projection_step(config.projection_ratio, steps)
         if config.projection_ratio < 1 and first >= steps:

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hftune.methods.diff_pruning import packing
-from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.difference import Difference
 from hftune.methods.diff_pruning.gates import keep_largest, num_kept
 from hftune.methods.diff_pruning.layer import PLACES, DiffPruningLayer
@@ -27,7 +26,8 @@ class DiffPruningModel(BaseTuner):
 
     prefix = "diffp_"
     tuner_layer_cls = DiffPruningLayer
-    target_module_mapping: dict[str, list[str]] = {}
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  as PEFT declares it
+    peft_config: dict[str, Any]
 
     #: The share of open gates above which the penalty counts; the phases set it.
     allowed_share = 0.0
@@ -61,8 +61,11 @@ class DiffPruningModel(BaseTuner):
             return None
         if config.mode == "l1":
             sums = [difference.delta.abs().sum() for difference in self.differences(adapter_name)]
-            return config.penalty_weight * torch.stack(sums).sum() / self.num_weights(adapter_name)
-        return config.penalty_weight * (self.open_share(adapter_name) - self.allowed_share).relu()
+            counted = torch.stack(sums).sum() / self.num_weights(adapter_name)
+        else:
+            counted = (self.open_share(adapter_name) - self.allowed_share).relu()
+        penalty: Tensor = config.penalty_weight * counted
+        return penalty
 
     def project(self, adapter_name: str = "default") -> int:
         """Keep the largest entries of the whole difference, ``1 - target_sparsity`` of all.
@@ -85,11 +88,8 @@ class DiffPruningModel(BaseTuner):
             return
         for difference in self.differences(adapter_name):
             difference.finish()
-        config.base_fingerprint = packing.fingerprint(self._base_weights(adapter_name))
+        config.base_fingerprint = packing.fingerprint(_base_weights(self.model, adapter_name))
         config.finished = True
-
-    def _base_weights(self, adapter_name: str) -> list[Tensor]:
-        return _base_weights(self.model, adapter_name)
 
     def _prepare_adapter_config(
         self, peft_config: PeftConfig, model_config: dict[str, Any]
@@ -118,7 +118,7 @@ class DiffPruningModel(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **kwargs: Any,
+        parameter_name: str | None = None,
     ) -> None:
         config: Any = peft_config
         if isinstance(target, DiffPruningLayer):
@@ -156,7 +156,8 @@ class DiffPruningModel(BaseTuner):
         adapter_name: str,
         state_dict: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        if config.finished:
+        own: Any = config
+        if own.finished:
             state_dict = _make_room(model, config, adapter_name, state_dict)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
@@ -230,7 +231,7 @@ def _is_indices(key: str) -> bool:
     return key.endswith(".indices") and any(f".{place}." in f".{key}" for place in PLACES.values())
 
 
-def _base_weights(model: nn.Module, adapter_name: str) -> list[Tensor]:
+def _base_weights(model: nn.Module, adapter_name: str) -> list[Any]:
     layers = [layer for layer in model.modules() if isinstance(layer, DiffPruningLayer)]
     return [layer.get_base_layer().weight for layer in layers if adapter_name in layer.diffp_weight]
 
