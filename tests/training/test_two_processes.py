@@ -123,3 +123,28 @@ def test_two_processes_share_a_stream(tmp_path: Path, tiny_decoder: Path, chat_f
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-6, rtol=0)
     assert sum(float((value - start[key]).abs().sum()) for key, value in one.items()) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["l0", "l1"])
+def test_diff_pruning_in_two_processes(
+    mode: str, tmp_path: Path, tiny_encoder: Path, labelled_file: Path
+) -> None:
+    """Without noise, that is with l1, the same weights are kept as in one process."""
+    stored = {}
+    for name in ("one", "two"):
+        output = tmp_path / name
+        text = RECIPE.format(
+            task="text-classification", model=tiny_encoder, data=labelled_file, output=output,
+            optim="adamw_torch",
+        )  # fmt: skip
+        method = f"{{name: diff_pruning, mode: {mode}, target_sparsity: 0.95}}"
+        (tmp_path / f"{name}.yaml").write_text(text.replace("method: full", f"method: {method}"))
+    one = ("training.gradient_accumulation_steps=2", "training.use_cpu=true")
+    for name, arguments in (("one", one), ("two", ("--accelerate", "multi_cpu"))):
+        launch(tmp_path / f"{name}.yaml", *arguments)
+        stored[name] = load_file(tmp_path / name / "model" / "adapter_model.safetensors")
+    assert stored["one"].keys() == stored["two"].keys()
+    if mode == "l1":
+        for key, value in stored["one"].items():
+            torch.testing.assert_close(stored["two"][key], value, atol=1e-4, rtol=1e-3)

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -101,7 +102,12 @@ class Phases(TrainerCallback):
         self.tuner.finish()
 
     def _project(self) -> None:
+        """Project on every process, and then take the first one's mask, whatever the hardware."""
         kept, total = self.tuner.project(), self.tuner.num_weights()
+        if torch.distributed.is_initialized():
+            for difference in self.tuner.differences():
+                torch.distributed.broadcast(difference.kept.view(torch.uint8), 0)
+                torch.distributed.broadcast(difference.delta.data, 0)
         say(
             f"diff pruning: {kept} of {total} weights may differ from the base ({kept / total:.3%})"
         )
