@@ -110,7 +110,7 @@ def test_penalty_counts_once_a_step_however_it_is_split(make_recipe: Callable[..
     tuner = model.base_model
     total = tuner.num_weights()
     opened = torch.sigmoid(torch.tensor(3.0))
-    due = 100 * opened * (1 - opened) * torch.sigmoid(torch.tensor(30.0)) / total
+    due = 30 * opened * (1 - opened) * torch.sigmoid(torch.tensor(30.0)) / total
     for name, gradient in gradients[8].items():
         torch.testing.assert_close(gradient, gradients[2][name])
         torch.testing.assert_close(gradient, due.expand_as(gradient), rtol=1e-4, atol=0)

@@ -57,7 +57,7 @@ class DiffPruningConfig(PeftConfig):
         default=None,
         metadata={
             "help": "Weight of the penalty: l0 counts the expected share of open gates, l1 the "
-            "mean magnitude. 100 for l0 and 0.1 for l1 if absent."
+            "mean magnitude. 30 for l0 and 0.1 for l1 if absent."
         },
     )
     penalty_schedule: Literal["exponential", "constant"] = field(
@@ -105,7 +105,7 @@ class DiffPruningConfig(PeftConfig):
                 f"projection_ratio must be above 0 and at most 1, got {self.projection_ratio}"
             )
         if self.penalty_weight is None:
-            self.penalty_weight = 100.0 if self.mode == "l0" else 0.1
+            self.penalty_weight = 30.0 if self.mode == "l0" else 0.1
         if self.penalty_weight < 0:
             raise ValueError(f"penalty_weight must not be negative, got {self.penalty_weight}")
         for name in ("gate_lr_ratio", "finishing_lr_ratio"):

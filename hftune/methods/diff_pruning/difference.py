@@ -90,6 +90,17 @@ class Difference(nn.Module):
             delta = delta * sample_gates(self.group_gate * self._gate_scale, noise=noise)
         return delta
 
+    def counted_gates(self) -> Tensor:
+        """Return what the penalty counts, shape ``()``: expected open gates, the group's as one.
+
+        It is above :meth:`expected_nonzero`, and what the authors' program takes. The product itself would push the one gate of a matrix with the
+        weight of all its entries, and close whole matrices at once.
+        """
+        number = open_probability(self.gates * self._gate_scale).sum()
+        if self.config.structured:
+            number = number + open_probability(self.group_gate[0] * self._gate_scale)
+        return number
+
     def expected_nonzero(self) -> Tensor:
         """Return the expected number of open gates, shape ``()``; Guo et al., section 3.2."""
         number = open_probability(self.gates * self._gate_scale).sum()

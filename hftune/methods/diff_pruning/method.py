@@ -17,6 +17,8 @@ from hftune.methods.peft import Peft
 
 #: How far a gate can travel before the projection, in units of log alpha; closing takes about 11.
 GATE_TRAVEL = 40.0
+#: Share of the steps before the projection after which the target itself is allowed.
+SCHEDULED = 0.8
 
 
 class DiffPruning(Peft):
@@ -75,7 +77,7 @@ class Phases(TrainerCallback):
         """Lower the share that the penalty lets pass: from 1 by equal factors to the target."""
         if self.config.penalty_schedule == "exponential":
             first = projection_step(self.config.projection_ratio, state.max_steps)
-            done = min(1.0, state.global_step / first)
+            done = min(1.0, state.global_step / (SCHEDULED * first))
             self.tuner.allowed_share = (1 - self.config.target_sparsity) ** done
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -63,7 +63,9 @@ class DiffPruningModel(BaseTuner):
             sums = [difference.delta.abs().sum() for difference in self.differences(adapter_name)]
             counted = torch.stack(sums).sum() / self.num_weights(adapter_name)
         else:
-            counted = (self.open_share(adapter_name) - self.allowed_share).relu()
+            gates = [difference.counted_gates() for difference in self.differences(adapter_name)]
+            share = torch.stack(gates).sum() / self.num_weights(adapter_name)
+            counted = (share - self.allowed_share).relu()
         penalty: Tensor = config.penalty_weight * counted
         return penalty
 
