@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.gates import open_probability, sample_gates
 
-#: Bytes that autograd keeps of each weight: the changed weight, and five tensors of its gate.
-KEPT_WITH_GATES, KEPT_WITHOUT = 20, 4
+#: Bytes that autograd keeps of each weight: the changed weight, and three tensors of its gate.
+KEPT_WITH_GATES, KEPT_WITHOUT = 16, 4
 
 
 class Difference(nn.Module):
@@ -93,8 +93,9 @@ class Difference(nn.Module):
     def counted_gates(self) -> Tensor:
         """Return what the penalty counts, shape ``()``: expected open gates, the group's as one.
 
-        It is above :meth:`expected_nonzero`, and what the authors' program takes. The product itself would push the one gate of a matrix with the
-        weight of all its entries, and close whole matrices at once.
+        It is above :meth:`expected_nonzero`, and what the authors' program takes. The product would
+        push the one gate of a matrix with the weight of all its entries, and close whole matrices
+        at once.
         """
         number = open_probability(self.gates * self._gate_scale).sum()
         if self.config.structured:
@@ -144,9 +145,9 @@ class Difference(nn.Module):
         self.register_buffer("indices", indices)
 
     def working_bytes(self) -> int:
-        """Return the bytes of the mask and of what a training step keeps for its backward pass."""
+        """Return the bytes of what a training step keeps for its backward pass."""
         kept = KEPT_WITH_GATES if self.config.mode == "l0" else KEPT_WITHOUT
-        return self.shape.numel() * (1 + kept)
+        return self.shape.numel() * kept
 
     def resize(self, indices: Tensor) -> None:
         """Make room for a stored difference."""

@@ -62,8 +62,8 @@ class DiffPruningLayer(nn.Module, BaseTunerLayer):
             self.unmerge()
         if self.disable_adapters or self.merged:
             return self.base_layer(*args, **kwargs)
-        base = self.get_base_layer()
-        if type(base) is nn.Embedding and self._is_dense():
+        base: Any = self.get_base_layer()
+        if self.is_table and self._is_dense():
             return self._embed(base, args[0] if args else kwargs["input"])
         changed: dict[str, Tensor] = {}
         for adapter_name in self.active_adapters:
@@ -71,6 +71,11 @@ class DiffPruningLayer(nn.Module, BaseTunerLayer):
                 weight = changed.get(parameter, getattr(base, parameter))
                 changed[parameter] = difference(weight)
         return functional_call(base, changed, args, kwargs) if changed else base(*args, **kwargs)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it looks rows up; subclasses of an embedding may do more."""
+        return type(self.get_base_layer()) is nn.Embedding
 
     def _is_dense(self) -> bool:
         active = [name for name in self.active_adapters if name in self.diffp_weight]

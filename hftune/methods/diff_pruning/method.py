@@ -53,7 +53,7 @@ class DiffPruning(Peft):
 
         With recomputed activations the second is less: one layer's at a time.
         """
-        return sum(difference.working_bytes() for difference in _tuner(model).differences())
+        return _tuner(model).working_bytes()
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return what leads through the phases."""

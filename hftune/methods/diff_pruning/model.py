@@ -69,6 +69,18 @@ class DiffPruningModel(BaseTuner):
         penalty: Tensor = config.penalty_weight * counted
         return penalty
 
+    def working_bytes(self, adapter_name: str = "default") -> int:
+        """Return the bytes of the masks and of what a training step keeps for its backward pass.
+
+        Of an embedding that is little: the rows of one batch.
+        """
+        kept = self.num_weights(adapter_name)
+        for layer in self.model.modules():
+            if isinstance(layer, DiffPruningLayer) and not layer.is_table:
+                differences = layer.differences(adapter_name).values()
+                kept += sum(difference.working_bytes() for difference in differences)
+        return kept
+
     def project(self, adapter_name: str = "default") -> int:
         """Keep the largest entries of the whole difference, ``1 - target_sparsity`` of all.
 
