@@ -4,11 +4,11 @@
 import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from hftune.core.rows import Row
 from hftune.losses import LOSSES
 from hftune.methods import METHODS, PEFT, TUNERS
 from hftune.tasks import TASKS
@@ -107,7 +107,8 @@ def missing_companions(root: Path, family: str, table: Mapping[str, Any]) -> lis
 
     Rows whose target lies outside hftune have logic elsewhere, and names may share a module.
     """
-    modules = {tuple(row.target.partition(":")[0].split(".")) for row in table.values()}
+    places = {row.options or row.target for row in table.values()}
+    modules = {tuple(place.partition(":")[0].split(".")) for place in places}
     missing = []
     for top, *inside in sorted(modules):
         if top != "hftune":
@@ -224,10 +225,10 @@ def test_import_downward_is_allowed(tmp_path: Path, path: str, text: str) -> Non
 
 def test_missing_companion_is_found(tmp_path: Path) -> None:
     table = {
-        "one": SimpleNamespace(target="hftune.methods.shared:One"),
-        "two": SimpleNamespace(target="hftune.methods.shared:Two"),
-        "deep": SimpleNamespace(target="hftune.methods.deep.layer:Deep"),
-        "theirs": SimpleNamespace(target="torch.optim:NAdam"),
+        "one": Row(target="hftune.methods.shared:One", summary=""),
+        "two": Row(target="hftune.methods.shared:Two", summary=""),
+        "deep": Row(target="hftune.methods.deep.layer:Deep", summary=""),
+        "theirs": Row(target="torch.optim:NAdam", summary=""),
     }
     whole = [
         "hftune/methods/shared.py",
@@ -244,7 +245,7 @@ def test_missing_companion_is_found(tmp_path: Path) -> None:
         (tmp_path / path).unlink()
         assert missing_companions(tmp_path, "methods", table) == [path]
         write(tmp_path, path, "")
-    stray = {"stray": SimpleNamespace(target="hftune.losses.focal:Focal")}
+    stray = {"stray": Row(target="hftune.losses.focal:Focal", summary="")}
     assert len(missing_companions(tmp_path, "methods", stray)) == 1
 
 

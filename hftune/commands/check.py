@@ -2,6 +2,7 @@
 """``hftune check``: a recipe and its data, looked at before any time is spent."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,7 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         per_weight = 1.0
     half = plan.arguments.bf16 or plan.arguments.fp16
     longest = max(plan.train.lengths)
-    return estimate_memory(
+    estimate = estimate_memory(
         plan.adapted,
         plan.config,
         rows=plan.arguments.per_device_train_batch_size,
@@ -196,3 +197,5 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         optimizer=str(getattr(plan.arguments.optim, "value", plan.arguments.optim)),
         recompute=plan.context().gradient_checkpointing,
     )
+    working = plan.method.working_bytes(plan.adapted)
+    return replace(estimate, activations=estimate.activations + working)

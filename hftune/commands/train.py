@@ -250,4 +250,4 @@ def model_facts(plan: Plan) -> ModelFacts:
 def _tuner_module(method: str) -> str | None:
     """Return what tells PEFT of a method that hftune adds to it."""
     row = TUNERS.get(method)
-    return None if row is None else row.target.partition(":")[0]
+    return None if row is None or row.options is None else row.options.partition(":")[0]

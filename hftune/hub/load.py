@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -206,9 +207,16 @@ def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
     if facts.classifier_pooling == "mean":
         pool_by_mean(model)
     if adapter:
-        model = PeftModel.from_pretrained(model, str(folder))
+        model = _with_adapter(model, folder)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.eval() if facts.quantization else model.to(device).eval()
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise HftuneError(f"{folder}: the adapter does not load: {_first_line(error)}") from error
 
 
 def _hub_hint(error: BaseException | None) -> str | None:

@@ -20,11 +20,17 @@ METHODS = {
 #: Methods whose adapter has other shapes at the end than at the start.
 CHANGES_SHAPE = ("adalora",)
 
-#: Tuners that hftune adds to PEFT; their options are the fields of these config classes.
+#: Tuners that hftune adds to PEFT; importing the package of the options tells PEFT of one.
 TUNERS = {
     "bottleneck": Row(
-        target="hftune.methods.bottleneck:BottleneckConfig",
+        target="hftune.methods.peft:Peft",
+        options="hftune.methods.bottleneck:BottleneckConfig",
         summary="Small networks after, or beside, the sublayers (Houlsby, Pfeiffer, parallel).",
+    ),
+    "diff_pruning": Row(
+        target="hftune.methods.diff_pruning.method:DiffPruning",
+        options="hftune.methods.diff_pruning:DiffPruningConfig",
+        summary="A difference to every weight, of which half a percent stays.",
     ),
 }
 

@@ -17,6 +17,7 @@ class MethodContext:
         task: The Hub's name of the task.
         new_modules: Names of modules that the checkpoint lacks; they train and are saved.
         num_training_steps: Optimizer steps of the whole run.
+        learning_rate: The schedule's highest.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
         mixed_precision: Whether the forward pass runs under autocast.
         revision: Of the base model on the Hub.
@@ -25,6 +26,7 @@ class MethodContext:
     task: str
     new_modules: tuple[str, ...] = ()
     num_training_steps: int = 1
+    learning_rate: float = 5e-5
     gradient_checkpointing: bool = False
     mixed_precision: bool = False
     revision: str | None = None
@@ -81,6 +83,10 @@ class Method(ABC):
     def finish(self, model: nn.Module) -> nn.Module:
         """Return the model that is saved at the end of the run."""
         return model
+
+    def working_bytes(self, model: nn.Module) -> int:
+        """Return the bytes that the forward pass keeps beside weights and activations."""
+        return 0
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return the callbacks that the method needs during training."""

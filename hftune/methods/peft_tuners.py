@@ -24,6 +24,7 @@ class OwnPeftType(StrEnum):
     """Types that PEFT does not know. Members equal the text in ``adapter_config.json``."""
 
     BOTTLENECK = "BOTTLENECK"
+    DIFF_PRUNING = "DIFF_PRUNING"
 
 
 def register(kind: OwnPeftType, config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
@@ -55,4 +56,4 @@ def register(kind: OwnPeftType, config: type[PeftConfig], tuner: type[BaseTuner]
 def register_tuners() -> None:
     """Tell PEFT of every tuner of ours, so that it can read their adapters."""
     for row in TUNERS.values():
-        row.resolve()  # its module registers it
+        row.resolve_options()  # its package registers it

@@ -78,6 +78,13 @@ STREAMED = ("text-classification", "text-generation")
 WRITES = ("text-generation", "text2text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
+#: Fields of diff_pruning's gates and their defaults, which a resolved recipe spells out.
+GATES = {
+    "structured": True,
+    "alpha_init": 5.0,
+    "gate_lr_ratio": None,
+    "penalty_schedule": "exponential",
+}
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
 #: Schedules that are a factor by step, without restarts of their own.
 SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -254,6 +261,32 @@ RULES = (
         lambda s: (
             s["method"].name == "relora"
             and _training(s, "optim", "adamw_torch") not in PLAIN_STATES
+        ),
+    ),
+    Rule(
+        "model.quantization",
+        "diff_pruning adds to single weights, which a quantized base no longer has",
+        lambda s: s["model"].quantization is not None and s["method"].name == "diff_pruning",
+    ),
+    Rule(
+        "method.mode",
+        "l1 has no gates: leave out structured, alpha_init, gate_lr_ratio and penalty_schedule",
+        lambda s: (
+            _option(s, "mode") == "l1"
+            and any(_option(s, name) not in (None, usual) for name, usual in GATES.items())
+        ),
+    ),
+    Rule(
+        "method.include_norm",
+        "target_modules says which modules get a difference, norms too",
+        lambda s: _option(s, "include_norm") is False and _option(s, "target_modules") is not None,
+    ),
+    Rule(
+        "method.finishing_lr_ratio",
+        "with projection_ratio: 1 no step follows the projection",
+        lambda s: (
+            _option(s, "finishing_lr_ratio") not in (None, 10.0)
+            and _option(s, "projection_ratio") == 1
         ),
     ),
     Rule(

@@ -52,6 +52,11 @@ RANGES: dict[str, dict[str, Schema]] = {
         "dropout": FRACTION,
         "reduction_factor": AT_LEAST_ONE,
         "num_virtual_tokens": AT_LEAST_ONE,
+        "target_sparsity": {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "projection_ratio": {"exclusiveMinimum": 0, "maximum": 1},
+        "penalty_weight": NOT_NEGATIVE,
+        "gate_lr_ratio": POSITIVE,
+        "finishing_lr_ratio": POSITIVE,
         "encoder_hidden_size": AT_LEAST_ONE,
         "merge_every": POSITIVE,
         "reset_ratio": {"minimum": 0, "maximum": 1},
@@ -119,7 +124,9 @@ NOT_AT_EVALUATION = {
 #: Fields of every PEFT config that hftune fills in by itself.
 PEFT_BOOKKEEPING = {
     "auto_mapping",
+    "base_fingerprint",
     "base_model_name_or_path",
+    "finished",
     "inference_mode",
     "peft_type",
     "peft_version",
@@ -166,8 +173,8 @@ def build_schema() -> Schema:
     methods = {name: _row_schema(name, row, RANGES["method"]) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
         methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
-        own = TUNERS.get(name, PEFT).summary
-        methods[name]["description"] = PEFT_TYPES.get(name, own)
+        summary = TUNERS.get(name, PEFT).summary
+        methods[name]["description"] = PEFT_TYPES.get(name, summary)
     losses = {name: _row_schema(name, row) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -25,6 +25,8 @@ def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     files = _draw(log, losses, "loss (nats)", folder / "loss")
     rate = {"learning rate": ("learning_rate", TRAINING)}
     files += _draw(log, rate, "learning rate", folder / "learning_rate")
+    gates = {"open gates": ("open_share", TRAINING)}
+    files += _draw(log, gates, "expected share of open gates", folder / "gates", scale="log")
     shares = {name: (f"eval_{name}", None) for name in SHARES}
     files += _draw(log, shares, "on the validation rows", folder / "metrics")
     return files
@@ -35,6 +37,7 @@ def _draw(
     curves: Mapping[str, tuple[str, str | None]],
     ylabel: str,
     stem: Path,
+    scale: str = "linear",
 ) -> list[Path]:
     log = list(log)
     points = {
@@ -52,6 +55,7 @@ def _draw(
             axes.plot(steps, values, label=label, color=colour, marker="o" if few else None, ms=4)
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel(ylabel)
+    axes.set_yscale(scale)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

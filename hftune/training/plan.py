@@ -83,6 +83,7 @@ class Plan:
             task=self.task.name,
             new_modules=new_modules,
             num_training_steps=num_training_steps(arguments, self.train.num_rows),
+            learning_rate=arguments.learning_rate,
             gradient_checkpointing=bool(
                 arguments.gradient_checkpointing or arguments.activation_checkpointing
             ),

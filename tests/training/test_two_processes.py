@@ -194,3 +194,30 @@ def test_two_processes_equal_one_in_every_task(
         for number in ("one", "two")
     ]
     assert samples[0] == samples[1]  # texts of ragged lengths, gathered from both
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["l0", "l1"])
+def test_diff_pruning_in_two_processes(
+    mode: str, models: dict[str, Path], rows: dict[str, Path], tmp_path: Path
+) -> None:
+    """Without noise, that is with l1, the same weights are kept as in one process."""
+    task = "text-classification"
+    method = {"name": "diff_pruning", "mode": mode, "target_sparsity": 0.95}
+    stored = {}
+    for name in ("one", "two"):
+        more = {"training": {"optim": "adamw_torch"}}
+        sections = recipe(task, BALANCED, models[task], rows[task], tmp_path / name, more)
+        sections["method"] = method
+        if name == "one":
+            train_alone(sections)
+        else:
+            with (tmp_path / "two.yaml").open("w") as file:
+                YAML().dump(sections, file)
+            given = [str(tmp_path / "two.yaml"), "--accelerate", "multi_cpu"]
+            start(sys.executable, "-m", "hftune", "train", *given)
+        stored[name] = load_file(tmp_path / name / "model" / "adapter_model.safetensors")
+    assert stored["one"].keys() == stored["two"].keys()
+    if mode == "l1":
+        for key, value in stored["one"].items():
+            torch.testing.assert_close(stored["two"][key], value, atol=1e-4, rtol=1e-3)
