@@ -280,7 +280,7 @@ class TextClassification(Task):
         """Return ``prediction`` and ``scores``; see :class:`Task`."""
         encoded = self.encode(rows, tokenizer, how.max_length)
         if encoded.cut:
-            warn(f"{encoded.cut} of {len(rows)} rows were longer than {how.max_length} tokens")
+            warn(f"cut at {how.max_length} tokens: {encoded.cut} of {len(rows)} rows")
         answers: list[dict[str, Any]] = [{}] * len(rows)
         thresholds = self._thresholds()
         for index, logits in scores(model, encoded.rows, self.collator(tokenizer), how.batch_size):
