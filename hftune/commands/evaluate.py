@@ -56,7 +56,7 @@ def evaluate(
     task.check(rows, "given")
     encoded = encode_part(task, rows, run.tokenizer, facts.max_length)
     if encoded.cut:
-        warn(f"{encoded.cut} of {len(given)} rows were longer than {facts.max_length} tokens")
+        warn(f"cut at {facts.max_length} tokens: {encoded.cut} of {len(given)} rows")
 
     order = np.argsort(-lengths(column_array(encoded.rows, "input_ids")), kind="stable")
     batches = DataLoader(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.commands.push import push, push_command
-from hftune.core.console import say, warn
+from hftune.core.console import number_of, say, warn
 from hftune.core.errors import HftuneError, RunError
 from hftune.core.files import atomic_write, atomic_write_json
 from hftune.hub.card import model_card
@@ -154,7 +154,7 @@ def _say_rows(plan: Plan) -> None:
     say("rows: " + ", ".join(f"{len(part.rows)} {name}" for name, part in known.items()))
     cut = sum(part.cut for part in known.values())
     if cut:
-        say(f"{cut} rows are cut at {plan.max_length} tokens")
+        say(f"{number_of(cut, 'row is', 'rows are')} cut at {plan.max_length} tokens")
     for remark in plan.remarks():
         warn(remark)
 

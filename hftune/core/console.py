@@ -17,6 +17,16 @@ def console() -> "Console":
     return Console(stderr=True, highlight=False, quiet=not is_main_process())
 
 
+def number_of(number: int, one: str, more: str) -> str:
+    """Return a number with the words that go with it.
+
+    Example:
+        >>> number_of(1, "row is", "rows are"), number_of(2, "row is", "rows are")
+        ('1 row is', '2 rows are')
+    """
+    return f"{number} {one if number == 1 else more}"
+
+
 def is_main_process() -> bool:
     """Tell whether this is rank 0, or the only process."""
     return os.environ.get("RANK", "0") == "0"

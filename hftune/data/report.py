@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from hftune.core.console import number_of
 from hftune.data.arrow import codes, column_array, column_batches, picked
 from hftune.data.same import folded, hashes, pair_hashes, plain
 
@@ -73,15 +74,18 @@ def remarks(report: dict[str, Any]) -> list[str]:
     """Return the sentences of a report that the user should not miss."""
     said = []
     if shared := report.get("leakage"):
-        rows = "row has a text that stands" if shared == 1 else "rows have texts that stand"
-        said.append(f"{shared} validation {rows} in the training rows, too")
+        rows = number_of(
+            shared,
+            "validation row has a text that stands",
+            "validation rows have texts that stand",
+        )
+        said.append(f"{rows} in the training rows, too")
     conflicting = report.get("conflicting_labels") or {}
     if number := conflicting.get("texts"):
         labels = ", ".join(map(str, conflicting["example"]["labels"]))
-        have = "text has" if number == 1 else "texts have"
         said.append(
-            f"{number} {have} different labels in the training rows, such as "
-            f"{conflicting['example']['text']!r} ({labels})"
+            f"{number_of(number, 'text has', 'texts have')} different labels in the training rows, "
+            f"such as {conflicting['example']['text']!r} ({labels})"
         )
     return said
 

@@ -7,6 +7,7 @@ that AdaLoRA needs and no trainer calls.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any, get_type_hints
 
@@ -42,6 +43,8 @@ NEEDS = {
     "adaption_prompt": ("adapter_len", "adapter_layers"),
     "trainable_tokens": ("token_indices",),
 }
+#: How torch says that a model on the meta device has shapes and no numbers.
+NO_WEIGHTS = re.compile("meta tensor|register_meta|device meta|meta device", re.IGNORECASE)
 ORTHOGONALITY_WEIGHT = AdaLoraConfig.orth_reg_weight
 PEFT_TASKS = {
     "text-classification": "SEQ_CLS",
@@ -118,9 +121,9 @@ class Peft(Method):
         config = self.config(context, **start, **self._spared_heads(skeleton, context))
         try:
             return get_peft_model(skeleton, config)
-        except NotImplementedError:
-            return None  # it reads weights as it starts
         except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+            if isinstance(error, RuntimeError) and NO_WEIGHTS.search(str(error)):
+                return None  # a start that reads weights, as adamss has: no misfit
             hint = None
             if "target_modules" in str(error):
                 layers = _layer_names(dict(skeleton.named_modules()))

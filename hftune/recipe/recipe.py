@@ -80,6 +80,8 @@ class Recipe:
         chosen = {**self.training, **in_force}
         chosen = {key: value for key, value in chosen.items() if key not in NOT_REPEATED}
         rest = {k: v for k, v in _defaults(schema["training"]).items() if k not in NOT_REPEATED}
+        if chosen.get("max_steps", -1) > 0:  # beside it this one has no effect
+            rest.pop("num_train_epochs", None)
         training = CommentedMap(chosen)
         for key in sorted(rest.keys() - chosen.keys()):
             training[key] = rest[key]

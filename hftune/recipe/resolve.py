@@ -82,21 +82,24 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
     data = sections["data"]
     has_validation = data.validation is not None or data.validation_size > 0
     evaluates = given.get("eval_strategy", "epoch" if has_validation else "no")
+    saves = given.get("save_strategy", evaluates if evaluates != "no" else "epoch")
     defaults: dict[str, Any] = {
         "learning_rate": learning_rate(sections["task"], sections["method"].name),
-        "num_train_epochs": 3,
         "warmup_steps": 0.1,
         "weight_decay": 0.01,
         "logging_steps": 0.02,
         "seed": 42,
         "eval_strategy": evaluates,
-        "save_strategy": evaluates if evaluates != "no" else "epoch",
+        "save_strategy": saves,
         "save_total_limit": 1,
         "report_to": "none",
     }
     if evaluates == "steps":
         defaults["eval_steps"] = given.get("logging_steps", defaults["logging_steps"])
-        defaults["save_steps"] = given.get("eval_steps", defaults["eval_steps"])
+        if saves == "steps":
+            defaults["save_steps"] = given.get("eval_steps", defaults["eval_steps"])
+    if given.get("max_steps", -1) <= 0:
+        defaults["num_train_epochs"] = 3
     chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **given}
     can_go_back = sections["method"].name not in CHANGES_SHAPE
     matches = chosen["save_strategy"] in ("best", evaluates) and can_go_back

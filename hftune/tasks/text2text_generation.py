@@ -145,12 +145,12 @@ class Text2TextGeneration(GenerationTask):
         whole = [ids if eos is None or ids[-1:] == [eos] else [*ids, eos] for ids in rows]
         limit = self.max_target_length or max_length
         if limit is not None and (cut := sum(len(ids) > limit for ids in whole)):
-            say(f"{cut} of {len(whole)} targets are cut at {limit} tokens")
+            say(f"targets cut at {limit} tokens: {cut} of {len(whole)}")
         lost = 0 if unknown is None else sum(unknown in ids for ids in whole)
         if lost:
             warn(
-                f"{lost} of {len(whole)} targets have characters that the tokenizer does not know; "
-                "the model cannot write them"
+                "characters that the tokenizer does not know, so that the model cannot write them: "
+                f"in {lost} of {len(whole)} targets"
             )
         return [ids[:limit] for ids in whole]
 

@@ -27,7 +27,7 @@ from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
 from hftune.tasks.inference import scores
 from hftune.tasks.problem_types import make_problem_type, problem_type_of
-from hftune.tasks.problem_types.contract import ProblemType
+from hftune.tasks.problem_types.contract import LabelSet, ProblemType
 from hftune.tasks.problem_types.multi_label import Thresholds, as_thresholds, best_f1_thresholds
 
 SHOWN_LABELS = 20
@@ -248,17 +248,15 @@ class TextClassification(Task):
 
     def metrics(self, kept: AllKept) -> dict[str, float]:
         """Return what the problem type measures."""
-        return self.kind.metrics(kept["scores"], kept["labels"], self._thresholds())
+        return self.kind.metrics(kept["scores"], kept["labels"], self._known())
 
     def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
         """Return precision, recall, F1 and support of each label."""
-        return self.kind.per_class(
-            kept["scores"], kept["labels"], self.label_names, self._thresholds()
-        )
+        return self.kind.per_class(kept["scores"], kept["labels"], self._known())
 
     def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
         """Return ids, rows of 0 and 1, or numbers; see :class:`Task`."""
-        predicted = self.kind.predicted(kept["scores"], self._thresholds())
+        predicted = self.kind.predicted(kept["scores"], self._known())
         return predicted.tolist(), kept["labels"].tolist()
 
     def calibrate(self, kept: AllKept) -> None:
@@ -267,8 +265,8 @@ class TextClassification(Task):
             best = best_f1_thresholds(kept["scores"], kept["labels"])
             self.thresholds = dict(zip(self.label_names, best.tolist(), strict=True))
 
-    def _thresholds(self) -> NDArray[Any]:
-        return as_thresholds(self.thresholds, self.label_names)
+    def _known(self) -> LabelSet:
+        return LabelSet(self.label_names, as_thresholds(self.thresholds, self.label_names))
 
     def predict(
         self,
@@ -280,11 +278,11 @@ class TextClassification(Task):
         """Return ``prediction`` and ``scores``; see :class:`Task`."""
         encoded = self.encode(rows, tokenizer, how.max_length)
         if encoded.cut:
-            warn(f"{encoded.cut} of {len(rows)} rows were longer than {how.max_length} tokens")
+            warn(f"cut at {how.max_length} tokens: {encoded.cut} of {len(rows)} rows")
         answers: list[dict[str, Any]] = [{}] * len(rows)
-        thresholds = self._thresholds()
+        known = self._known()
         for index, logits in scores(model, encoded.rows, self.collator(tokenizer), how.batch_size):
-            answers[index] = self.kind.answer(logits, self.label_names, thresholds)
+            answers[index] = self.kind.answer(logits, known)
         return answers
 
 

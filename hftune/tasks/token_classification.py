@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hftune.core.console import say
+from hftune.core.console import number_of, say
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import codes, column_array
 from hftune.data.columns import GROUP, Role
@@ -136,8 +136,8 @@ class TokenClassification(Task):
             )
         if self.has_entities:
             scheme, strays = scheme_of(tags)
-            stray = f"; {strays} entities begin without B and are taken as they are"
-            say(f"tags: {scheme}{stray if strays else ''}")
+            begin = number_of(strays, "entity begins", "entities begin")
+            say(f"tags: {scheme}{f'; {begin} without B, taken as written' if strays else ''}")
         else:
             say("tags: plain, measured word by word")
         if validation is not None:

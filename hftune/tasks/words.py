@@ -64,7 +64,8 @@ def tokenize_words(
     if lost and warns:
         of = sum(map(len, firsts))
         limit = "" if max_length is None else f" within {max_length} tokens"
-        warn(f"{lost} of {of} words have no token{limit}, and so no tag")
+        have = "has" if lost == 1 else "have"
+        warn(f"{lost} of {of} words {have} no token{limit}, and so no tag")
     return tokens, firsts, lengths
 
 

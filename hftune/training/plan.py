@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from hftune.core.console import number_of
 from hftune.data import report
 from hftune.data.report import data_report, imbalance, label_counts
 from hftune.losses.contract import Loss
@@ -127,20 +128,27 @@ class Plan:
         return self.task.class_counts(self.train.rows, self.num_classes())
 
     def remarks(self) -> list[str]:
-        """Return what the user should know of rows that do not count as meant."""
+        """Return what the user should know of what does not count as meant."""
         parts = [part for part in (self.train, self.validation) if part is not None]
         remarks = []
+        if self.arguments.max_steps > 0 and "num_train_epochs" in self.recipe.training:
+            remarks.append(
+                f"training.max_steps: {self.arguments.max_steps} ends the run, so "
+                "training.num_train_epochs has no effect"
+            )
         if self.stream is not None:
             remarks.append("the training rows are streamed; what is said here is of the first ones")
         if untrained := sum(part.untrained for part in parts):
-            remarks.append(f"{untrained} rows have no trained token and are left out")
+            rows = number_of(untrained, "row has", "rows have")
+            remarks.append(f"{rows} no trained token, so training leaves them out")
         if expanded := sum(part.expanded for part in parts):
             remarks.append(
                 f"the chat template rewrites earlier turns, so conversations became one row for "
-                f"each assistant turn: {expanded} rows more"
+                f"each assistant turn: {number_of(expanded, 'row', 'rows')} more"
             )
         if empty := self.parts.empty_texts:
-            remarks.append(f"{empty} training rows have an empty text")
+            rows = number_of(empty, "training row has", "training rows have")
+            remarks.append(f"{rows} an empty text")
         return [*remarks, *self.task.remarks(self.parts.train), *report.remarks(self.data_report)]
 
     def num_classes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hftune import Recipe
+from hftune import HftuneError, Recipe
 from hftune.commands.train import model_facts
 from hftune.hub.load import load_finetuned
 from hftune.hub.save import save_model
@@ -163,3 +163,17 @@ def test_adalora_pulls_towards_orthogonality_as_peft_does(
     _, denominator = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
     share = trainer.compute_loss(model, batch, num_items_in_batch=denominator)
     torch.testing.assert_close(share, without + penalty / 2, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lily", "peanut"])
+def test_a_layer_that_a_type_does_not_know_shows_before_the_weights(
+    name: str, make_recipe: Callable[..., Recipe]
+) -> None:
+    """PEFT says so with the error that torch has for a model without weights."""
+    method = {"name": name, "target_modules": ["word_embeddings"]}
+    with pytest.raises(HftuneError, match=f"method {name} does not fit .* type .*Embedding"):
+        prepare(make_recipe(method=method))
+
+
+def test_a_start_that_reads_weights_is_no_misfit(make_recipe: Callable[..., Recipe]) -> None:
+    assert prepare(make_recipe(method="adamss")).adapted is None

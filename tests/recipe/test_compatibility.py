@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hftune import Recipe, RecipeError
-from hftune.recipe.compatibility import RULES, compatibility_page
+from hftune.recipe.compatibility import compatibility_page
+from hftune.recipe.rules import RULES
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
@@ -27,16 +28,35 @@ def test_the_docs_page_is_the_table() -> None:
         ({"method": {"name": "lora", "init_lora_weights": "eva"}}, "compute their start from data"),
         ({"method": "adalora", "training": {"load_best_model_at_end": True}}, "changes its ranks"),
         ({"training": {"eval_steps": 3}}, "only with eval_strategy: steps"),
+        ({"training": {"save_steps": 100}}, "only with save_strategy: steps"),
+        ({"training": {"optim_args": "momentum"}}, "it is written key=value"),
+        ({"training": {"optim_args": "momentum=0.9,nesterov"}}, "it is written key=value"),
+        ({"training": {"optim_args": "momentum=0.9,"}}, "it is written key=value"),
+        ({"training": {"optim_args": "momentum=0.9=1"}}, "it is written key=value"),
         ({"training": {"save_strategy": "best", "eval_strategy": "no"}}, "best needs evaluation"),
         ({"data": {"path": "x", "validation": "y", "validation_size": 0.2}}, "nothing is split"),
         ({"data": {"path": "x", "validation_size": 0, "max_eval_samples": 3}}, "no validation"),
     ],
 )  # fmt: skip
 def test_conflicts(sections: dict, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hftune.recipe.compatibility.find_spec", lambda name: None)
+    monkeypatch.setattr("hftune.recipe.rules.rule.find_spec", lambda name: None)
     whole = {"task": "text-classification", "model": "x", "data": "x", **sections}
     with pytest.raises(RecipeError, match=says):
         Recipe(**whole)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"optim_args": "momentum=0.9, nesterov=true"},
+        {"optim_args": None},
+        {"save_strategy": "steps", "save_steps": 100},
+        {"eval_strategy": "steps", "save_steps": 100},
+        {"save_strategy": "epoch", "save_steps": 500},  # as a resolved recipe spells it out
+    ],
+)
+def test_what_goes_together(training: dict) -> None:
+    Recipe(task="text-classification", model="x", data="x", training=training)
 
 
 def test_every_rule_has_a_key_of_the_schema() -> None:

@@ -129,6 +129,7 @@ def test_evaluation_decides_what_is_saved() -> None:
     assert training()["save_strategy"] == "epoch"
     steps = training(eval_strategy="steps", eval_steps=7)
     assert (steps["save_strategy"], steps["save_steps"]) == ("steps", 7)
+    assert "save_steps" not in training(eval_strategy="steps", save_strategy="best")
     without = training(data={"path": "demo:docstrings", "validation_size": 0})
     assert without["eval_strategy"] == "no"
     assert without["load_best_model_at_end"] is False

@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score
 
 from hftune.core.errors import HftuneError
 from hftune.tasks.problem_types import problem_type_of
+from hftune.tasks.problem_types.contract import LabelSet
 from hftune.tasks.problem_types.multi_label import as_thresholds, best_f1_thresholds
 from hftune.tasks.text_classification import TextClassification
 from hftune.training.sources import hold_out
@@ -128,7 +129,7 @@ def test_few_numbers_can_be_split() -> None:
     rows = Dataset.from_dict({"text": list("abcdefgh"), "label": [n / 10 for n in range(8)]})
     kept, held_out = hold_out(rows, TextClassification(problem_type=NUMBER), 0.25, seed=0)
     assert len(held_out) == 2
-    assert sorted(kept + held_out) == list(range(8))
+    assert sorted([*kept, *held_out]) == list(range(8))
 
 
 @pytest.mark.parametrize("target", [None, "", float("nan")])
@@ -164,7 +165,8 @@ def test_encoding_counts_and_strata() -> None:
 def test_thresholds_decide() -> None:
     task = TextClassification(["a", "b"], problem_type=MULTI, thresholds={"b": 0.9})
     logits = torch.tensor([0.1, 2.0])  # probabilities of 0.52 and 0.88
-    answer = task.kind.answer(logits, ["a", "b"], as_thresholds(task.thresholds, ["a", "b"]))
+    known = LabelSet(["a", "b"], as_thresholds(task.thresholds, ["a", "b"]))
+    answer = task.kind.answer(logits, known)
     assert answer["prediction"] == ["a"]
     assert answer["scores"] == pytest.approx({"a": 0.52498, "b": 0.88080}, abs=1e-5)
 

@@ -112,7 +112,7 @@ def test_prefix_and_limits(tiny_seq2seq: Path, capsys: pytest.CaptureFixture[str
     assert tokenizer.decode(encoded.rows[0]["input_ids"]) == "red alpha beta gamma </s>"
     ends = [row["labels"][-1] == tokenizer.eos_token_id for row in encoded.rows]
     assert ends == [True, False, True]  # a cut target does not teach where to stop
-    assert "1 of 3 targets are cut at 3 tokens" in capsys.readouterr().err
+    assert "targets cut at 3 tokens: 1 of 3" in capsys.readouterr().err
     without = Dataset.from_list([{"text": "red"}])
     assert "labels" not in task.encode(without, tokenizer, None).rows.column_names
 
@@ -126,7 +126,10 @@ def test_unknown_characters_are_said(
     labels = np.array(task.encode(rows, tokenizer, None).rows["labels"][:])
     kept = {"generated": labels, "references": labels}
     assert task.judged(kept) == ([""], ["<unk>"])  # what cannot be written is no exact match
-    assert "1 of 1 targets have characters that the tokenizer" in capsys.readouterr().err
+    assert (
+        "does not know, so that the model cannot write them: in 1 of 1 targets"
+        in capsys.readouterr().err
+    )
 
 
 def test_it_learns_and_everything_agrees(
@@ -223,7 +226,7 @@ def test_bad_rows(
 def test_empty_targets_are_counted(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe(TASK, data={"path": "x", "validation_size": 0}),
                    train_dataset=Dataset.from_list(ROWS))  # fmt: skip
-    assert plan.remarks() == ["1 training rows have an empty text"]
+    assert plan.remarks() == ["1 training row has an empty text"]
 
 
 @pytest.mark.parametrize(
@@ -263,7 +266,7 @@ def test_generation_keys(generation: Any, says: str, make_recipe: Callable[..., 
 def test_missing_packages_are_named(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hftune.recipe.compatibility.find_spec", lambda name: None)
+    monkeypatch.setattr("hftune.recipe.rules.rule.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'hftune\[generation\]'"):
         make_recipe(TASK)
     with pytest.raises(RecipeError, match=r"pip install 'hftune\[generation\]'"):

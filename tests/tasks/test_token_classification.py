@@ -221,7 +221,7 @@ def test_columns_that_do_not_fit() -> None:
 
 def test_entities_that_begin_without_b_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     learned([ROW, {"tokens": ["a", "b"], "tags": ["I-city", "O"]}])
-    assert "tags: IOB2; 1 entities begin without B" in capsys.readouterr().err.replace("\n", " ")
+    assert "tags: IOB2; 1 entity begins without B" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_equal_sentences_and_groups_stay_together() -> None:

@@ -32,6 +32,18 @@ def test_weights_come_in_the_type_asked_for(
     assert set(adapter) == {torch.float32}  # small numbers need the precision
 
 
+@pytest.mark.parametrize("epochs", [{}, {"num_train_epochs": 3}])
+def test_epochs_beside_max_steps_are_remarked_on(
+    epochs: dict, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = make_recipe(training={"max_steps": 5, **epochs})
+    path = tmp_path / "resolved.yaml"
+    path.write_text(recipe.to_yaml())
+    for again in (recipe, Recipe.load(path)):
+        said = [remark for remark in prepare(again).remarks() if "num_train_epochs" in remark]
+        assert len(said) == len(epochs)
+
+
 @pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself
 def test_lora_on_a_four_bit_base(make_recipe: Callable[..., Recipe], tiny_decoder: Path) -> None:
     """QLoRA on the CPU: the base is 4-bit and stands still, the adapter learns and reloads."""

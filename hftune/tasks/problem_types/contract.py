@@ -4,6 +4,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hftune.data.split import Keys
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels that a model tells apart.
+
+    Attributes:
+        names: By id; empty where numbers are predicted.
+        thresholds: Probability from which on each is given, where a text may have several.
+    """
+
+    names: Sequence[str]
+    thresholds: NDArray[Any]
 
 
 class ProblemType(ABC):
@@ -61,28 +75,22 @@ class ProblemType(ABC):
 
     @abstractmethod
     def metrics(
-        self, scores: NDArray[Any], labels: NDArray[Any], thresholds: NDArray[Any]
+        self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, float]:
         """Return the metrics from logits ``(rows, classes)`` and encoded labels."""
 
     @abstractmethod
     def per_class(
-        self,
-        scores: NDArray[Any],
-        labels: NDArray[Any],
-        names: Sequence[str],
-        thresholds: NDArray[Any],
+        self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, dict[str, float]]:
         """Return label name -> metrics."""
 
     @abstractmethod
-    def predicted(self, scores: NDArray[Any], thresholds: NDArray[Any]) -> NDArray[Any]:
+    def predicted(self, scores: NDArray[Any], known: LabelSet) -> NDArray[Any]:
         """Return encoded predictions of all rows."""
 
     @abstractmethod
-    def answer(
-        self, logits: Tensor, names: Sequence[str], thresholds: NDArray[Any]
-    ) -> dict[str, Any]:
+    def answer(self, logits: Tensor, known: LabelSet) -> dict[str, Any]:
         """Return what ``hftune predict`` writes of a row, from its logits ``(classes,)``."""
 
 

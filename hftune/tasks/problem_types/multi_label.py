@@ -16,7 +16,7 @@ from torch import Tensor
 from hftune.core.errors import HftuneError
 from hftune.data.split import Keys
 from hftune.metrics.multi_label import multi_label_metrics, per_label_metrics
-from hftune.tasks.problem_types.contract import ProblemType, label_order
+from hftune.tasks.problem_types.contract import LabelSet, ProblemType, label_order
 
 HALF = 0.5
 Thresholds = float | dict[str, float] | str | None
@@ -107,35 +107,29 @@ class MultiLabel(ProblemType):
         return counts
 
     def metrics(
-        self, scores: NDArray[Any], labels: NDArray[Any], thresholds: NDArray[Any]
+        self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, float]:
         """See :func:`multi_label_metrics`."""
-        return multi_label_metrics(scores, labels, thresholds)
+        return multi_label_metrics(scores, labels, known.thresholds)
 
     def per_class(
-        self,
-        scores: NDArray[Any],
-        labels: NDArray[Any],
-        names: Sequence[str],
-        thresholds: NDArray[Any],
+        self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, dict[str, float]]:
         """See :func:`per_label_metrics`."""
-        return per_label_metrics(scores, labels, names, thresholds)
+        return per_label_metrics(scores, labels, known.names, known.thresholds)
 
-    def predicted(self, scores: NDArray[Any], thresholds: NDArray[Any]) -> NDArray[Any]:
+    def predicted(self, scores: NDArray[Any], known: LabelSet) -> NDArray[Any]:
         """Return 0 or 1 for each label; see :class:`ProblemType`."""
         shares = torch.from_numpy(scores).sigmoid().numpy()
-        return (shares >= thresholds).astype(np.int64)
+        return (shares >= known.thresholds).astype(np.int64)
 
-    def answer(
-        self, logits: Tensor, names: Sequence[str], thresholds: NDArray[Any]
-    ) -> dict[str, Any]:
+    def answer(self, logits: Tensor, known: LabelSet) -> dict[str, Any]:
         """Return the labels at or above their thresholds, and all probabilities."""
         shares = logits.sigmoid().tolist()
-        above = zip(names, shares, thresholds, strict=True)
+        above = zip(known.names, shares, known.thresholds, strict=True)
         return {
             "prediction": [name for name, share, threshold in above if share >= threshold],
-            "scores": dict(zip(names, shares, strict=True)),
+            "scores": dict(zip(known.names, shares, strict=True)),
         }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from hftune.core.errors import HftuneError
 from hftune.data.split import Keys
 from hftune.metrics.regression import regression_metrics
-from hftune.tasks.problem_types.contract import ProblemType, as_number
+from hftune.tasks.problem_types.contract import LabelSet, ProblemType, as_number
 
 FAR = 10.0
 STRATA_OF_NUMBERS = 10
@@ -83,27 +83,21 @@ class Regression(ProblemType):
         return np.zeros(0, dtype=np.int64)
 
     def metrics(
-        self, scores: NDArray[Any], labels: NDArray[Any], thresholds: NDArray[Any]
+        self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, float]:
         """See :func:`regression_metrics`."""
         return regression_metrics(scores[:, 0], labels)
 
     def per_class(
-        self,
-        scores: NDArray[Any],
-        labels: NDArray[Any],
-        names: Sequence[str],
-        thresholds: NDArray[Any],
+        self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, dict[str, float]]:
         """Return nothing: numbers are no classes."""
         return {}
 
-    def predicted(self, scores: NDArray[Any], thresholds: NDArray[Any]) -> NDArray[Any]:
+    def predicted(self, scores: NDArray[Any], known: LabelSet) -> NDArray[Any]:
         """Return the numbers; see :class:`ProblemType`."""
         return scores[:, 0]
 
-    def answer(
-        self, logits: Tensor, names: Sequence[str], thresholds: NDArray[Any]
-    ) -> dict[str, Any]:
+    def answer(self, logits: Tensor, known: LabelSet) -> dict[str, Any]:
         """Return the number; see :class:`ProblemType`."""
         return {"prediction": float(logits[0])}

@@ -14,7 +14,7 @@ from hftune.data.arrow import codes, column_array
 from hftune.data.select import distinct_values, label_column
 from hftune.data.split import Keys
 from hftune.metrics.classification import classification_metrics, per_class_metrics
-from hftune.tasks.problem_types.contract import ProblemType, label_order
+from hftune.tasks.problem_types.contract import LabelSet, ProblemType, label_order
 
 
 class SingleLabel(ProblemType):
@@ -59,34 +59,28 @@ class SingleLabel(ProblemType):
         return np.bincount(np.asarray(encoded), minlength=num_classes)
 
     def metrics(
-        self, scores: NDArray[Any], labels: NDArray[Any], thresholds: NDArray[Any]
+        self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, float]:
         """See :func:`classification_metrics`."""
         return classification_metrics(scores, labels)
 
     def per_class(
-        self,
-        scores: NDArray[Any],
-        labels: NDArray[Any],
-        names: Sequence[str],
-        thresholds: NDArray[Any],
+        self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, dict[str, float]]:
         """See :func:`per_class_metrics`."""
-        return per_class_metrics(scores, labels, names)
+        return per_class_metrics(scores, labels, known.names)
 
-    def predicted(self, scores: NDArray[Any], thresholds: NDArray[Any]) -> NDArray[Any]:
+    def predicted(self, scores: NDArray[Any], known: LabelSet) -> NDArray[Any]:
         """Return the id of the highest logit; see :class:`ProblemType`."""
         ids: NDArray[Any] = scores.argmax(-1)
         return ids
 
-    def answer(
-        self, logits: Tensor, names: Sequence[str], thresholds: NDArray[Any]
-    ) -> dict[str, Any]:
+    def answer(self, logits: Tensor, known: LabelSet) -> dict[str, Any]:
         """Return the best label, its probability and all of them; see :class:`ProblemType`."""
         shares = logits.softmax(-1).tolist()
         best = int(np.argmax(shares))
         return {
-            "prediction": names[best],
+            "prediction": known.names[best],
             "score": shares[best],
-            "scores": dict(zip(names, shares, strict=True)),
+            "scores": dict(zip(known.names, shares, strict=True)),
         }

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes with what: rules by subject, checked before anything heavy is imported."""
+
+from hftune.recipe.rules.data import DATA_RULES
+from hftune.recipe.rules.evaluation import EVALUATION_RULES
+from hftune.recipe.rules.method import METHOD_RULES
+from hftune.recipe.rules.model import MODEL_RULES
+from hftune.recipe.rules.training import TRAINING_RULES
+
+RULES = (*DATA_RULES, *MODEL_RULES, *METHOD_RULES, *EVALUATION_RULES, *TRAINING_RULES)

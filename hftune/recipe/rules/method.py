@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of single methods."""
+
+from hftune.methods import CHANGES_SHAPE
+from hftune.recipe.rules.rule import Rule, option, quantized, training
+
+LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
+#: Schedules that are a factor by step, without restarts of their own.
+SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+            "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")  # fmt: skip
+#: Optimizers that keep averages in the shape of the parameter.
+PLAIN_STATES = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
+#: Fields of diff_pruning's gates and their defaults, which a resolved recipe spells out.
+GATES = {
+    "structured": True,
+    "alpha_init": 5.0,
+    "gate_lr_ratio": None,
+    "penalty_schedule": "exponential",
+}
+
+METHOD_RULES = (
+    Rule(
+        "model.quantization",
+        "relora merges into 4-bit weights or whole ones, not into 8-bit ones",
+        lambda s: quantized(s, "load_in_8bit") and s["method"].name == "relora",
+    ),
+    Rule(
+        "method.warm_start_steps",
+        "a warm start trains every weight, and quantized ones cannot train",
+        lambda s: s["model"].quantization is not None and bool(option(s, "warm_start_steps")),
+    ),
+    Rule(
+        "method",
+        f"{', '.join(LANGUAGE_MODELS_ONLY)} are made for language models",
+        lambda s: s["task"] != "text-generation" and s["method"].name in LANGUAGE_MODELS_ONLY,
+    ),
+    Rule(
+        "method",
+        "osf takes every linear layer, the head of a tagger too; name method.target_modules",
+        lambda s: (
+            s["task"] == "token-classification"
+            and s["method"].name == "osf"
+            and option(s, "target_modules") in (None, "all-linear")
+        ),
+    ),
+    Rule(
+        "training.lr_scheduler_type",
+        f"relora warms up again inside a schedule that it can scale: {', '.join(SCALABLE)}",
+        lambda s: (
+            s["method"].name == "relora"
+            and training(s, "lr_scheduler_type", "linear") not in SCALABLE
+        ),
+    ),
+    Rule(
+        "training.optim",
+        f"relora prunes the optimizer's state, which it knows of {', '.join(PLAIN_STATES)}",
+        lambda s: (
+            s["method"].name == "relora" and training(s, "optim", "adamw_torch") not in PLAIN_STATES
+        ),
+    ),
+    Rule(
+        "training.load_best_model_at_end",
+        "adalora changes its ranks as it goes, so an earlier checkpoint no longer fits the model",
+        lambda s: bool(training(s, "load_best_model_at_end")) and s["method"].name in CHANGES_SHAPE,
+    ),
+    Rule(
+        "training.gradient_checkpointing",
+        "prefix_tuning hands its prefix over as past keys, which checkpointing drops",
+        lambda s: (
+            s["method"].name == "prefix_tuning"
+            and bool(
+                training(s, "gradient_checkpointing") or training(s, "activation_checkpointing")
+            )
+        ),
+    ),
+    Rule(
+        "method.init_lora_weights",
+        "eva, corda and loftq compute their start from data or a second model; use the Python API",
+        lambda s: option(s, "init_lora_weights") in ("eva", "corda", "loftq"),
+    ),
+    Rule(
+        "model.quantization",
+        "diff_pruning adds to single weights, which a quantized base no longer has",
+        lambda s: s["model"].quantization is not None and s["method"].name == "diff_pruning",
+    ),
+    Rule(
+        "method.mode",
+        "l1 has no gates: leave out structured, alpha_init, gate_lr_ratio and penalty_schedule",
+        lambda s: (
+            option(s, "mode") == "l1"
+            and any(option(s, name) not in (None, usual) for name, usual in GATES.items())
+        ),
+    ),
+    Rule(
+        "method.include_norm",
+        "target_modules says which modules get a difference, norms too",
+        lambda s: option(s, "include_norm") is False and option(s, "target_modules") is not None,
+    ),
+    Rule(
+        "method.finishing_lr_ratio",
+        "with projection_ratio: 1 no step follows the projection",
+        lambda s: (
+            option(s, "finishing_lr_ratio") not in (None, 10.0)
+            and option(s, "projection_ratio") == 1
+        ),
+    ),
+)

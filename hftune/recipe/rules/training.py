@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of the other fields of ``training``: optimizer, checkpoints, precision, pushing."""
+
+from functools import partial
+
+from hftune.hub.clean import PUSH_FIELDS
+from hftune.recipe.rules.rule import Rule, Sections, has_validation, training
+
+#: What Transformers has for ``save_steps``; a resolved recipe spells it out with any strategy.
+DEFAULT_SAVE_STEPS = 500
+
+
+def _is_malformed(optim_args: str) -> bool:
+    """Tell whether Transformers could not read it."""
+    pairs = optim_args.replace(" ", "").split(",") if optim_args else []
+    return any(not all(pair.split("=")) or pair.count("=") != 1 for pair in pairs)
+
+
+def _saves_otherwise(sections: Sections) -> bool:
+    evaluates = training(sections, "eval_strategy", "epoch" if has_validation(sections) else "no")
+    given = training(sections, "save_steps", DEFAULT_SAVE_STEPS)
+    saves = training(sections, "save_strategy", evaluates)
+    return bool(saves != "steps" and given != DEFAULT_SAVE_STEPS)
+
+
+def _without_push(name: str, sections: Sections) -> bool:
+    return name in sections["training"] and not training(sections, "push_to_hub")
+
+
+TRAINING_RULES = (
+    Rule(
+        "training.optim_args",
+        "it is written key=value, several with commas between them: momentum=0.9,nesterov=true",
+        lambda s: _is_malformed(training(s, "optim_args") or ""),
+    ),
+    Rule(
+        "training.save_steps",
+        "it has an effect only with save_strategy: steps",
+        _saves_otherwise,
+    ),
+    Rule(
+        "training.fp16",
+        "fp16 and bf16 exclude each other",
+        lambda s: bool(training(s, "fp16") and training(s, "bf16")),
+    ),
+    Rule(
+        "training.fp16",
+        "fp16 does nothing on a CPU; use bf16 where the processor has it, or neither",
+        lambda s: bool(training(s, "fp16") and training(s, "use_cpu")),
+    ),
+    Rule(
+        "training.push_to_hub",
+        "say where to: hub_model_id: user/name",
+        lambda s: bool(training(s, "push_to_hub")) and not training(s, "hub_model_id"),
+    ),
+    *(
+        Rule(
+            f"training.{name}",
+            "it has an effect only with push_to_hub: true",
+            partial(_without_push, name),
+        )
+        for name in PUSH_FIELDS
+        if name.startswith("hub_")
+    ),
+)
