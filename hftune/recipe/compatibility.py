@@ -65,6 +65,16 @@ def _given(sections: Sections, key: str) -> Any:
     return value
 
 
+def _unfreezes(sections: Sections) -> bool:
+    return bool(_option(sections, "head_only_steps") or _option(sections, "unfreeze_every"))
+
+
+def _reentrant(sections: Sections) -> bool:
+    given = [_training(sections, f"{name}_checkpointing_kwargs") for name in
+             ("activation", "gradient")]  # fmt: skip
+    return any(isinstance(item, dict) and item.get("use_reentrant") for item in given)
+
+
 def _generates(sections: Sections) -> bool:
     given = sections["evaluation"].generation
     return sections["task"] == "text2text-generation" if given is None else given is not False
@@ -79,6 +89,8 @@ WRITES = ("text-generation", "text2text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
+#: Methods whose lowest layers may be frozen while those above them train.
+FROZEN_BOTTOM = ("freeze", "bitfit")
 #: Schedules that are a factor by step, without restarts of their own.
 SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
             "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")  # fmt: skip
@@ -227,8 +239,36 @@ RULES = (
         lambda s: (
             s["model"].quantization is not None
             and s["method"].name in METHODS
-            and s["method"].name != "relora"
+            and s["method"].name not in ("relora", "qlora")
         ),
+    ),
+    Rule(
+        "model.quantization",
+        "qlora has a 4-bit base; take lora for 8 bits, or for none",
+        lambda s: (
+            s["method"].name == "qlora"
+            and (_quantized(s, "load_in_8bit") or not _quantized(s, "load_in_4bit"))
+        ),
+    ),
+    Rule(
+        "training.ddp_find_unused_parameters",
+        "a schedule of freeze needs it: leave it out, or say true",
+        lambda s: _unfreezes(s) and _training(s, "ddp_find_unused_parameters") is False,
+    ),
+    Rule(
+        "training.ddp_static_graph",
+        "a schedule of freeze changes what trains",
+        lambda s: _unfreezes(s) and bool(_training(s, "ddp_static_graph")),
+    ),
+    Rule(
+        "training.activation_checkpointing_kwargs",
+        "use_reentrant gives no gradient to layers above a frozen bottom; leave it out",
+        lambda s: s["method"].name in FROZEN_BOTTOM and _reentrant(s),
+    ),
+    Rule(
+        "method.head_only_rate",
+        "it has an effect only with head_only_steps or unfreeze_every",
+        lambda s: _option(s, "head_only_rate") not in (None, 1) and not _unfreezes(s),
     ),
     Rule(
         "model.quantization",
@@ -245,6 +285,14 @@ RULES = (
         f"relora warms up again inside a schedule that it can scale: {', '.join(SCALABLE)}",
         lambda s: (
             s["method"].name == "relora"
+            and _training(s, "lr_scheduler_type", "linear") not in SCALABLE
+        ),
+    ),
+    Rule(
+        "training.lr_scheduler_type",
+        f"head_only_rate multiplies a schedule that it can scale: {', '.join(SCALABLE)}",
+        lambda s: (
+            _option(s, "head_only_rate") not in (None, 1)
             and _training(s, "lr_scheduler_type", "linear") not in SCALABLE
         ),
     ),

@@ -51,9 +51,12 @@ RANGES: dict[str, dict[str, Schema]] = {
         "lora_dropout": FRACTION,
         "num_virtual_tokens": AT_LEAST_ONE,
         "encoder_hidden_size": AT_LEAST_ONE,
+        "head_only_rate": POSITIVE,
+        "head_only_steps": NOT_NEGATIVE,
         "merge_every": POSITIVE,
         "reset_ratio": {"minimum": 0, "maximum": 1},
         "rewarm_steps": NOT_NEGATIVE,
+        "unfreeze_every": POSITIVE,
         "warm_start_steps": NOT_NEGATIVE,
     },
     "training": {
