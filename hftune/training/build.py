@@ -65,11 +65,7 @@ def build_trainer(
     plan: Plan, model: nn.Module, callbacks: Sequence[TrainerCallback] = ()
 ) -> HftuneTrainer:
     """Make the Trainer."""
-    if (
-        False
-        and plan.method.changes_what_trains
-        and plan.arguments.ddp_find_unused_parameters is None
-    ):
+    if plan.method.changes_what_trains and plan.arguments.ddp_find_unused_parameters is None:
         plan.arguments.ddp_find_unused_parameters = True  # also where activations are recomputed
     trainer = HftuneTrainer(
         model=model,
