@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from hftune.losses import LOSSES
-from hftune.methods import METHODS, PEFT
+from hftune.methods import METHODS, PEFT, TUNERS
 from hftune.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 TABLES: dict[str, Mapping[str, Any]] = {
     "losses": LOSSES,
-    "methods": {**METHODS, "peft": PEFT},
+    "methods": {**METHODS, **TUNERS, "peft": PEFT},
     "tasks": TASKS,
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every shipped recipe runs on a tiny model for six steps, interrupted and resumed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,12 @@ def test_recipe_runs_and_resumes(
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_recipe_opens_with_its_command(path: Path) -> None:
     assert path.read_text().startswith(f"# hftune train {path.relative_to(ROOT)}\n")
+
+
+def test_page_names_every_recipe() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    named = re.findall(r"^\| `(\S+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(str(path.relative_to(ROOT / "recipes")) for path in RECIPES)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

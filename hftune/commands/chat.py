@@ -16,6 +16,7 @@ from hftune.core.errors import HftuneError
 from hftune.data.chat import Message, render
 from hftune.hub.language_model import WRITERS, load_language_model
 from hftune.hub.save import read_facts
+from hftune.methods.peft_tuners import register_tuners
 from hftune.tasks.inference import free_positions
 from hftune.training.run import RECIPE_FILE, Run
 
@@ -261,6 +262,7 @@ def _load(model: Run | str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
                 hint=f"hftune predict {run.path} DATA OUTPUT",
             )
         return run.model.eval(), run.tokenizer
+    register_tuners()
     return load_language_model(str(model))
 
 

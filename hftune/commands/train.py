@@ -19,6 +19,7 @@ from hftune.core.files import atomic_write, atomic_write_json
 from hftune.hub.card import model_card
 from hftune.hub.save import ModelFacts, save_model
 from hftune.losses.contract import Loss
+from hftune.methods import TUNERS
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.report.curves import draw_curves
@@ -242,4 +243,11 @@ def model_facts(plan: Plan) -> ModelFacts:
         classifier_pooling=recipe.model.classifier_pooling,
         config=config,
         quantization=recipe.model.quantization if plan.method.saves_adapter else None,
+        tuner_module=_tuner_module(recipe.method.name),
     )
+
+
+def _tuner_module(method: str) -> str | None:
+    """Return what tells PEFT of a method that hftune adds to it."""
+    row = TUNERS.get(method)
+    return None if row is None else row.target.partition(":")[0]

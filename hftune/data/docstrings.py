@@ -2,8 +2,8 @@
 """``demo:docstrings``: real text that every installation has.
 
 Collects the docstring summaries of the scientific packages beside hftune. As classification the
-task is to tell which package a summary comes from, naturally imbalanced; with several labels it is
-to tell what the code does (loops, raises, ...), with a number how long it is; as generation it is
+task is to tell which package a summary comes from, naturally imbalanced; with several labels also
+whether it is of a class, a method or a function; with a number how long the code is; as generation
 to write the summary from the signature; as tagging it is to find parameters, types, defaults and
 base classes in the signature. Source files are parsed and never imported, so collecting runs no
 foreign code.
@@ -42,15 +42,6 @@ ROWS_PER_PACKAGE = 400
 QUESTION = "Write the one-sentence docstring summary of this Python definition:\n\n"
 SUMMARY_CHARACTERS = range(30, 401)
 NOT_PUBLIC = {"tests", "test", "testing", "conftest", "externals", "vendored", "benchmarks"}
-
-#: Label -> the syntax that it stands for; a plain ``return`` without a value is none.
-CONSTRUCTS: dict[str, tuple[type[ast.AST], ...]] = {
-    "branches": (ast.If, ast.IfExp, ast.Match),
-    "loops": (ast.For, ast.While, ast.comprehension),
-    "raises": (ast.Raise,),
-    "returns": (ast.Return,),
-    "yields": (ast.Yield, ast.YieldFrom),
-}
 
 
 def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
@@ -106,10 +97,10 @@ def _parts(node: ast.stmt) -> Iterator[tuple[str, int, int]]:
 def docstring_rows() -> list[dict[str, Any]]:
     """Return rows, cached while they are current.
 
-    Each has ``module``, ``name``, ``signature``, ``summary``, ``package``, and of the code beneath
-    ``constructs``, a list, and ``log2_statements``, a number; see :func:`code_facts`. The same
-    installed versions give the same rows in the same order. At most ``ROWS_PER_PACKAGE`` rows come
-    from one package; no summary stands twice.
+    Each has ``module``, ``name``, ``signature``, ``summary``, ``package``, ``kind`` (class, method
+    or function), ``topics`` (package and kind), and ``log2_statements`` of the code beneath. The
+    same installed versions give the same rows in the same order. At most ``ROWS_PER_PACKAGE`` rows
+    come from one package; no summary stands twice.
     """
     versions = {distribution: version(distribution) for distribution in PACKAGES}
     source = Path(__file__).read_bytes() + json.dumps(versions).encode()
@@ -132,7 +123,8 @@ def collect_rows() -> list[dict[str, Any]]:
                 break
             if row["summary"].casefold() not in seen:
                 seen.add(row["summary"].casefold())
-                rows.append({**row, "package": distribution})
+                topics = [distribution, row["kind"]]
+                rows.append({**row, "package": distribution, "topics": topics})
                 taken += 1
     return rows
 
@@ -152,25 +144,15 @@ def _package_rows(package: str) -> Iterator[dict[str, Any]]:
             yield {"module": module, **row}
 
 
-def code_facts(node: ast.FunctionDef | ast.ClassDef) -> dict[str, Any]:
-    """Return what stands beneath a definition line, docstrings left out.
+def log2_statements(node: ast.FunctionDef | ast.ClassDef) -> float:
+    """Return how much code stands beneath a definition line, docstrings left out.
 
-    Returns:
-        ``constructs``: the names of :data:`CONSTRUCTS` that occur, and ``log2_statements``: the
-        logarithm of one more than the statements, so that no code is 0; four decimals.
+    It is the logarithm to base 2 of one more than the statements, so that no code is 0, rounded to
+    four decimals.
     """
     inside = [inner for statement in node.body for inner in ast.walk(statement)]
-    found = [
-        name
-        for name, kinds in CONSTRUCTS.items()
-        if any(isinstance(inner, kinds) and not _bare_return(inner) for inner in inside)
-    ]
     statements = sum(isinstance(inner, ast.stmt) and not _is_text(inner) for inner in inside)
-    return {"constructs": found, "log2_statements": round(math.log2(1 + statements), 4)}
-
-
-def _bare_return(node: ast.AST) -> bool:
-    return isinstance(node, ast.Return) and node.value is None
+    return round(math.log2(1 + statements), 4)
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -195,10 +177,17 @@ def _definition_rows(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[
                 "name": name,
                 "signature": _signature(node),
                 "summary": summary,
-                **code_facts(node),
+                "kind": _kind(node, scope),
+                "log2_statements": log2_statements(node),
             }
         if isinstance(node, ast.ClassDef):
             yield from _definition_rows(node, name)
+
+
+def _kind(node: ast.AST, scope: ast.AST) -> str:
+    if isinstance(node, ast.ClassDef):
+        return "class"
+    return "method" if isinstance(scope, ast.ClassDef) else "function"
 
 
 def _summary(node: ast.FunctionDef | ast.ClassDef) -> str:

@@ -52,6 +52,11 @@ stack.register_forward_hook(mean_first)
 
 `hftune.load` on the folder does the same by itself.
 """
+OWN_TYPE = """
+PEFT itself has no adapter of the type {kind}: hftune adds it, so hftune must be installed, and
+`import {module}` must come before the adapter is loaded. Without it PEFT stops with
+`KeyError: '{KIND}'`. The adapter cannot be merged into its base.
+"""
 MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
@@ -77,6 +82,10 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
         lines += ["", "| on the validation rows | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]
     lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
+    if facts.tuner_module:
+        lines.append(
+            OWN_TYPE.format(module=facts.tuner_module, kind=facts.method, KIND=facts.method.upper())
+        )
     if _needs_mean_pooling(facts):
         lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
     if facts.max_length is not None and facts.task != "text-generation":
@@ -152,7 +161,11 @@ def _loading(
         names = "AutoTokenizer, BitsAndBytesConfig"
         fields = ", ".join(f"{key}={value!r}" for key, value in facts.quantization.items())
         arguments.append(f"quantization_config=BitsAndBytesConfig({fields})")
+    registers = [f"import {facts.tuner_module}  # tells PEFT of the type"] * bool(
+        facts.tuner_module
+    )
     return [
+        *registers,
         f"from {'peft' if adapter else 'transformers'} import {auto}",
         f"from transformers import {names}",
         "",

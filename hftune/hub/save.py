@@ -33,6 +33,7 @@ class ModelFacts:
         classifier_pooling: What the head of an encoder reads.
         config: Fields of the base's config that the recipe overrode.
         quantization: Fields of ``BitsAndBytesConfig`` that the base was loaded with.
+        tuner_module: What must be imported before PEFT knows the adapter's type, if anything.
     """
 
     task: str
@@ -47,6 +48,7 @@ class ModelFacts:
     classifier_pooling: str = "cls"
     config: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None
+    tuner_module: str | None = None
 
 
 def save_model(

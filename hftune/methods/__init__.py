@@ -34,4 +34,12 @@ METHODS = {
 #: Methods whose adapter has other shapes at the end than at the start.
 CHANGES_SHAPE = ("adalora",)
 
+#: Tuners that hftune adds to PEFT; their options are the fields of these config classes.
+TUNERS = {
+    "bottleneck": Row(
+        target="hftune.methods.bottleneck:BottleneckConfig",
+        summary="Small networks after, or beside, the sublayers (Houlsby, Pfeiffer, parallel).",
+    ),
+}
+
 PEFT = Row(target="hftune.methods.peft:Peft", summary="A PEFT adapter.")

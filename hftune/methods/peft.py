@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.errors import HftuneError
 from hftune.methods.contract import Method, MethodContext
+from hftune.methods.peft_tuners import register_tuners
 
 #: PEFT types that need more than a config -> what it is.
 NOT_FROM_A_RECIPE = {
@@ -51,7 +52,8 @@ PEFT_TASKS = {
 
 
 def peft_configs() -> dict[str, type[PeftConfig]]:
-    """Return recipe name -> config class of every PEFT type that a recipe can ask for."""
+    """Return recipe name -> config class of every PEFT type that a recipe can ask for, and ours."""
+    register_tuners()
     configs = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     return {name: config for name, config in configs.items() if name not in NOT_FROM_A_RECIPE}
 

@@ -13,7 +13,7 @@ from typing import Any
 from hftune.core.errors import RecipeError
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.losses import LOSSES
-from hftune.methods import CHANGES_SHAPE, METHODS
+from hftune.methods import CHANGES_SHAPE, METHODS, TUNERS
 from hftune.recipe.load import KeyPath, Source
 from hftune.recipe.schema import TASK_OPTIONS
 from hftune.tasks import TASKS
@@ -419,7 +419,7 @@ RULES = (
 def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
     """Yield the key and the sentence of every rule that the recipe breaks."""
     task = sections["task"]
-    for section, table in (("method", METHODS), ("loss", LOSSES)):
+    for section, table in (("method", {**METHODS, **TUNERS}), ("loss", LOSSES)):
         choice = sections[section]
         row = None if choice is None else table.get(choice.name)
         if row is not None and not row.suits(task):
@@ -447,7 +447,7 @@ def compatibility_page() -> str:
     lines = ["# What goes with what", ""]
     lines += ["Made from the tables that the check itself reads; a test keeps both equal.", ""]
     lines += ["| technique | " + " | ".join(TASKS) + " |", "|---|" + "---|" * len(TASKS)]
-    for name, row in {**METHODS, **LOSSES}.items():
+    for name, row in {**METHODS, **TUNERS, **LOSSES}.items():
         marks = ("yes" if row.suits(task) else "no" for task in TASKS)
         lines.append(f"| `{name}` | " + " | ".join(marks) + " |")
     lines += ["", "Every PEFT type goes with every task, but for what is said below.", ""]

@@ -19,7 +19,7 @@ from hftune.core.files import atomic_write, cache_folder
 from hftune.core.rows import Row
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.losses import LOSSES
-from hftune.methods import METHODS, PEFT
+from hftune.methods import METHODS, PEFT, TUNERS
 from hftune.methods.peft_types import PEFT_TYPES
 from hftune.recipe.schema import DataSection, EvaluationSection, ModelSection
 from hftune.tasks import TASKS
@@ -49,6 +49,8 @@ RANGES: dict[str, dict[str, Schema]] = {
         "lora_alpha": POSITIVE,
         "alpha": POSITIVE,
         "lora_dropout": FRACTION,
+        "dropout": FRACTION,
+        "reduction_factor": AT_LEAST_ONE,
         "num_virtual_tokens": AT_LEAST_ONE,
         "encoder_hidden_size": AT_LEAST_ONE,
         "head_only_rate": POSITIVE,
@@ -167,7 +169,8 @@ def build_schema() -> Schema:
     methods = {name: _row_schema(name, row, RANGES["method"]) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
         methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
-        methods[name]["description"] = PEFT_TYPES.get(name, PEFT.summary)
+        own = TUNERS.get(name, PEFT).summary
+        methods[name]["description"] = PEFT_TYPES.get(name, own)
     losses = {name: _row_schema(name, row) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -100,10 +100,16 @@ def weight_dtype(plan: Plan) -> Any:
 
 def parameter_counts(model: nn.Module | None) -> dict[str, int]:
     """Return how many parameters train, and how many there are."""
-    parameters = list(model.parameters()) if model else []
-    # Between steps DeepSpeed leaves an empty tensor in place of a sharded parameter.
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in parameters]
+    sizes = [(_size(p), p.requires_grad) for p in model.parameters()] if model else []
     return {
         "trainable_parameters": sum(size for size, trains in sizes if trains),
         "parameters": sum(size for size, _ in sizes),
     }
+
+
+def _size(parameter: Any) -> int:
+    """How many weights a parameter stands for."""
+    if type(parameter).__name__ == "Params4bit":  # two weights a byte
+        return int(2 * parameter.numel() * parameter.element_size())
+    # Between steps DeepSpeed leaves an empty tensor in place of a sharded parameter.
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

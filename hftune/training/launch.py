@@ -27,6 +27,7 @@ SHARDED_METHODS = (
     "boft",
     "fourierft",
     "trainable_tokens",
+    "bottleneck",
 )
 #: Optimizers that are tested on sharded parameters.
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")

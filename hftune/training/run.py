@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from hftune.core.errors import HftuneError
 from hftune.hub.load import load_finetuned, load_tokenizer
 from hftune.hub.save import ModelFacts, read_facts
+from hftune.methods.peft_tuners import register_tuners
 from hftune.recipe.recipe import Recipe
 from hftune.tasks import TASKS
 from hftune.tasks.contract import Task
@@ -83,6 +84,7 @@ class Run:
     @cached_property
     def model(self) -> Any:
         """The fine-tuned model, in evaluation mode."""
+        register_tuners()
         return load_finetuned(self.model_path, self.facts, self.task.auto_model)
 
     @cached_property

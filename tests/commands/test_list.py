@@ -13,7 +13,7 @@ from transformers.training_args import OptimizerNames
 from hftune import HftuneError, Recipe, RecipeError
 from hftune.commands.list import KINDS, Entry, list_, listing
 from hftune.hub.demo_models import DEMO_MODELS
-from hftune.methods import METHODS
+from hftune.methods import METHODS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, peft_configs
 from hftune.methods.peft_types import PEFT_TYPES
 from hftune.recipe.listed import OPTIMIZERS, SCHEDULES
@@ -43,8 +43,10 @@ def test_everything_has_one_line_and_known_tasks(kinds: dict[str, list[Entry]]) 
 
 def test_every_installed_peft_type_has_a_line(kinds: dict[str, list[Entry]]) -> None:
     installed = {kind.value.lower() for kind in PeftType}
-    assert set(PEFT_TYPES) == set(peft_configs()) == installed - set(NOT_FROM_A_RECIPE)
-    assert names(kinds["methods"]) == set(PEFT_TYPES) | set(METHODS)
+    assert (
+        set(PEFT_TYPES) == set(peft_configs()) - set(TUNERS) == installed - set(NOT_FROM_A_RECIPE)
+    )
+    assert names(kinds["methods"]) == set(PEFT_TYPES) | set(METHODS) | set(TUNERS)
     shown = {entry.name: entry.summary for entry in kinds["methods"]}
     assert {name: shown[name] for name in PEFT_TYPES} == PEFT_TYPES
 

@@ -12,6 +12,7 @@ from hftune import Recipe
 from hftune.commands.train import model_facts
 from hftune.hub.load import load_finetuned
 from hftune.hub.save import save_model
+from hftune.methods import TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, Peft, peft_configs
 from hftune.training.build import build_model, build_trainer
 from hftune.training.prepare import prepare
@@ -128,7 +129,8 @@ def test_modules_that_the_checkpoint_lacks_train_and_are_saved(
 def test_every_type_is_offered_or_excused() -> None:
     from peft import PeftType
 
-    assert {kind.value.lower() for kind in PeftType} == set(peft_configs()) | set(NOT_FROM_A_RECIPE)
+    ours_and_theirs = {kind.value.lower() for kind in PeftType} | set(TUNERS)
+    assert ours_and_theirs == set(peft_configs()) | set(NOT_FROM_A_RECIPE)
 
 
 def test_nested_configs_become_their_class(make_recipe: Callable[..., Recipe]) -> None:

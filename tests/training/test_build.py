@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import hftune
 from hftune import HftuneError, Recipe
@@ -39,6 +40,8 @@ def test_lora_on_a_four_bit_base(make_recipe: Callable[..., Recipe], tiny_decode
     run = hftune.train(make_recipe("text-generation", training, model=model, method="lora"))
     base = run.model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
     assert type(base).__name__ == "Linear4bit"
+    weights = AutoModelForCausalLM.from_pretrained(tiny_decoder).num_parameters()
+    assert run.metrics["parameters"] - run.metrics["trainable_parameters"] == weights
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in log if "loss" in line]
     assert losses[-1] < losses[0]

@@ -71,6 +71,18 @@ SLOW_JOBS: dict[str, dict[str, Any]] = {
         "method": {"name": "trainable_tokens", "token_indices": [5, 6]},
     },
     **{
+        placement: {
+            "task": task,
+            "method": {"name": "bottleneck", "placement": placement, "r": 4},
+            "training": SGD,
+        }
+        for placement, task in (
+            ("houlsby", GENERATION),
+            ("pfeiffer", CLASSIFICATION),
+            ("parallel", CLASSIFICATION),
+        )
+    },
+    **{
         name: {"task": GENERATION, "method": name}
         for name in ("ia3", "ln_tuning", "loha", "oft", "boft", "fourierft")
     },
