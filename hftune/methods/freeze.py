@@ -16,7 +16,15 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
-from hftune.core.parts import Pattern, all_names, check_pattern, is_named, layer_names, places
+from hftune.core.parts import (
+    Pattern,
+    Place,
+    all_names,
+    check_pattern,
+    is_named,
+    layer_names,
+    places,
+)
 from hftune.methods.contract import Method, MethodContext
 from hftune.methods.unfreezing import Phases, Unfreeze, Unfreezing
 
@@ -97,7 +105,7 @@ class Freeze(Method):
         layers = layer_names(model) if counted else []
         where = places(model, layers)
         new = {name for name in where if _is_below(name, context.new_modules)}
-        chosen = chosen_parameters(self.options, model, len(layers), new)
+        chosen = chosen_parameters(self.options, model, where, len(layers), new)
         if len(chosen) == len(where) and not self.changes_what_trains:
             raise HftuneError("method freeze: nothing is frozen", hint=NOTHING_FROZEN)
         if random := sorted(new - chosen):
@@ -105,9 +113,9 @@ class Freeze(Method):
         for name in where:
             model.get_parameter(name).requires_grad_(name in chosen)
         if self.changes_what_trains:
-            numbers = sorted({where[name] for name in chosen} - {"head", "other", "embeddings"})
-            turns: dict[Any, int] = {n: len(numbers) - at for at, n in enumerate(numbers)}
-            turns |= {"head": 0, "other": 1, "embeddings": max(len(numbers), 1)}
+            numbers = sorted({place for name in chosen if isinstance(place := where[name], int)})
+            turns: dict[Place, int] = {"head": 0, "other": 1, "embeddings": max(len(numbers), 1)}
+            turns |= {number: len(numbers) - at for at, number in enumerate(numbers)}
             self.turns = {name: 0 if name in new else turns[where[name]] for name in chosen}
             self.phases = Phases.of(self.options, set(self.turns.values()), context)
         return model
@@ -125,23 +133,29 @@ class Freeze(Method):
 
 
 def chosen_parameters(
-    given: Selection, model: PreTrainedModel, num_layers: int, new: set[str]
+    given: Selection,
+    model: PreTrainedModel,
+    where: dict[str, Place],
+    num_layers: int,
+    new: set[str],
 ) -> set[str]:
     """Return the names of the parameters that are not frozen for good.
 
     Args:
         given: What the recipe says.
         model: Whose parameters they are.
+        where: The place of each.
         num_layers: How many layers it has; 0 where they do not count.
         new: What the checkpoint lacks.
 
     Raises:
         HftuneError: Nothing would train, or an option does not fit the model or has no effect.
     """
-    where = places(model, layer_names(model) if num_layers else ())
     frozen = set(range(num_layers)) - trained_layers(given, num_layers, type(model).__name__)
     tables = 0 in frozen if given.freeze_embeddings is None else given.freeze_embeddings
-    stays: set[Any] = {*frozen, *(["embeddings"] if tables else [])}
+    stays: set[Place] = set(frozen)
+    if tables:
+        stays.add("embeddings")
     if given.names_what_trains:
         stays = set(where.values())
     chosen = new | {name for name, place in where.items() if place not in stays}

@@ -22,8 +22,6 @@ from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.prepare import prepare
 from tests.stop_at import StopAt
 
-HEAD = {"classifier.weight", "classifier.bias"}
-
 
 def moved(recipe: Recipe) -> tuple[set[str], Any]:
     """Train; return the names of what is no longer the same, and the Trainer."""

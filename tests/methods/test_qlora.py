@@ -13,10 +13,13 @@ from peft import LoraConfig
 
 import hftune
 from hftune import HftuneError, Recipe
+from hftune.commands.check import plan_memory
 from hftune.core.surgery import keep_unpacked
 from hftune.recipe.resolve import NF4
 from hftune.training.arguments import for_device
+from hftune.training.build import build_model
 from hftune.training.launch import Launch
+from hftune.training.prepare import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself
 
@@ -146,3 +149,17 @@ def test_a_classifiers_head_stays_whole(make_recipe: Callable[..., Recipe]) -> N
     assert {kind for name, kind in kinds.items() if "classifier" in name} & {"Linear4bit"} == set()
     assert "Linear4bit" in kinds.values()
     assert run.metrics["eval_loss"] > 0
+
+
+def test_check_counts_the_bytes_of_the_base(make_recipe: Callable[..., Recipe]) -> None:
+    """Embeddings and the head stay in float32; the rest is counted from the real 4-bit tensors."""
+    plan = prepare(make_recipe("text-generation", method={"name": "qlora", "r": 4}))
+    estimate = plan_memory(plan)
+    assert estimate is not None
+    real = 0
+    for weight in build_model(plan).parameters():
+        real += weight.nbytes
+        if type(weight).__name__ == "Params4bit":
+            state = weight.quant_state.as_dict(packed=True).values()
+            real += sum(part.nbytes for part in state if isinstance(part, torch.Tensor))
+    assert estimate.weights == pytest.approx(real, rel=0.1)  # tables of fixed size count here
