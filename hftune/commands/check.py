@@ -181,8 +181,9 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
     dtype = weight_dtype(plan)
     quantization = plan.recipe.model.quantization or {}
     per_weight = 4.0 if dtype == "auto" else float(dtype.itemsize)
-    if quantization.get("load_in_4bit"):
-        per_weight = 0.5
+    if quantization.get("load_in_4bit"):  # and a constant for each 64 weights
+        doubly = quantization.get("bnb_4bit_use_double_quant")
+        per_weight = 0.516 if doubly else 0.5625
     elif quantization.get("load_in_8bit"):
         per_weight = 1.0
     half = plan.arguments.bf16 or plan.arguments.fp16

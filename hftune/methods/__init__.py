@@ -10,6 +10,20 @@ METHODS = {
         summary="Only the classification head trains; the pretrained trunk is frozen.",
         tasks=("text-classification", "token-classification"),
     ),
+    "freeze": Row(
+        target="hftune.methods.freeze:Freeze",
+        options="hftune.methods.freeze:FreezeConfig",
+        summary="Every weight but frozen layers, embeddings or modules; gradual unfreezing.",
+    ),
+    "bitfit": Row(
+        target="hftune.methods.bitfit:BitFit",
+        summary="The biases train, and a classification head.",
+    ),
+    "qlora": Row(
+        target="hftune.methods.qlora:QLora",
+        options="peft:LoraConfig",
+        summary="LoRA on a base in 4-bit NormalFloat, with the defaults of the paper.",
+    ),
     "relora": Row(
         target="hftune.methods.relora:ReLora",
         options="hftune.methods.relora:ReLoraConfig",

@@ -18,6 +18,7 @@ class MethodContext:
         new_modules: Names of modules that the checkpoint lacks; they train and are saved.
         num_training_steps: Optimizer steps of the whole run.
         learning_rate: The schedule's highest.
+        steps_per_epoch: Optimizer steps of one pass over the rows; None for a stream.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
         mixed_precision: Whether the forward pass runs under autocast.
         revision: Of the base model on the Hub.
@@ -27,6 +28,7 @@ class MethodContext:
     new_modules: tuple[str, ...] = ()
     num_training_steps: int = 1
     learning_rate: float = 5e-5
+    steps_per_epoch: int | None = None
     gradient_checkpointing: bool = False
     mixed_precision: bool = False
     revision: str | None = None
@@ -40,6 +42,11 @@ class Method(ABC):
     """
 
     saves_adapter = False
+
+    @property
+    def changes_what_trains(self) -> bool:
+        """Whether weights begin or cease to train during the run."""
+        return False
 
     def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
         """Try the method on a model without weights, so that misfits show before loading.

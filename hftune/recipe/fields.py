@@ -58,9 +58,12 @@ RANGES: dict[str, dict[str, Schema]] = {
         "gate_lr_ratio": POSITIVE,
         "finishing_lr_ratio": POSITIVE,
         "encoder_hidden_size": AT_LEAST_ONE,
+        "head_only_rate": POSITIVE,
+        "head_only_steps": NOT_NEGATIVE,
         "merge_every": POSITIVE,
         "reset_ratio": {"minimum": 0, "maximum": 1},
         "rewarm_steps": NOT_NEGATIVE,
+        "unfreeze_every": POSITIVE,
         "warm_start_steps": NOT_NEGATIVE,
     },
     "training": {

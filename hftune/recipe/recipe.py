@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipe as an object: read from a file, built from Python, saved again."""
 
+import copy
 import dataclasses
 from collections.abc import Iterable
 from io import StringIO
@@ -60,6 +61,13 @@ class Recipe:
         sections["training"] = training_defaults(sections)
         for name, value in {**sections, "origin": origin}.items():
             object.__setattr__(self, name, value)
+
+    def replaced(self, **sections: Any) -> "Recipe":
+        """Return a copy with other sections in place of its own, which are not checked again."""
+        other = copy.copy(self)
+        for name, value in sections.items():
+            object.__setattr__(other, name, value)
+        return other
 
     def value(self, key: str) -> Any:
         """Return the value under a dotted key such as ``data.label_names``; None where absent."""

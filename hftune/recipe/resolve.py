@@ -17,6 +17,9 @@ from hftune.recipe.schema import (
 #: Learning rate by method, for methods that do not train well at LoRA's.
 LEARNING_RATES = {
     "full": 5e-5,
+    "freeze": 5e-5,
+    "bitfit": 1e-3,
+    "qlora": 2e-4,
     "head_only": 1e-3,
     "ia3": 8e-3,
     "ln_tuning": 1e-3,
@@ -48,7 +51,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "rmse", "mae", "hamming_loss")
-LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5}
+LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5, "freeze": 2e-5}
 
 #: Method -> what its PEFT config leaves open, or chooses less well.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -56,17 +59,34 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "p_tuning": {"num_virtual_tokens": 20},
     "prefix_tuning": {"num_virtual_tokens": 20},
     "prompt_tuning": {"num_virtual_tokens": 20},
+    "qlora": {
+        "r": 64,
+        "lora_alpha": 16,
+        "lora_dropout": 0.1,
+        "target_modules": "all-linear",
+    },
     "relora": {"target_modules": "all-linear"},
 }
+#: Method -> what its paper trains with.
+METHOD_TRAINING: dict[str, dict[str, Any]] = {
+    "qlora": {
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 0.03,
+        "max_grad_norm": 0.3,
+    },
+}
+#: What qlora keeps its base in; the device settles the type of the computation.
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 
 def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
     """Turn a checked tree into records, short forms spelled out; ``training`` stays as given."""
+    method = _choice(_spelled_out(tree, "method"), METHOD_DEFAULTS)
     return {
         "task": tree["task"],
-        "model": ModelSection(**_spelled_out(tree, "model")),
+        "model": _model(_spelled_out(tree, "model"), method.name),
         "data": _data(_spelled_out(tree, "data")),
-        "method": _choice(_spelled_out(tree, "method"), METHOD_DEFAULTS),
+        "method": method,
         "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
         "evaluation": EvaluationSection(**(tree.get("evaluation") or {})),
         "training": dict(tree.get("training") or {}),
@@ -100,7 +120,8 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
             defaults["save_steps"] = given.get("eval_steps", defaults["eval_steps"])
     if given.get("max_steps", -1) <= 0:
         defaults["num_train_epochs"] = 3
-    chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **given}
+    by_method = METHOD_TRAINING.get(sections["method"].name, {})
+    chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **by_method, **given}
     can_go_back = sections["method"].name not in CHANGES_SHAPE
     matches = chosen["save_strategy"] in ("best", evaluates) and can_go_back
     best = given.get("load_best_model_at_end", evaluates != "no" and matches)
@@ -118,6 +139,13 @@ def learning_rate(task: str, method: str) -> float:
 def _spelled_out(tree: dict[str, Any], name: str) -> dict[str, Any]:
     section = tree.get(name, DEFAULT_NAMES.get(name, {}))
     return {SHORT_FORMS[name]: section} if isinstance(section, str) else dict(section)
+
+
+def _model(section: dict[str, Any], method: str) -> ModelSection:
+    """The model section; qlora quantizes the base, but for what the recipe says itself."""
+    if method == "qlora":
+        section["quantization"] = {**NF4, **(section.get("quantization") or {})}
+    return ModelSection(**section)
 
 
 def _data(section: dict[str, Any]) -> DataSection:

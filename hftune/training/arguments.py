@@ -2,6 +2,7 @@
 """``TrainingArguments`` out of a recipe, and the precision that is in force."""
 
 import os
+from dataclasses import replace
 
 import torch
 from transformers import (
@@ -51,6 +52,22 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
         say(f"using one of {arguments.n_gpu} GPUs; --accelerate multi_gpu uses all of them")
         arguments._n_gpu = 1
     return arguments
+
+
+def for_device(recipe: Recipe, launch: Launch) -> Recipe:
+    """Return the recipe with what qlora leaves to the device filled in.
+
+    The base is multiplied in bfloat16 where the GPU has it. Its optimizer can move states to the
+    memory of the CPU, which only helps on a GPU, and is not made for a sharded model.
+    """
+    if recipe.method.name != "qlora":
+        return recipe
+    on_gpu = launch.gpus > 0 and torch.cuda.is_available()
+    bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    paged = {"optim": "paged_adamw_32bit"} if on_gpu and launch.sharding is None else {}
+    compute = {"bnb_4bit_compute_dtype": "bfloat16" if bf16 else "float32"}
+    model = replace(recipe.model, quantization={**compute, **(recipe.model.quantization or {})})
+    return recipe.replaced(model=model, training={**paged, **recipe.training})
 
 
 def mixed_precision(arguments: TrainingArguments) -> str:

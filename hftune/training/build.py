@@ -65,6 +65,8 @@ def build_trainer(
     plan: Plan, model: nn.Module, callbacks: Sequence[TrainerCallback] = ()
 ) -> HftuneTrainer:
     """Make the Trainer."""
+    if plan.method.changes_what_trains and plan.arguments.ddp_find_unused_parameters is None:
+        plan.arguments.ddp_find_unused_parameters = True  # also where activations are recomputed
     trainer = HftuneTrainer(
         model=model,
         args=plan.arguments,

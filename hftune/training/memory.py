@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
-FLOAT32 = 4
+FLOAT32, HALF = 4, 2
 ADAM_STATES = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0, "adafactor": 1, "adagrad": 4,
                "rmsprop": 4}  # fmt: skip
 ADAM_BYTES = 8
@@ -58,15 +58,18 @@ def estimate_memory(
         config: The model's config.
         rows: Rows of a micro-batch.
         length: Tokens of its longest row.
-        bytes_per_weight: 4 for float32, 0.5 for 4-bit.
+        bytes_per_weight: Of a frozen weight, 4 for float32. Below 2 it is that of quantized linear
+            layers, 0.5 for 4-bit, and all else is float32.
         bytes_per_activation: 4, or 2 under mixed precision.
         optimizer: ``training.optim``.
         recompute: Whether activations are checkpointed.
     """
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    small = _linear_weights(model) if bytes_per_weight < HALF else every - trained
+    frozen = small * bytes_per_weight + (every - trained - small) * FLOAT32
     return MemoryEstimate(
-        weights=round((every - trained) * bytes_per_weight) + trained * FLOAT32,
+        weights=round(frozen) + trained * FLOAT32,
         gradients=trained * FLOAT32,
         optimizer=trained * ADAM_STATES.get(optimizer, ADAM_BYTES),
         activations=bytes_per_activation
@@ -88,6 +91,16 @@ def _activations(
         kept = layer * layers
     logits = 2 * tokens * text.vocab_size if is_language_model else 0
     return int(kept + logits)
+
+
+def _linear_weights(model: Any) -> int:
+    """Count the weights of frozen linear layers but for the head of a language model."""
+    whole = [part for part in model.modules() if isinstance(part, nn.Embedding)]
+    if (head := model.get_output_embeddings()) is not None:
+        whole.append(head)
+    spared = {id(part.weight) for part in whole}
+    layers = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
+    return sum(p.numel() for p in layers if not p.requires_grad and id(p) not in spared)
 
 
 def _is_language_model(model: Any) -> bool:

@@ -85,6 +85,9 @@ class Plan:
             new_modules=new_modules,
             num_training_steps=num_training_steps(arguments, self.train.num_rows),
             learning_rate=arguments.learning_rate,
+            steps_per_epoch=(
+                steps_per_epoch(arguments, self.train.num_rows) if self.stream is None else None
+            ),
             gradient_checkpointing=bool(
                 arguments.gradient_checkpointing or arguments.activation_checkpointing
             ),
@@ -162,10 +165,15 @@ def num_training_steps(arguments: TrainingArguments, rows: int) -> int:
     """Return the number of optimizer steps of a run over ``rows`` rows."""
     if arguments.max_steps > 0:
         return arguments.max_steps
+    epochs: float = arguments.num_train_epochs
+    return math.ceil(steps_per_epoch(arguments, rows) * epochs)
+
+
+def steps_per_epoch(arguments: TrainingArguments, rows: int) -> int:
+    """Return the number of optimizer steps of one pass over ``rows`` rows."""
     batches = math.ceil(rows / (arguments.train_batch_size * arguments.world_size))
     steps: int = math.ceil(batches / arguments.gradient_accumulation_steps)
-    epochs: float = arguments.num_train_epochs
-    return math.ceil(steps * epochs)
+    return steps
 
 
 def _part_report(part: Encoded) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hftune.losses.contract import LabelFacts, Loss
 from hftune.methods.peft import is_prompt_learning
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
-from hftune.training.arguments import training_arguments
+from hftune.training.arguments import for_device, training_arguments
 from hftune.training.choices import (
     build_loss,
     build_method,
@@ -61,6 +61,7 @@ def prepare(
         HftuneError: Something in the recipe, the data or the environment does not fit.
     """
     launch = check_launch(recipe, own_model)
+    recipe = for_device(recipe, launch)
     arguments = training_arguments(recipe, launch)
     task = build_task(recipe)
     location = model_location(recipe.model.path)

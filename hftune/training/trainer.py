@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
@@ -153,9 +154,11 @@ class HftuneTrainer(Trainer):
         schedule: Any = super().create_scheduler(num_training_steps, optimizer)
         factor = self.method.rate_factor()
         if fresh and factor is not None:
-            schedule.lr_lambdas = [
+            rates: list[Any] = [
                 lambda step, rate=rate: rate(step) * factor(step) for rate in schedule.lr_lambdas
             ]
+            # Made anew, since the first step's rate is set as a schedule is made.
+            schedule = self.lr_scheduler = LambdaLR(schedule.optimizer, rates)
         return schedule
 
     def _load_from_checkpoint(

@@ -71,8 +71,12 @@ def test_only_frozen_weights_are_small() -> None:
     model = classifier()
     trunk, head = bert_parameters(BERT)
     HeadOnly().apply(model, MethodContext(task="text-classification"))
-    found = estimate_memory(model, BERT, rows=1, length=1, bytes_per_weight=0.5)
-    assert found.weights == trunk // 2 + 4 * head
+    half = estimate_memory(model, BERT, rows=1, length=1, bytes_per_weight=2)
+    assert half.weights == 2 * trunk + 4 * head
+    width, inner = BERT.hidden_size, BERT.intermediate_size
+    linear = BERT.num_hidden_layers * (4 * width**2 + 2 * width * inner) + width**2
+    quantized = estimate_memory(model, BERT, rows=1, length=1, bytes_per_weight=0.5)
+    assert quantized.weights == linear // 2 + 4 * (trunk - linear + head)
 
 
 def test_adam_state_is_what_torch_keeps() -> None:

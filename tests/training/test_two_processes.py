@@ -30,6 +30,15 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "multi-label": ("text-classification", MULTI_LABEL, {}),
     "regression": ("text-classification", "mse", {}),
     # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
+    # The head trains alone, the top layer after 3 steps, the lower one after 6; both recomputed.
+    "unfreezing": (
+        "text-classification",
+        BALANCED,
+        {
+            "method": {"name": "freeze", "unfreeze_every": 3},
+            "training": {"activation_checkpointing": True},
+        },
+    ),
     "stream": ("text-generation", "cross_entropy", {"data": STREAM, "training": {"max_steps": 9}}),
 }
 
@@ -68,6 +77,7 @@ def rows(
         name: path.read_text().splitlines()
         for name, path in (
             ("text-classification", labelled_file),
+            ("unfreezing", labelled_file),
             ("token-classification", tagged_file),
             ("text-generation", chat_file),
             ("text2text-generation", seq2seq_file),
@@ -96,7 +106,7 @@ def recipe(
         "task": task,
         "model": {"path": str(model)},
         "data": {"path": str(data), "validation": str(data), **more.get("data", {})},
-        "method": "full",
+        "method": more.get("method", "full"),
         "loss": loss,
         "training": training,
     }

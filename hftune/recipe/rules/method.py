@@ -2,7 +2,7 @@
 """Rules of single methods."""
 
 from hftune.methods import CHANGES_SHAPE
-from hftune.recipe.rules.rule import Rule, option, quantized, training
+from hftune.recipe.rules.rule import Rule, Sections, option, quantized, training
 
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 #: Schedules that are a factor by step, without restarts of their own.
@@ -17,6 +17,20 @@ GATES = {
     "gate_lr_ratio": None,
     "penalty_schedule": "exponential",
 }
+
+#: Methods whose lowest layers may be frozen while those above them train.
+FROZEN_BOTTOM = ("freeze", "bitfit")
+
+
+def _unfreezes(sections: Sections) -> bool:
+    return bool(option(sections, "head_only_steps") or option(sections, "unfreeze_every"))
+
+
+def _reentrant(sections: Sections) -> bool:
+    given = [training(sections, f"{name}_checkpointing_kwargs") for name in
+             ("activation", "gradient")]  # fmt: skip
+    return any(isinstance(item, dict) and item.get("use_reentrant") for item in given)
+
 
 METHOD_RULES = (
     Rule(
@@ -102,6 +116,42 @@ METHOD_RULES = (
         lambda s: (
             option(s, "finishing_lr_ratio") not in (None, 10.0)
             and option(s, "projection_ratio") == 1
+        ),
+    ),
+    Rule(
+        "model.quantization",
+        "qlora has a 4-bit base; take lora for 8 bits, or for none",
+        lambda s: (
+            s["method"].name == "qlora"
+            and (quantized(s, "load_in_8bit") or not quantized(s, "load_in_4bit"))
+        ),
+    ),
+    Rule(
+        "training.ddp_find_unused_parameters",
+        "a schedule of freeze needs it: leave it out, or say true",
+        lambda s: _unfreezes(s) and training(s, "ddp_find_unused_parameters") is False,
+    ),
+    Rule(
+        "training.ddp_static_graph",
+        "a schedule of freeze changes what trains",
+        lambda s: _unfreezes(s) and bool(training(s, "ddp_static_graph")),
+    ),
+    Rule(
+        "training.activation_checkpointing_kwargs",
+        "use_reentrant gives no gradient to layers above a frozen bottom; leave it out",
+        lambda s: s["method"].name in FROZEN_BOTTOM and _reentrant(s),
+    ),
+    Rule(
+        "method.head_only_rate",
+        "it has an effect only with head_only_steps or unfreeze_every",
+        lambda s: option(s, "head_only_rate") not in (None, 1) and not _unfreezes(s),
+    ),
+    Rule(
+        "training.lr_scheduler_type",
+        f"head_only_rate multiplies a schedule that it can scale: {', '.join(SCALABLE)}",
+        lambda s: (
+            option(s, "head_only_rate") not in (None, 1)
+            and training(s, "lr_scheduler_type", "linear") not in SCALABLE
         ),
     ),
 )

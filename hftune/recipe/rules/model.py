@@ -30,7 +30,7 @@ MODEL_RULES = (
         lambda s: (
             s["model"].quantization is not None
             and s["method"].name in METHODS
-            and s["method"].name != "relora"
+            and s["method"].name not in ("relora", "qlora")
         ),
     ),
     Rule(

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a model by name: its layers from the bottom to the top, embeddings, head, patterns.
+
+Transformers says in a model's config how many layers it has, so its stack is the list of modules
+that is so long. Patterns are read as PEFT reads ``target_modules``.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from hftune.core.errors import HftuneError
+
+#: A regular expression for a whole name, or a list of names or their last parts.
+Pattern = str | list[str]
+Place = int | Literal["embeddings", "head", "other"]
+
+#: Fields in which configs of encoder-decoders count the layers of the decoder.
+DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
+
+
+def layer_names(model: PreTrainedModel) -> list[str]:
+    """Return the names of the layers, from the bottom to the top; a decoder follows its encoder.
+
+    Raises:
+        HftuneError: The model has no stack of layers, or several side by side.
+    """
+    config = model.config.get_text_config()
+    fields = config.to_dict()
+    lengths = {int(config.num_hidden_layers), *(fields[k] for k in DECODER_LAYERS if k in fields)}
+    stacks = [(name, part) for name, part in _outer_lists(model) if len(part) in lengths]
+    if len(stacks) != (2 if model.config.is_encoder_decoder else 1):
+        raise HftuneError(
+            f"{type(model).__name__} has no plain stack of layers that could be counted",
+            hint="name its modules instead: freeze_modules, train_modules",
+        )
+    return [f"{name}.{index}" for name, stack in stacks for index in range(len(stack))]
+
+
+def places(model: PreTrainedModel, layers: Iterable[str]) -> dict[str, Place]:
+    """Return where each parameter sits: number of its layer, embeddings, head, or another place.
+
+    A head that shares its weights with the embeddings counts as embeddings.
+
+    Args:
+        model: What is looked at.
+        layers: What :func:`layer_names` returned, or nothing where layers do not count.
+    """
+    numbers = {f"{name}.": number for number, name in enumerate(layers)}
+    embeddings = tuple(f"{name}." for name in _embedding_modules(model))
+    trunk = f"{model.base_model_prefix}."
+
+    def place(names: list[str]) -> Place:
+        for start, number in numbers.items():
+            if names[0].startswith(start):
+                return number
+        if any(name.startswith(embeddings) for name in names):
+            return "embeddings"
+        return "other" if any(name.startswith(trunk) for name in names) else "head"
+
+    return {names[0]: place(names) for names in all_names(model)}
+
+
+def all_names(model: nn.Module) -> list[list[str]]:
+    """Return the names of each parameter: more than one where modules share it."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return list(names.values())
+
+
+def is_named(name: str, pattern: Pattern) -> bool:
+    """Tell whether a pattern means this parameter, or a module that holds it."""
+    return any(_fits(part, pattern) for part in _with_holders(name))
+
+
+def check_pattern(option: str, pattern: Pattern, model: nn.Module) -> None:
+    """Refuse a pattern that means no parameter.
+
+    Args:
+        option: The key to name in the error.
+        pattern: A regular expression or a list of names.
+        model: Whose parameters they are.
+
+    Raises:
+        HftuneError: It is no regular expression, or it, or one name of the list, fits nothing.
+    """
+    names = [name for aliases in all_names(model) for name in aliases]
+    for single in [pattern] if isinstance(pattern, str) else [[item] for item in pattern]:
+        try:
+            found = any(is_named(name, single) for name in names)
+        except re.error as error:
+            raise HftuneError(f"{option}: {pattern!r} is no regular expression: {error}") from error
+        if not found:
+            shown = single if isinstance(single, str) else single[0]
+            last = {part for name in names for part in name.split(".") if not part.isdigit()}
+            regular = "; a regular expression must fit a whole name, such as .*\\.bias"
+            raise HftuneError(
+                f"{option}: {shown!r} fits nothing in {type(model).__name__}",
+                hint=f"parts of its names: {', '.join(sorted(last))}"
+                + (regular if isinstance(single, str) else ""),
+            )
+
+
+def _fits(name: str, pattern: Pattern) -> bool:
+    if isinstance(pattern, str):
+        return re.fullmatch(pattern, name) is not None
+    return any(name == item or name.endswith(f".{item}") for item in pattern)
+
+
+def _with_holders(name: str) -> Iterator[str]:
+    """``a.b.c`` gives ``a``, ``a.b`` and ``a.b.c``."""
+    for match in re.finditer(r"\.|$", name):
+        yield name[: match.start()]
+
+
+def _outer_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    """Yield the lists of modules that lie in no other one."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield f"{prefix}{name}", child
+        else:
+            yield from _outer_lists(child, f"{prefix}{name}.")
+
+
+def _embedding_modules(model: PreTrainedModel) -> set[str]:
+    """Every table, and what surrounds that of the tokens without reaching into the layers."""
+    tokens: Any = model.get_input_embeddings()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found = {name for name, part in modules.items() if isinstance(part, nn.Embedding)}
+    for name in [name for name, part in modules.items() if part is tokens]:
+        holders = [part for part in _with_holders(name) if not _holds_a_list(modules[part])]
+        found.add(holders[0])
+    return found
+
+
+def _holds_a_list(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.ModuleList) for part in module.modules())
