@@ -13,7 +13,8 @@ from hftune.data import DEMO_DATA
 from hftune.hub.demo_models import DEMO_MODELS
 from hftune.recipe.compatibility import conflicts
 from hftune.recipe.export import EDITOR_LINE
-from hftune.recipe.fields import Schema, choice_names, recipe_schema
+from hftune.recipe.fields import choice_names, recipe_schema
+from hftune.recipe.limits import Schema
 from hftune.recipe.listed import OPTIMIZERS, SCHEDULES, Listed
 from hftune.recipe.resolve import typed_sections
 from hftune.recipe.suggest import did_you_mean

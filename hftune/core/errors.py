@@ -43,3 +43,14 @@ class RecipeError(HftuneError):
     def __init__(self, problems: list[str], *, hint: str | None = None) -> None:
         super().__init__("\n".join(problems), hint=hint)
         self.problems = problems
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing.
+
+    Example:
+        >>> first_line(OSError("no space left")), first_line(ConnectionError())
+        ('no space left', 'ConnectionError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

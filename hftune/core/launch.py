@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from hftune.core.errors import HftuneError, RunError
+from hftune.core.errors import HftuneError, RunError, first_line
 from hftune.core.shipped import accelerate_config
 
 PRECISIONS = ("no", "bf16", "fp16", "fp8")
@@ -135,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         settings = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise HftuneError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+        raise HftuneError(f"{path}: not YAML: {first_line(error)}") from error
     if not isinstance(settings, dict):
         raise HftuneError(
             f"{path}: not a config of Accelerate", hint="accelerate config --config_file FILE"

@@ -97,3 +97,14 @@ def is_conversation(value: Any) -> TypeGuard[list[Message]]:
             isinstance(item.get("content"), str | list) or item.get("tool_calls") for item in value
         )
     )
+
+
+def open_question(messages: list[Message]) -> list[Message]:
+    """Return the turns that the assistant is to answer: all, but for an answer that stands last."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def before_answer(messages: list[Message]) -> list[Message]:
+    """Return the turns before the assistant first speaks."""
+    first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
+    return messages[:first]

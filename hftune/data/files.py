@@ -19,7 +19,8 @@ from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.core.files import cache_folder, sha256_of
 from hftune.data.arrow import MISMATCH, clashes, joined, mapped, write_arrow
-from hftune.data.readers import READERS, READERS_VERSION, SAMPLE_BY, Source, is_known, kind_of, read
+from hftune.data.readers import READERS, READERS_VERSION, SAMPLE_BY, is_known, read
+from hftune.data.source import Source, kind_of
 
 #: Files of fewer bytes are read anew each time and kept in memory.
 CACHED_BYTES = 2**23

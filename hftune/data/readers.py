@@ -5,24 +5,22 @@ A byte that is not UTF-8, a broken line, a repeated column is an error that name
 of a csv or tsv stay text, so that ``NA``, ``007`` and ``2024-01-01`` survive.
 """
 
-import codecs
 import csv
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from hftune.core.errors import HftuneError
+from hftune.core.errors import HftuneError, first_line
 from hftune.data.arrow import BATCH, MISMATCH, clashes, unified
 from hftune.data.conll import CONLL, read_conll
+from hftune.data.source import Source, check_utf8, kind_of
 
 #: Part of the key of cached rows: raise it when a reader's result changes.
 READERS_VERSION = 1
@@ -31,39 +29,6 @@ CSV_BLOCK = 2**24
 SAMPLE_BY = ("line", "paragraph", "document")
 
 Numbered = tuple[int, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to read.
-
-    Attributes:
-        file: Where it is, and its name in messages.
-        sample_by: What a row of a txt file is.
-    """
-
-    file: Path
-    sample_by: str = "line"
-
-    @property
-    def kind(self) -> str:
-        """The suffix that says how to read it, without a ``.gz``."""
-        return kind_of(self.file)
-
-    def open(self) -> BinaryIO:
-        """Open its bytes, decompressed."""
-        if self.file.suffix == ".gz":
-            return gzip.open(self.file, "rb")  # type: ignore[return-value]
-        return self.file.open("rb")
-
-    def text(self) -> io.TextIOWrapper:
-        """Open it as text, without a byte order mark."""
-        return io.TextIOWrapper(self.open(), encoding="utf-8-sig")
-
-
-def kind_of(file: Path) -> str:
-    """Return the suffix that says how to read a file, without a ``.gz``."""
-    return (file.with_suffix("") if file.suffix == ".gz" else file).suffix
 
 
 def is_known(file: Path) -> bool:
@@ -83,7 +48,7 @@ def read(source: Source) -> Iterator[pa.Table]:
         raise HftuneError(f"{file}: the file is empty")
     try:
         if source.kind != ".parquet":
-            _check_utf8(source)
+            check_utf8(source)
         for table in READERS[source.kind](source):
             rows += table.num_rows
             yield table
@@ -116,7 +81,7 @@ def _read_csv(source: Source) -> Iterator[pa.Table]:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
     except pa.ArrowInvalid as error:
-        raise HftuneError(f"{source.file}: {str(error).splitlines()[0]}") from error
+        raise HftuneError(f"{source.file}: {first_line(error)}") from error
 
 
 def _read_jsonl(source: Source) -> Iterator[pa.Table]:
@@ -232,7 +197,7 @@ def _read_parquet(source: Source) -> Iterator[pa.Table]:
             for batch in content.iter_batches(batch_size=BATCH):
                 yield pa.Table.from_batches([batch], schema=content.schema_arrow)
     except (pa.ArrowInvalid, OSError) as error:
-        raise HftuneError(f"{file}: broken parquet: {str(error).splitlines()[0]}") from error
+        raise HftuneError(f"{file}: broken parquet: {first_line(error)}") from error
 
 
 def _read_conll(source: Source) -> Iterator[pa.Table]:
@@ -283,25 +248,6 @@ def _mixed(source: Source, name: str, rows: Iterable[Numbered]) -> HftuneError:
     place = "item" if source.kind == ".json" else "line"
     seen = ", ".join(f"{kind} in {place} {number}" for kind, number in kinds.items())
     return HftuneError(f"{source.file}: column {name!r} mixes types: {seen}")
-
-
-def _check_utf8(source: Source) -> None:
-    file = source.file
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    position = 0
-    with source.open() as stream:
-        while chunk := stream.read(1 << 20):
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(chunk)
-            except UnicodeDecodeError as error:
-                raise HftuneError(
-                    f"{file}: not UTF-8 at byte {position - pending + error.start}",
-                    hint="save it as UTF-8, for one with: iconv -f latin1 -t utf-8",
-                ) from None
-            position += len(chunk)
-        if decoder.getstate()[0]:
-            raise HftuneError(f"{file}: not UTF-8 at byte {position - len(decoder.getstate()[0])}")
 
 
 def _check_columns(file: Path, names: Iterable[str]) -> None:

@@ -14,8 +14,9 @@ import pyarrow.parquet
 from datasets import IterableDataset, IterableDatasetDict
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
-from hftune.core.errors import HftuneError, RunError
-from hftune.data.readers import Source, is_known, json_row, kind_of
+from hftune.core.errors import HftuneError, RunError, first_line
+from hftune.data.readers import is_known, json_row
+from hftune.data.source import Source, kind_of
 
 #: The column that tells where a row of a file stands, for messages.
 PLACE = "_place"
@@ -63,10 +64,8 @@ def unreadable(path: str, error: Exception) -> HftuneError:
         why = "HF_HUB_OFFLINE is set and the cache does not have it"
         hint = "unset HF_HUB_OFFLINE where the Hub can be reached, or name local files"
     else:
-        why, hint = (
-            str(error).splitlines()[0],
-            "a Hub id is OWNER/NAME; a private one needs a login",
-        )
+        why = first_line(error)
+        hint = "a Hub id is OWNER/NAME; a private one needs a login"
     return HftuneError(
         f"{path}: no file, no folder, and not readable from the Hub: {why}", hint=hint
     )
@@ -90,7 +89,7 @@ def _rows_of(files: list[str]) -> Iterator[dict[str, Any]]:
         except csv.Error as error:
             raise RunError(f"{name}: broken csv after line {number}: {error}") from None
         except pa.ArrowInvalid as error:
-            raise RunError(f"{name}: broken parquet: {str(error).splitlines()[0]}") from None
+            raise RunError(f"{name}: broken parquet: {first_line(error)}") from None
 
 
 def _jsonl(source: Source) -> Iterator[tuple[int, Any]]:

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from hftune.core.errors import HftuneError
+from hftune.core.errors import HftuneError, first_line
 from hftune.core.surgery import keep_unpacked, pool_by_mean
 from hftune.hub.demo_models import demo_model_path
 from hftune.hub.save import ModelFacts
@@ -91,7 +91,7 @@ def load_config(
         config: PreTrainedConfig = AutoConfig.from_pretrained(location, revision=revision)
     except (OSError, ValueError) as error:
         raise HftuneError(
-            f"model.path: {location}: {_first_line(error)}", hint=_hub_hint(error)
+            f"model.path: {location}: {first_line(error)}", hint=_hub_hint(error)
         ) from error
     known = config.to_dict()
     unknown = [key for key in overrides if key not in known]
@@ -115,7 +115,7 @@ def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedToke
         return AutoTokenizer.from_pretrained(location, revision=revision)
     except (OSError, ValueError) as error:
         raise HftuneError(
-            f"{location}: no tokenizer: {_first_line(error)}", hint=_hub_hint(error)
+            f"{location}: no tokenizer: {first_line(error)}", hint=_hub_hint(error)
         ) from error
 
 
@@ -166,7 +166,7 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
                 "Transformers, then save_pretrained",
             ) from error
         raise HftuneError(
-            f"model.path: {location}: {_first_line(error)}", hint=_hub_hint(error)
+            f"model.path: {location}: {first_line(error)}", hint=_hub_hint(error)
         ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
@@ -216,7 +216,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     try:
         return PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise HftuneError(f"{folder}: the adapter does not load: {_first_line(error)}") from error
+        raise HftuneError(f"{folder}: the adapter does not load: {first_line(error)}") from error
 
 
 def _hub_hint(error: BaseException | None) -> str | None:
@@ -233,8 +233,3 @@ def _hub_hint(error: BaseException | None) -> str | None:
             return f"the Hub at {constants.ENDPOINT} did not answer as it should: try again later"
         error = error.__cause__ or error.__context__
     return None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -25,7 +25,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from hftune.core.console import say
-from hftune.core.errors import HftuneError, RunError
+from hftune.core.errors import HftuneError, RunError, first_line
 from hftune.hub.staging import Staged, is_weights
 
 Answer = TypeVar("Answer")
@@ -78,7 +78,7 @@ def check_repo_id(repo: str, key: str = "--repo") -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise HftuneError(f"{key}: {str(error).splitlines()[0]}") from None
+        raise HftuneError(f"{key}: {first_line(error)}") from None
     if "/" not in repo:
         raise HftuneError(f"{key}: {repo}: whose repository? It reads user/name")
 
@@ -251,7 +251,7 @@ def _explained(error: Exception, what: str, kind: type[HftuneError]) -> HftuneEr
         return _explained_status(error, what, kind)
     if isinstance(error, TransportError):
         return kind(
-            f"{what}: the connection to {constants.ENDPOINT} failed: {_first_line(error)}",
+            f"{what}: the connection to {constants.ENDPOINT} failed: {first_line(error)}",
             hint="try again; what has arrived is not sent twice",
         )
     return kind(f"{what}: {' '.join(str(error).split())}")
@@ -278,9 +278,4 @@ def _explained_status(error: HfHubHTTPError, what: str, kind: type[HftuneError])
         return kind(f"{what}: too many requests{said}", hint=f"try again {when}")
     if status >= 500:
         return kind(f"{what}: the Hub failed{said}", hint="try again later")
-    return kind(f"{what}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return kind(f"{what}: {first_line(error)}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hftune.core.errors import HftuneError
+from hftune.core.errors import HftuneError, first_line
 
 #: A name, a path, ``{name: ..., options of compute}``, or an ``evaluate.Metric``.
 Metric = Any
@@ -88,7 +88,7 @@ def _load(given: Metric) -> ExternalMetric:
         module = evaluate.load(path)
     except (OSError, ImportError, ValueError) as error:
         raise HftuneError(
-            f"evaluation.metrics: {path}: {str(error).splitlines()[0]}",
+            f"evaluation.metrics: {path}: {first_line(error)}",
             hint="name a metric of the Hub that can be reached, the path of a metric script, "
             "or hand over an evaluate.Metric: hftune.train(recipe, metrics=[...])",
         ) from error

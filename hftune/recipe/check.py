@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hftune.core.errors import RecipeError
-from hftune.recipe.fields import Schema, choice_names, refused_training
+from hftune.recipe.fields import choice_names
+from hftune.recipe.limits import Schema, refused_training
 from hftune.recipe.load import KeyPath, Source
 from hftune.recipe.suggest import did_you_mean
 

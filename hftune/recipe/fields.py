@@ -17,103 +17,12 @@ from typing import Any, get_type_hints
 
 from hftune.core.files import atomic_write, cache_folder
 from hftune.core.rows import Row
-from hftune.hub.clean import PUSH_FIELDS
 from hftune.losses import LOSSES
 from hftune.methods import METHODS, PEFT, TUNERS
 from hftune.methods.peft_types import PEFT_TYPES
+from hftune.recipe.limits import AT_LEAST_ONE, RANGES, Schema, refused_training
 from hftune.recipe.schema import DataSection, EvaluationSection, ModelSection
 from hftune.tasks import TASKS
-
-Schema = dict[str, Any]
-
-POSITIVE = {"exclusiveMinimum": 0}
-NOT_NEGATIVE = {"minimum": 0}
-AT_LEAST_ONE = {"minimum": 1}
-FRACTION = {"minimum": 0, "exclusiveMaximum": 1}
-
-#: What the classes' own types do not say. Section -> field -> JSON Schema keywords.
-RANGES: dict[str, dict[str, Schema]] = {
-    "data": {
-        "block_size": {"minimum": 2},
-        "shuffle_buffer_size": AT_LEAST_ONE,
-        "max_length": AT_LEAST_ONE,
-        "max_target_length": AT_LEAST_ONE,
-        "max_train_samples": AT_LEAST_ONE,
-        "max_eval_samples": AT_LEAST_ONE,
-        "validation_size": NOT_NEGATIVE,
-    },
-    "method": {
-        "r": AT_LEAST_ONE,
-        "target_r": AT_LEAST_ONE,
-        "init_r": AT_LEAST_ONE,
-        "lora_alpha": POSITIVE,
-        "alpha": POSITIVE,
-        "lora_dropout": FRACTION,
-        "dropout": FRACTION,
-        "reduction_factor": AT_LEAST_ONE,
-        "num_virtual_tokens": AT_LEAST_ONE,
-        "target_sparsity": {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
-        "projection_ratio": {"exclusiveMinimum": 0, "maximum": 1},
-        "penalty_weight": NOT_NEGATIVE,
-        "gate_lr_ratio": POSITIVE,
-        "finishing_lr_ratio": POSITIVE,
-        "encoder_hidden_size": AT_LEAST_ONE,
-        "head_only_rate": POSITIVE,
-        "head_only_steps": NOT_NEGATIVE,
-        "merge_every": POSITIVE,
-        "reset_ratio": {"minimum": 0, "maximum": 1},
-        "rewarm_steps": NOT_NEGATIVE,
-        "unfreeze_every": POSITIVE,
-        "warm_start_steps": NOT_NEGATIVE,
-    },
-    "training": {
-        "adam_beta1": FRACTION,
-        "adam_beta2": FRACTION,
-        "adam_epsilon": POSITIVE,
-        "eval_accumulation_steps": AT_LEAST_ONE,
-        "eval_steps": POSITIVE,
-        "gradient_accumulation_steps": AT_LEAST_ONE,
-        "label_smoothing_factor": FRACTION,
-        "learning_rate": POSITIVE,
-        "logging_steps": POSITIVE,
-        "max_grad_norm": NOT_NEGATIVE,
-        "max_steps": {"minimum": 1, "alsoAllowed": [-1]},
-        "neftune_noise_alpha": POSITIVE,
-        "num_train_epochs": POSITIVE,
-        "per_device_eval_batch_size": AT_LEAST_ONE,
-        "per_device_train_batch_size": AT_LEAST_ONE,
-        "save_steps": POSITIVE,
-        "save_total_limit": AT_LEAST_ONE,
-        "seed": NOT_NEGATIVE,
-        "warmup_steps": NOT_NEGATIVE,
-        "weight_decay": NOT_NEGATIVE,
-        "train_sampling_strategy": {"enum": ["random", "sequential", "group_by_length"]},
-    },
-}
-
-#: TrainingArguments that have no effect here, or an unsafe one -> what to do instead.
-REFUSED_TRAINING = {
-    "batch_eval_metrics": "metrics are computed over all rows at once",
-    "disable_tqdm": "a terminal gets a bar, a log file plain lines",
-    "do_eval": "evaluation follows training.eval_strategy",
-    "do_predict": "run hftune predict on the finished run",
-    "do_train": "hftune train always trains",
-    "eval_use_gather_object": "scores are gathered as tensors",
-    "hub_token": "no token in any file; use `hf auth login` or HF_TOKEN",
-    "include_for_metrics": "hftune gathers what its metrics need",
-    "label_names": "the task knows its labels",
-    "length_column_name": "lengths are counted from the tokens",
-    "local_rank": "the launcher sets it",
-    "logging_nan_inf_filter": "losses that are not finite are always shown",
-    "prediction_loss_only": "the task decides what evaluation keeps",
-    "remove_unused_columns": "the task keeps exactly the columns that the model takes",
-    "resume_from_checkpoint": "use `hftune train runs/NAME --resume`",
-    "use_cache": "training never needs it",
-}
-REFUSED_PREFIXES = {
-    "hub_": "the finished model is pushed once, at the end",
-    "trackio_": "report_to is enough",
-}
 
 #: Fields of GenerationConfig that change what generate returns, or that hftune sets.
 NOT_AT_EVALUATION = {
@@ -195,15 +104,6 @@ def build_schema() -> Schema:
         "required": ["task", "model"],
         "additionalProperties": False,
     }
-
-
-def refused_training(name: str) -> str | None:
-    """Return why a field of TrainingArguments is not taken, or None when it is."""
-    if name in PUSH_FIELDS:
-        return None
-    if name in REFUSED_TRAINING:
-        return REFUSED_TRAINING[name]
-    return next((why for start, why in REFUSED_PREFIXES.items() if name.startswith(start)), None)
 
 
 def choice_names(section: Schema) -> dict[str, Schema]:

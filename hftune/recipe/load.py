@@ -11,7 +11,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from hftune.core.errors import HftuneError, RecipeError
+from hftune.core.errors import HftuneError, RecipeError, first_line
 from hftune.recipe.schema import DEFAULT_NAMES, SHORT_FORMS
 
 KeyPath = tuple[str | int, ...]
@@ -85,7 +85,7 @@ def _parse(text: str, name: str) -> Any:
         line = (error.problem_mark or error.context_mark).line + 1
         raise RecipeError([f"{name}:{line}: broken YAML: {error.problem}"]) from None
     except YAMLError as error:
-        raise RecipeError([f"{name}: broken YAML: {str(error).splitlines()[0]}"]) from None
+        raise RecipeError([f"{name}: broken YAML: {first_line(error)}"]) from None
 
 
 def _plain(node: Any, path: KeyPath, source: Source) -> Any:

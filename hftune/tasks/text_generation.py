@@ -27,7 +27,13 @@ from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import codes, column_array, column_batches
 from hftune.data.blocks import joined_blocks, separate_blocks
-from hftune.data.chat import RewrittenTurnsError, Span, assistant_spans, render
+from hftune.data.chat import (
+    RewrittenTurnsError,
+    assistant_spans,
+    before_answer,
+    open_question,
+    render,
+)
 from hftune.data.conversations import without_nulls
 from hftune.data.same import column_keys, folded, hashes
 from hftune.data.shapes import ROLES, select_shape, shape_columns
@@ -35,8 +41,7 @@ from hftune.data.split import Keys, joined_keys
 from hftune.tasks.contract import Encoded, NothingTrainedError, PredictArguments
 from hftune.tasks.generation import GenerationTask
 from hftune.tasks.inference import free_positions, generated
-
-TOKENIZED_TOGETHER = 1000  # documents
+from hftune.tasks.spans import documents, encode_spans
 
 
 class TextGeneration(GenerationTask):
@@ -175,7 +180,7 @@ class TextGeneration(GenerationTask):
         """
         if "messages" not in row:
             text = row["prompt"] + row["completion"]
-            return [_encode_spans(text, [(len(row["prompt"]), len(text))], tokenizer, chat=False)]
+            return [encode_spans(text, [(len(row["prompt"]), len(text))], tokenizer, chat=False)]
         if tokenizer.chat_template is None:
             raise HftuneError(
                 "the tokenizer has no chat template, so messages cannot be rendered",
@@ -192,7 +197,7 @@ class TextGeneration(GenerationTask):
                 for index, message in enumerate(messages)
                 if message["role"] == "assistant" and index >= first
             ]
-        return [_encode_spans(text, spans, tokenizer, chat=True) for text, spans in rendered]
+        return [encode_spans(text, spans, tokenizer, chat=True) for text, spans in rendered]
 
     def _blocks(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
@@ -208,7 +213,7 @@ class TextGeneration(GenerationTask):
                 hint="data.pack_documents: false keeps them apart",
             )
         cut = joined_blocks if self.pack_documents else separate_blocks
-        for block in cut(_documents(rows, tokenizer), size):
+        for block in cut(documents(rows, tokenizer), size):
             yield block, block
 
     def collator(
@@ -290,56 +295,3 @@ class TextGeneration(GenerationTask):
             options=self.generation or {},
         )
         return [{"prediction": text} for text in texts]
-
-
-def _documents(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """Yield the tokens of each text that is not empty, with an EOS at its end."""
-    eos = tokenizer.eos_token_id
-    for start in range(0, len(rows), TOKENIZED_TOGETHER):
-        texts = [text for text in rows[start : start + TOKENIZED_TOGETHER]["text"] if text]
-        for ids in tokenizer(texts, verbose=False)["input_ids"] if texts else ():
-            yield ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
-
-
-def _encode_spans(
-    text: str, spans: list[Span], tokenizer: PreTrainedTokenizerBase, *, chat: bool
-) -> tuple[list[int], list[int]]:
-    """Tokenize and train the tokens that reach into a span; a final EOS is added where missing."""
-    encoding = tokenizer(
-        text, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False
-    )
-    ids = list(encoding["input_ids"])
-    labels = [
-        token if any(begin < stop and end > start for start, stop in spans) else -100
-        for token, (begin, end) in zip(ids, encoding["offset_mapping"], strict=True)
-    ]
-    ends_itself = chat and _ends_with_special(ids, labels, tokenizer)
-    eos = tokenizer.eos_token_id
-    if eos is not None and not ends_itself and spans and spans[-1][1] >= len(text.rstrip()):
-        if ids[-1] == eos:
-            labels[-1] = eos
-        else:
-            ids.append(eos)
-            labels.append(eos)
-    return ids, labels
-
-
-def _ends_with_special(
-    ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase
-) -> bool:
-    trained = [token for token, label in zip(ids, labels, strict=True) if label != -100]
-    return bool(trained) and trained[-1] in {
-        *tokenizer.all_special_ids,
-        *(tokenizer.added_tokens_decoder or {}),
-    }
-
-
-def open_question(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the turns that the assistant is to answer: all, but for an answer that stands last."""
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
-
-
-def before_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the turns before the assistant first speaks."""
-    first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
-    return messages[:first]

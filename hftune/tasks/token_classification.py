@@ -31,13 +31,12 @@ from hftune.data.columns import GROUP, Role
 from hftune.data.same import column_keys
 from hftune.data.split import Keys, joined_keys
 from hftune.losses.contract import aligned, counted, forward
-from hftune.metrics.entities import OUTSIDE, entities, kind_of, marks_entities, scheme_of
+from hftune.metrics.entities import kind_of, marks_entities, scheme_of
 from hftune.metrics.tagging import per_tag_metrics, tagging_metrics
 from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
 from hftune.tasks.inference import batches_by_length
-from hftune.tasks.words import WORD, text_and_spans, tokenize_words
-
-PREFIXES = "BILEUS"
+from hftune.tasks.tags import lists_of, ordered_tags, placed_entities
+from hftune.tasks.words import WORD, tokenize_words
 
 
 class TokenClassification(Task):
@@ -90,7 +89,7 @@ class TokenClassification(Task):
             words = [WORD.findall(text) for text in texts]
             selected: dict[str, list[Any]] = {"text": texts, "tokens": words}
         else:
-            words = _lists(values, column, "words")
+            words = lists_of(values, column, "words")
             selected = {"tokens": words}
         if not any(words):
             raise HftuneError(f"column {column!r}: all {len(rows)} rows are empty")
@@ -101,7 +100,7 @@ class TokenClassification(Task):
         return Dataset.from_dict(selected)
 
     def _tags(self, rows: Dataset, column: str, words: list[list[str]]) -> list[list[str]]:
-        tags = _lists(rows[column][:], column, "tags")
+        tags = lists_of(rows[column][:], column, "tags")
         inner = getattr(rows.features[column], "feature", None)
         if isinstance(inner, ClassLabel):
             self._declared = self._declared or list(inner.names)
@@ -127,7 +126,7 @@ class TokenClassification(Task):
         else:
             names = {tag for row in tags for tag in row}
             declared = names <= set(self._declared)
-            self.label_names = self._declared if declared else _label_names(names)
+            self.label_names = self._declared if declared else ordered_tags(names)
         if len(self.label_names) < 2:
             raise HftuneError(
                 f"there is nothing to tell apart: the only tag is {self.label_names[0]}"
@@ -286,22 +285,7 @@ class TokenClassification(Task):
         answer: dict[str, Any] = {"prediction": tags, "scores": scores}
         if not self.has_entities:
             return answer
-        text, spans = text_and_spans(row)
-        answer["entities"] = []
-        for kind, first, stop in entities([tag or OUTSIDE for tag in tags]):
-            start, end = spans[first][0], spans[stop - 1][1]
-            places = {"start": start, "end": end} if "text" in row else {}
-            certainty = [score for score in scores[first:stop] if score is not None]
-            answer["entities"].append(
-                {
-                    "entity": kind,
-                    "start_word": first,
-                    "end_word": stop,
-                    **places,
-                    "text": text[start:end],
-                    "score": sum(certainty) / len(certainty),
-                }
-            )
+        answer["entities"] = placed_entities(row, tags, scores)
         return answer
 
 
@@ -311,32 +295,3 @@ def _labels(length: int, ids: Sequence[int], firsts: Sequence[int | None]) -> li
         if first is not None:
             labels[first] = label
     return labels
-
-
-def _lists(values: list[Any], column: str, what: str) -> list[list[str]]:
-    """Check that a column holds a list of texts, or of whole numbers, a row."""
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, list):
-            raise HftuneError(
-                f"column {column!r}: row {number} is no list of {what} but {value!r:.40}",
-                hint="jsonl and parquet hold lists; .conll, .bio and .iob a word a line",
-            )
-        wrong = [item for item in value if not isinstance(item, str | int)]
-        if wrong:
-            raise HftuneError(f"column {column!r}: row {number} has {wrong[0]!r:.40} among {what}")
-    return [[str(item) for item in value] for value in values]
-
-
-def _label_names(names: set[str]) -> list[str]:
-    """Put O first, then kind by kind, each with every prefix that any kind has.
-
-    A kind whose entities all have one word in training may have longer ones elsewhere. Plain tags
-    stand in order, numbers by value.
-    """
-    if not marks_entities(names):
-        numbers = all(name.isdecimal() for name in names)
-        return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
-    inside = names - {OUTSIDE}
-    prefixes = sorted({name[0] for name in inside}, key=PREFIXES.index)
-    tails = sorted({name[1:] for name in inside})
-    return [OUTSIDE, *(prefix + tail for tail in tails for prefix in prefixes)]

@@ -5,15 +5,16 @@ import os
 from dataclasses import replace
 
 import torch
-from transformers import (
-    TrainingArguments,
-)
+from transformers import Trainer, TrainingArguments
 
 from hftune.core.console import say
-from hftune.core.errors import RecipeError
+from hftune.core.errors import RecipeError, first_line
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.recipe.recipe import Recipe
 from hftune.training.launch import Launch, precision
+
+#: Optimizers that the Trainer can only look at together with a model.
+TAKE_A_MODEL = ("lomo", "adalomo")
 
 
 def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
@@ -24,7 +25,7 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
         launch: What the launcher asked for; a precision in the recipe counts for more.
 
     Raises:
-        RecipeError: They refuse a value, or fp16 is asked of a CPU.
+        RecipeError: They refuse a value, fp16 is asked of a CPU, or there is no such optimizer.
     """
     given = {key: value for key, value in recipe.training.items() if key not in PUSH_FIELDS}
     given["output_dir"] = recipe.training.get("output_dir") or "runs"
@@ -45,9 +46,10 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
         arguments = TrainingArguments(**given, logging_nan_inf_filter=False)
         on_cpu = arguments.device.type == "cpu"
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise RecipeError([f"training: {str(error).strip().splitlines()[0]}"]) from error
+        raise RecipeError([f"training: {first_line(error)}"]) from error
     if arguments.fp16 and on_cpu:
         raise RecipeError(["training.fp16: fp16 does nothing on a CPU; leave it out"])
+    _check_optimizer(arguments)
     if arguments.n_gpu > 1:
         say(f"using one of {arguments.n_gpu} GPUs; --accelerate multi_gpu uses all of them")
         arguments._n_gpu = 1
@@ -68,6 +70,17 @@ def for_device(recipe: Recipe, launch: Launch) -> Recipe:
     compute = {"bnb_4bit_compute_dtype": "bfloat16" if bf16 else "float32"}
     model = replace(recipe.model, quantization={**compute, **(recipe.model.quantization or {})})
     return recipe.replaced(model=model, training={**paged, **recipe.training})
+
+
+def _check_optimizer(arguments: TrainingArguments) -> None:
+    """Let the Trainer read ``optim`` and ``optim_args`` now, not when the weights are there."""
+    if arguments.optim_target_modules is not None or arguments.optim in TAKE_A_MODEL:
+        return
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ValueError, AttributeError, ImportError, RuntimeError) as error:
+        name = getattr(arguments.optim, "value", arguments.optim)
+        raise RecipeError([f"training.optim: {name}: {first_line(error)}"]) from error
 
 
 def mixed_precision(arguments: TrainingArguments) -> str:

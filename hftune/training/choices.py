@@ -3,9 +3,7 @@
 
 from collections.abc import Sequence
 
-from transformers import (
-    TrainingArguments,
-)
+from transformers import TrainingArguments
 
 from hftune.core.errors import RecipeError
 from hftune.losses import LOSSES

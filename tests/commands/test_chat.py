@@ -22,6 +22,7 @@ import hftune
 from hftune import HftuneError, Recipe
 from hftune.commands import chat as module
 from hftune.data.chat import render
+from hftune.training.conversation import Conversation
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_the_end_of_a_turn_ends_an_answer(tiny_decoder: Path, plain_decoder: Pat
     """The template closes a turn with <|end|>, which is not the model's end of text."""
     for folder, ends in ((tiny_decoder, ["<|eos|>", "<|end|>"]), (plain_decoder, ["<|eos|>"])):
         model, tokenizer = module._load(folder)
-        talk = module.Conversation(model, tokenizer, {})
+        talk = Conversation(model, tokenizer, {})
         assert talk._ends() == tokenizer.convert_tokens_to_ids(ends)
 
 
@@ -168,7 +169,7 @@ def test_what_writes_no_text_is_refused(
 
 def test_an_interrupted_answer_is_kept_as_far_as_it_came(tiny_decoder: Path) -> None:
     model, tokenizer = module._load(tiny_decoder)
-    talk = module.Conversation(model, tokenizer, {"do_sample": False}, max_new_tokens=100)
+    talk = Conversation(model, tokenizer, {"do_sample": False}, max_new_tokens=100)
     pieces: list[str] = []
 
     def interrupt(piece: str) -> None:

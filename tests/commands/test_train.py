@@ -30,6 +30,17 @@ FILES = {
     "plots",
 }
 
+#: A rate that ruins the model before the run ends.
+RUINED_IN_THE_END = {
+    "max_steps": 30,
+    "eval_strategy": "steps",
+    "eval_steps": 5,
+    "metric_for_best_model": "loss",
+    "learning_rate": 0.02,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+}
+
 
 def weights_of(run: Run) -> dict[str, torch.Tensor]:
     (file,) = run.model_path.glob("*.safetensors")
@@ -106,17 +117,8 @@ def test_a_resumed_run_ends_with_the_same_bits(
 
 
 def test_the_best_checkpoint_is_kept(make_recipe: Callable[..., Recipe]) -> None:
-    """A rate that ruins the model in the end: the weights kept are those of the best evaluation."""
-    training = {
-        "max_steps": 30,
-        "eval_strategy": "steps",
-        "eval_steps": 5,
-        "metric_for_best_model": "loss",
-        "learning_rate": 0.02,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-    }
-    run = hftune.train(make_recipe(training=training, method="full"))
+    """The weights kept are those of the best evaluation, not the last."""
+    run = hftune.train(make_recipe(training=RUINED_IN_THE_END, method="full"))
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["eval_loss"] for line in log if "eval_loss" in line}
     best = min(losses, key=losses.__getitem__)
@@ -130,16 +132,7 @@ def test_the_best_checkpoint_is_kept(make_recipe: Callable[..., Recipe]) -> None
 def test_a_moved_run_still_knows_its_best_checkpoint(
     make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = {
-        "output_dir": "relative",
-        "max_steps": 30,
-        "eval_strategy": "steps",
-        "eval_steps": 5,
-        "metric_for_best_model": "loss",
-        "learning_rate": 0.02,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-    }
+    training = {"output_dir": "relative", **RUINED_IN_THE_END}
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         hftune.train(make_recipe(training=training), callbacks=[StopAt(27)])

@@ -149,7 +149,7 @@ def test_real_rows_are_the_same_in_another_process_that_imports_nothing(cache: P
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     theirs, imported = json.loads(child.stdout)
     assert imported == []

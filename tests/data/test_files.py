@@ -244,7 +244,7 @@ def test_cached_rows_follow_the_content(
     path = write(tmp_path / "a.jsonl", '{"text": "one"}\n')
     assert load_part(path)["text"][:] == ["one"]
     assert len(list((cache / "rows").iterdir())) == 1
-    monkeypatch.setattr(readers, "_check_utf8", lambda source: pytest.fail("read twice"))
+    monkeypatch.setattr(readers, "check_utf8", lambda source: pytest.fail("read twice"))
     assert load_part(path)["text"][:] == ["one"]
     monkeypatch.undo()
     monkeypatch.setenv("HFTUNE_CACHE", str(cache))

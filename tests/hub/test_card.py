@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from ruamel.yaml import YAML
 from torch import Tensor
 from transformers import (
@@ -27,6 +26,7 @@ from transformers import (
 from hftune.core.surgery import pool_by_mean
 from hftune.hub.card import model_card
 from hftune.hub.save import ModelFacts, save_model
+from tests.hub.adapters import lora_classifier
 
 LABELS = ['say "hi"', "naïve", "c"]
 FACTS = ModelFacts(
@@ -143,12 +143,7 @@ def test_mean_pooling_as_the_card_writes_it(tmp_path: Path, tiny_encoder: Path, 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_adapter_as_the_card_loads_it(tmp_path: Path, tiny_encoder: Path, pooling: str) -> None:
-    set_seed(0)
-    base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
-    if pooling == "mean":
-        pool_by_mean(base)
-    config = LoraConfig(task_type="SEQ_CLS", init_lora_weights=False, target_modules=["query"], r=2)
-    model = get_peft_model(base, config).eval()
+    model = lora_classifier(tiny_encoder, pooling)
     facts = dataclasses.replace(FACTS, base_model=str(tiny_encoder), classifier_pooling=pooling)
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     card = model_card(facts, {}, adapter=True)

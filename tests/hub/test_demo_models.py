@@ -162,7 +162,7 @@ def test_two_processes_fetch_once(tiny: DemoModel) -> None:
         )
         for _ in range(2)
     ]
-    answers = [process.communicate(timeout=60) for process in processes]
+    answers = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
     (path,) = {stdout.strip() for stdout, _ in answers}
     assert (Path(path) / "model.safetensors").read_bytes() == b"weights"

@@ -8,30 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    set_seed,
 )
 
 from hftune.core.errors import RunError
-from hftune.core.surgery import pool_by_mean
 from hftune.hub.round_trip import _plain_environment, check_round_trip
 from hftune.hub.save import ModelFacts, save_model
+from tests.hub.adapters import lora_classifier
 
 LABELS = ["red", "green", "blue"]
 
 
 def adapter(tiny_encoder: Path, folder: Path, pooling: str = "cls") -> tuple[ModelFacts, Any, Any]:
-    set_seed(0)
-    base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
-    if pooling == "mean":
-        pool_by_mean(base)
-    config = LoraConfig(task_type="SEQ_CLS", init_lora_weights=False, target_modules=["query"], r=2)
-    model = get_peft_model(base, config).eval()
+    model = lora_classifier(tiny_encoder, pooling)
     facts = ModelFacts(
         task="text-classification", base_model=str(tiny_encoder), method="lora", label_names=LABELS,
         classifier_pooling=pooling,

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hftune
-from hftune import HftuneError, Recipe
+from hftune import HftuneError, Recipe, RecipeError
 from hftune.training.build import build_model, build_trainer, weight_dtype
 from hftune.training.prepare import prepare
 
@@ -42,6 +42,20 @@ def test_epochs_beside_max_steps_are_remarked_on(
     for again in (recipe, Recipe.load(path)):
         said = [remark for remark in prepare(again).remarks() if "num_train_epochs" in remark]
         assert len(said) == len(epochs)
+
+
+@pytest.mark.parametrize(
+    ("training", "says"),
+    [
+        ({"optim": "sgd", "optim_args": "momentum=much"}, "sgd: could not convert .*'much'"),
+        ({"optim": "galore_adamw"}, "galore_adamw: .*"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_made_shows_before_the_weights(
+    training: dict, says: str, make_recipe: Callable[..., Recipe]
+) -> None:
+    with pytest.raises(RecipeError, match=f"training.optim: {says}"):
+        prepare(make_recipe(training=training))
 
 
 @pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself

@@ -102,37 +102,43 @@ def filled(sections: dict[str, Any], model: Path) -> dict[str, Any]:
     return {**sections, "model": section, "training": training}
 
 
-@pytest.mark.usefixtures("two_gpus")
+@pytest.fixture
+def launched(
+    make_recipe: Callable[..., Recipe],
+    tiny_encoder: Path,
+    two_gpus: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[dict[str, str], dict[str, Any]], Launch]:
+    """Check the launch of a recipe with these sections, under these settings of the launcher."""
+
+    def check(settings: dict[str, str], sections: dict[str, Any]) -> Launch:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        return check_launch(make_recipe(**filled(sections, tiny_encoder)))
+
+    return check
+
+
 @pytest.mark.parametrize(("settings", "sections", "says"), REFUSED)
 def test_refused(
     settings: dict[str, str],
     sections: dict[str, Any],
     says: str,
-    make_recipe: Callable[..., Recipe],
-    tiny_encoder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    launched: Callable[[dict[str, str], dict[str, Any]], Launch],
 ) -> None:
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    recipe = make_recipe(**filled(sections, tiny_encoder))
     with pytest.raises(RecipeError) as error:
-        check_launch(recipe)
+        launched(settings, sections)
     assert len(error.value.problems) == 1
     assert error.value.problems[0].startswith(says)
 
 
-@pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(("settings", "sections"), ALLOWED)
 def test_allowed(
     settings: dict[str, str],
     sections: dict[str, Any],
-    make_recipe: Callable[..., Recipe],
-    tiny_encoder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    launched: Callable[[dict[str, str], dict[str, Any]], Launch],
 ) -> None:
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    check_launch(make_recipe(**filled(sections, tiny_encoder)))
+    launched(settings, sections)
 
 
 @pytest.mark.parametrize("settings", [FSDP2, DEEPSPEED], ids=["fsdp", "deepspeed"])

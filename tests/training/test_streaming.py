@@ -13,12 +13,12 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 import hftune
 from hftune import Recipe, RecipeError
 from hftune.core.errors import HftuneError, RunError
 from hftune.training.prepare import prepare
+from tests.stop_at import StopAt
 
 ROWS = 50
 
@@ -42,17 +42,6 @@ def streamed(make_recipe: Callable[..., Recipe], path: Path, **options: Any) -> 
 
 def said(plan: Any, rows: Any) -> list[str]:
     return [plan.tokenizer.decode([t for t in row["labels"] if t != -100]) for row in rows]
-
-
-class StopAt(TrainerCallback):
-    """Raise as Ctrl-C does."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 EVERY = {f"say {n}<|eos|>" for n in range(ROWS)}
