@@ -10,6 +10,11 @@ METHODS = {
         summary="Only the classification head trains; the pretrained trunk is frozen.",
         tasks=("text-classification", "token-classification"),
     ),
+    "prune": Row(
+        target="hftune.methods.prune:Prune",
+        options="hftune.methods.prune:PruneConfig",
+        summary="The least important weights, neurons or heads go; the rest trains on.",
+    ),
     "relora": Row(
         target="hftune.methods.relora:ReLora",
         options="hftune.methods.relora:ReLoraConfig",
