@@ -102,7 +102,11 @@ class Prune(Method):
     def finish(self, model: nn.Module) -> nn.Module:
         """Return the model, its zeros exact; whole units are cut out."""
         assert isinstance(model, PreTrainedModel)
-        self._pruned = {name: _counts(model, name, mask) for name, mask in self.masks.items()}
+        self._pruned = {
+            name: _counts(model, name, self.masks[name])
+            for name, _ in model.named_parameters()
+            if name in self.masks
+        }
         if self.units and self.masks:
             shrink(model, self.units, self.masks)
         return model
