@@ -256,6 +256,7 @@ def test_what_an_optimizer_revives_is_cleared() -> None:
         assert parameter.grad[~zero].count_nonzero() > 0
     callback.on_train_end(None, state, control)
     assert callback.hooks == []
+    assert Prune().callbacks(model) == []  # a model of one's own comes as it is
 
 
 def run_for(

@@ -78,8 +78,8 @@ class Prune(Method):
         return model.requires_grad_(True)
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
-        """Return what prunes and keeps the masks."""
-        return [KeepPruned(model, self)]
+        """Return what prunes and keeps the masks; nothing where a model came as it is."""
+        return [] if self.sparsities is None else [KeepPruned(model, self, self.sparsities)]
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """Return masks and what importance has gathered; see :class:`Method`."""
@@ -101,13 +101,13 @@ class Prune(Method):
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Return the model, its zeros exact; whole units are cut out."""
-        assert isinstance(model, PreTrainedModel)
         self._pruned = {
             name: _counts(model, name, self.masks[name])
             for name, _ in model.named_parameters()
             if name in self.masks
         }
         if self.units and self.masks:
+            assert isinstance(model, PreTrainedModel)
             shrink(model, self.units, self.masks)
         return model
 
@@ -177,11 +177,11 @@ class KeepPruned(TrainerCallback):
     Args:
         model: Not wrapped.
         method: Holds the masks.
+        sparsities: Says when and how much.
     """
 
-    def __init__(self, model: nn.Module, method: Prune) -> None:
-        assert method.sparsities is not None
-        self.model, self.method, self.sparsities = model, method, method.sparsities
+    def __init__(self, model: nn.Module, method: Prune, sparsities: Sparsities) -> None:
+        self.model, self.method, self.sparsities = model, method, sparsities
         self.hooks: list[RemovableHandle] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
