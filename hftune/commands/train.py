@@ -23,6 +23,7 @@ from hftune.methods import TUNERS
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.report.curves import draw_curves
+from hftune.report.sparsity import sparsity_figures, write_sparsity
 from hftune.report.summary import print_samples, print_summary
 from hftune.training.agreement import once
 from hftune.training.build import build_model, build_trainer, parameter_counts
@@ -114,7 +115,12 @@ def train(
         figures |= parameter_counts(trainer.model)
         weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
         finished: Any = plan.method.finish(cast(nn.Module, trainer.model))
+        pruned = plan.method.pruned()
+        if pruned:
+            figures |= sparsity_figures(pruned, finished)
         if main:
+            if pruned:
+                write_sparsity(pruned, run.path)
             _write_end(plan, run, finished, trainer.samples, figures, weights)
         trainer.accelerator.wait_for_everyone()
     if order is not None:

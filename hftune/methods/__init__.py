@@ -24,6 +24,11 @@ METHODS = {
         options="peft:LoraConfig",
         summary="LoRA on a base in 4-bit NormalFloat, with the defaults of the paper.",
     ),
+    "prune": Row(
+        target="hftune.methods.prune:Prune",
+        options="hftune.methods.prune:PruneConfig",
+        summary="The least important weights, neurons or heads go; the rest trains on.",
+    ),
     "relora": Row(
         target="hftune.methods.relora:ReLora",
         options="hftune.methods.relora:ReLoraConfig",

@@ -2,7 +2,7 @@
 """What every method does: check itself, change the model, name its callbacks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -94,6 +94,10 @@ class Method(ABC):
     def working_bytes(self, model: nn.Module) -> int:
         """Return the bytes that the forward pass keeps beside weights and activations."""
         return 0
+
+    def pruned(self) -> Mapping[str, Mapping[str, int]]:
+        """Return parameter -> ``weights`` and ``pruned`` of them, known after :meth:`finish`."""
+        return {}
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return the callbacks that the method needs during training."""

@@ -27,6 +27,7 @@ LEARNING_RATES = {
     "p_tuning": 1e-2,
     "prefix_tuning": 1e-2,
     "prompt_tuning": 3e-2,
+    "prune": 5e-5,
     "vera": 4e-3,
 }
 LORA_LEARNING_RATE = 5e-4
@@ -51,7 +52,7 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "rmse", "mae", "hamming_loss")
-LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5, "freeze": 2e-5}
+LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5, "freeze": 2e-5, "prune": 2e-5}
 
 #: Method -> what its PEFT config leaves open, or chooses less well.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -29,6 +29,16 @@ def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
     trainable, every = metrics["trainable_parameters"], metrics["parameters"]
     table = Table(show_header=False, box=None)
     table.add_row("trained parameters", f"{trainable:,} of {every:,} ({trainable / every:.2%})")
+    if "sparsity" in metrics:
+        table.add_row(
+            "pruned",
+            f"{metrics['pruned_weights']:,} of {metrics['prunable_weights']:,} "
+            f"prunable weights ({metrics['sparsity']:.1%})",
+        )
+        table.add_row(
+            "saved parameters",
+            f"{metrics['saved_parameters']:,}, {metrics['saved_zeros']:,} of them zero",
+        )
     table.add_row("training time", f"{metrics['train_runtime']:.0f} s")
     table.add_row("real tokens per second", f"{metrics['train_tokens_per_second']:,.0f}")
     table.add_row("padding", f"{metrics['train_padding_share']:.0%}")

@@ -20,6 +20,8 @@ PROCESS = Path(__file__).parent / "several_processes.py"
 COLOURS = ("red", "green", "blue")
 BALANCED = {"name": "cross_entropy", "class_weights": "balanced"}
 MULTI_LABEL = {"name": "bce_with_logits", "pos_weight": "balanced"}
+PRUNE = {"name": "prune", "importance": "taylor", "schedule": "cubic", "begin_step": 2,
+         "end_step": 8, "frequency": 3, "sparsity": 0.7}  # fmt: skip
 STREAM = {"streaming": True, "shuffle_buffer_size": 8}
 
 #: Name -> task, loss, and what else the recipe says.
@@ -29,6 +31,7 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "token-classification": ("token-classification", BALANCED, {}),
     "multi-label": ("text-classification", MULTI_LABEL, {}),
     "regression": ("text-classification", "mse", {}),
+    "prune": ("text-classification", BALANCED, {"method": PRUNE}),
     # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     # The head trains alone, the top layer after 3 steps, the lower one after 6; both recomputed.
     "unfreezing": (
@@ -85,7 +88,8 @@ def rows(
     }
     for name, written in lines.items():
         (folder / f"{name}.jsonl").write_text("\n".join(written[2:]))
-    return {**{name: folder / f"{name}.jsonl" for name in lines}, "stream": chat_file}
+    found = {name: folder / f"{name}.jsonl" for name in lines}
+    return {**found, "prune": found["text-classification"], "stream": chat_file}
 
 
 def recipe(

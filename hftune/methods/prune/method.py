@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pruning: the least important weights are set to zero, and the rest learns to do without them.
+
+Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015,
+arXiv:1506.02626. Every weight trains but those that are masked; their gradients are masked before
+they are added up, so neither clipping nor the optimizer's averages see them, and they are set to
+zero again after each step. A weight that is gone does not come back.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel, TrainerCallback
+
+from hftune.core.console import say
+from hftune.methods.contract import Method, MethodContext
+from hftune.methods.prune.config import PruneConfig
+from hftune.methods.prune.schedule import Sparsities
+from hftune.methods.prune.units import (
+    UnitLayer,
+    check_loads,
+    shrink,
+    unit_layers,
+    units_left,
+)
+from hftune.methods.prune.weights import (
+    check_widths,
+    keep_largest,
+    keep_two_of_four,
+    prunable_weights,
+)
+
+MASK, SCORE = "mask.", "score."
+
+
+class Prune(Method):
+    """Full fine-tuning under masks; what is saved is a plain, whole model.
+
+    Args:
+        options: Fields of :class:`PruneConfig`.
+
+    Attributes:
+        masks: Parameter name to a mask that broadcasts to it, true where a weight stays; empty
+            before the first pruning.
+        scores: Name to what ``taylor`` has gathered since the pruning before.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.config = PruneConfig(**options)
+        self.sparsities: Sparsities | None = None
+        self.weights: dict[str, int] = {}
+        self.units: list[UnitLayer] = []
+        self.masks: dict[str, Tensor] = {}
+        self.scores: dict[str, Tensor] = {}
+        self._pruned: dict[str, dict[str, int]] = {}
+
+    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+        """Refuse what cannot be pruned so, or is never pruned; see :class:`Method`."""
+        model = self.apply(skeleton, context)
+        if self.config.cuts:
+            check_loads(skeleton, self.units, units_left(self.units, self.config.sparsity))
+        return model
+
+    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+        """Switch every gradient on; the first pruning comes as training begins."""
+        self.sparsities = self.config.sparsities(context.num_training_steps)
+        self.masks, self.scores = {}, {}
+        if self.config.structure in ("ffn", "heads"):
+            self.units = unit_layers(model, self.config.structure)
+        else:
+            left_out = self.config.exclude_modules or ()
+            self.weights = prunable_weights(model, self.config.target_modules, left_out)
+            if self.config.structure == "2:4":
+                check_widths(model, self.weights)
+        return model.requires_grad_(True)
+
+    def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
+        """Return what prunes and keeps the masks; nothing where a model came as it is."""
+        return [] if self.sparsities is None else [KeepPruned(model, self, self.sparsities)]
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return masks and what importance has gathered; see :class:`Method`."""
+        return {
+            **{MASK + name: mask for name, mask in self.masks.items()},
+            **{SCORE + name: score for name, score in self.scores.items()},
+        }
+
+    def restore(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        """Put masks and scores back; see :class:`Method`."""
+        self.masks, self.scores = (
+            {
+                name.removeprefix(kind): value.to(next(model.parameters()).device)
+                for name, value in state.items()
+                if name.startswith(kind)
+            }
+            for kind in (MASK, SCORE)
+        )
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Return the model, its zeros exact; whole units are cut out."""
+        self._pruned = {
+            name: _counts(model, name, self.masks[name])
+            for name, _ in model.named_parameters()
+            if name in self.masks
+        }
+        if self.units and self.masks:
+            assert isinstance(model, PreTrainedModel)
+            shrink(model, self.units, self.masks)
+        return model
+
+    def pruned(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the numbers of weights and of pruned ones by parameter; see :class:`Method`."""
+        return self._pruned
+
+    @torch.no_grad()
+    def prune(self, model: nn.Module, sparsity: float) -> None:
+        """Make masks that leave ``sparsity`` of what is there, and set the rest to zero."""
+        if self.config.cuts:
+            for layer in self.units:
+                score = self.scores.get(layer.key)
+                score = layer.norms(model) if score is None else score.clone()
+                if layer.key in self.masks:  # what is gone comes first, and stays gone
+                    gone = ~layer.by_unit(self.masks[layer.key].flatten(), 0)[:, 0]
+                    score.masked_fill_(gone, -1)
+                (keep,) = keep_largest([score], round(sparsity * layer.count))
+                self.masks |= dict(layer.masks(model, keep))
+        else:
+            self._prune_weights(model, sparsity)
+        self.scores = {}
+        self.clear_pruned(model)
+
+    def _prune_weights(self, model: nn.Module, sparsity: float) -> None:
+        scores = {name: self._score(model, name) for name in self.weights}
+        if self.config.structure == "2:4":
+            self.masks = {n: keep_two_of_four(s, self.weights[n]) for n, s in scores.items()}
+        elif self.config.scope == "layer":
+            self.masks = {
+                n: keep_largest([s], round(sparsity * s.numel()))[0] for n, s in scores.items()
+            }
+        else:
+            number = round(sparsity * sum(score.numel() for score in scores.values()))
+            kept = keep_largest(list(scores.values()), number)
+            self.masks = dict(zip(scores, kept, strict=True))
+
+    def _score(self, model: nn.Module, name: str) -> Tensor:
+        """What a weight's importance is told by; below zero for one that is gone."""
+        score = self.scores.get(name)
+        score = model.get_parameter(name).detach().abs() if score is None else score
+        return score if name not in self.masks else score.masked_fill(~self.masks[name], -1)
+
+    def gather_scores(self, model: nn.Module) -> None:
+        """Add up what the gradients of this step say, if importance is told by them."""
+        if self.config.importance != "taylor":
+            return
+        found = {layer.key: layer.effects(model) for layer in self.units}
+        for name in self.weights:
+            weight = model.get_parameter(name)
+            assert weight.grad is not None
+            found[name] = (weight.detach().float() * weight.grad.float()).abs()
+        for name, value in found.items():
+            finite = value.nan_to_num(0.0, 0.0, 0.0)  # a step that overflows is not taken
+            self.scores[name] = self.scores[name] + finite if name in self.scores else finite
+
+    def clear_pruned(self, model: nn.Module) -> None:
+        """Set what is masked to zero."""
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                model.get_parameter(name).masked_fill_(~mask, 0)
+
+
+class KeepPruned(TrainerCallback):
+    """Prunes at the steps that are due, and holds the masks at all others.
+
+    Args:
+        model: Not wrapped.
+        method: Holds the masks.
+        sparsities: Says when and how much.
+    """
+
+    def __init__(self, model: nn.Module, method: Prune, sparsities: Sparsities) -> None:
+        self.model, self.method, self.sparsities = model, method, sparsities
+        self.hooks: list[RemovableHandle] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Prune at once if the schedule begins so; go on with the masks of a resumed run."""
+        if state.global_step == 0 and self.sparsities.prunes_at(0):
+            self._prune(state, None)
+        self._mask_gradients()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the gradients."""
+        if state.global_step < self.sparsities.end:
+            self.method.gather_scores(self.model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set to zero what the step has moved, or prune more."""
+        if state.global_step > 0 and self.sparsities.prunes_at(state.global_step):
+            optimizer = kwargs["optimizer"]
+            self._prune(state, getattr(optimizer, "optimizer", optimizer))
+            self._mask_gradients()
+        else:
+            self.method.clear_pruned(self.model)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add the sparsity to the log."""
+        if "loss" in kwargs["logs"]:
+            kwargs["logs"]["sparsity"] = self.sparsities.reached(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the hooks off."""
+        self._unhook()
+
+    def _prune(self, state: Any, optimizer: torch.optim.Optimizer | None) -> None:
+        sparsity = self.sparsities.at(state.global_step)
+        self.method.prune(self.model, sparsity)
+        say(f"step {state.global_step}: pruned to a sparsity of {sparsity:.3f}")
+        if optimizer is not None:
+            forget_pruned(self.model, self.method.masks, optimizer)
+        if state.global_step == self.sparsities.end:
+            # What was better before had more weights; the best model is one of the wanted sparsity.
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+
+    def _mask_gradients(self) -> None:
+        self._unhook()
+        for name, mask in self.method.masks.items():
+            parameter = self.model.get_parameter(name)
+            self.hooks.append(
+                parameter.register_hook(lambda grad, gone=~mask: grad.masked_fill(gone, 0))
+            )
+
+    def _unhook(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = []
+
+
+def forget_pruned(
+    model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Set to zero what an optimizer has averaged of masked weights; quantized averages stay.
+
+    Args:
+        model: Not wrapped.
+        masks: As :attr:`Prune.masks`.
+        optimizer: Out of Accelerate's wrapper.
+    """
+    for name, mask in masks.items():
+        parameter = model.get_parameter(name)
+        for value in optimizer.state.get(parameter, {}).values():
+            is_average = isinstance(value, Tensor) and value.shape == parameter.shape
+            if is_average and value.is_floating_point():
+                value.masked_fill_(~mask.to(value.device), 0)
+
+
+def _counts(model: nn.Module, name: str, mask: Tensor) -> dict[str, int]:
+    size = model.get_parameter(name).numel()
+    return {"weights": size, "pruned": int((~mask).sum()) * (size // mask.numel())}
