@@ -92,8 +92,10 @@ def test_a_shared_head_belongs_to_the_embeddings() -> None:
 
 
 def test_a_model_without_a_trunk_of_its_own() -> None:
-    """T5 keeps encoder and decoder beside its head."""
-    model = bare(SEQ2SEQ, "t5", tie_word_embeddings=False)
+    """T5 keeps encoder and decoder beside its head, which it shares with the embeddings."""
+    model = bare(SEQ2SEQ, "t5")
+    assert "head" not in places(model, layer_names(model)).values()
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone())
     where = places(model, layer_names(model))
     assert {name for name, place in where.items() if place == "head"} == {"lm_head.weight"}
     assert where["decoder.final_layer_norm.weight"] == "other"
