@@ -51,7 +51,7 @@ def places(model: PreTrainedModel, layers: Iterable[str]) -> dict[str, Place]:
     """
     numbers = {f"{name}.": number for number, name in enumerate(layers)}
     embeddings = tuple(f"{name}." for name in _embedding_modules(model))
-    trunk = f"{model.base_model_prefix}."
+    heads = tuple(f"{name}." for name in _head_modules(model))
 
     def place(names: list[str]) -> Place:
         for start, number in numbers.items():
@@ -59,7 +59,7 @@ def places(model: PreTrainedModel, layers: Iterable[str]) -> dict[str, Place]:
                 return number
         if any(name.startswith(embeddings) for name in names):
             return "embeddings"
-        return "other" if any(name.startswith(trunk) for name in names) else "head"
+        return "head" if any(name.startswith(heads) for name in names) else "other"
 
     return {names[0]: place(names) for names in all_names(model)}
 
@@ -135,6 +135,15 @@ def _embedding_modules(model: PreTrainedModel) -> set[str]:
         holders = [part for part in _with_holders(name) if not _holds_a_list(modules[part])]
         found.add(holders[0])
     return found
+
+
+def _head_modules(model: PreTrainedModel) -> list[str]:
+    """What lies beside the trunk; T5 has no trunk of its own, and its head is the output layer."""
+    children = dict(model.named_children())
+    if model.base_model is not model:
+        return [name for name in children if name != model.base_model_prefix]
+    output: Any = model.get_output_embeddings()
+    return [name for name, part in children.items() if part is output]
 
 
 def _holds_a_list(module: nn.Module) -> bool:

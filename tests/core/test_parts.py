@@ -91,6 +91,17 @@ def test_a_shared_head_belongs_to_the_embeddings() -> None:
     assert places(apart, layer_names(apart))["lm_head.weight"] == "head"
 
 
+def test_a_model_without_a_trunk_of_its_own() -> None:
+    """T5 keeps encoder and decoder beside its head, which it shares with the embeddings."""
+    model = bare(SEQ2SEQ, "t5")
+    assert "head" not in places(model, layer_names(model)).values()
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone())
+    where = places(model, layer_names(model))
+    assert {name for name, place in where.items() if place == "head"} == {"lm_head.weight"}
+    assert where["decoder.final_layer_norm.weight"] == "other"
+    assert where["shared.weight"] == "embeddings"
+
+
 @pytest.mark.parametrize(
     "pattern",
     ["bert.encoder.layer.1", r".*\.(query|key)", "query", ["query"], ["layer.1", "pooler"], ["q"]],
