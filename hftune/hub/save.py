@@ -33,6 +33,7 @@ class ModelFacts:
         classifier_pooling: What the head of an encoder reads.
         config: Fields of the base's config that the recipe overrode.
         quantization: Fields of ``BitsAndBytesConfig`` that the base was loaded with.
+        probe: How a probe reads its base; None for what was trained by gradients.
     """
 
     task: str
@@ -47,6 +48,7 @@ class ModelFacts:
     classifier_pooling: str = "cls"
     config: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None
+    probe: dict[str, Any] | None = None
 
 
 def save_model(
@@ -61,7 +63,7 @@ def save_model(
 
     Args:
         folder: Where the model goes.
-        model: A PEFT model, of which the adapter is saved, or a Transformers model.
+        model: A PEFT model, of which the adapter is saved, a Transformers model, or a probe's head.
         tokenizer: Saved beside it.
         facts: What loading must know.
         card: The text of README.md.

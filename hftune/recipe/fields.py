@@ -55,6 +55,7 @@ RANGES: dict[str, dict[str, Schema]] = {
         "reset_ratio": {"minimum": 0, "maximum": 1},
         "rewarm_steps": NOT_NEGATIVE,
         "warm_start_steps": NOT_NEGATIVE,
+        "cv": {"minimum": 2},
     },
     "training": {
         "adam_beta1": FRACTION,
