@@ -19,13 +19,15 @@ SHARES = "[dict(zip(labels, row)) for row in probe.predict_proba(features(**batc
 NUMBERS = "probe.predict(features(**batch)).tolist()"
 CODE = Template("""\
 import json
+from pathlib import Path
 
 import skops.io
 import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
-reading = json.load(open(cached_file(filename="probe.json", path_or_repo_id=$place)))
+file = cached_file(filename="probe.json", path_or_repo_id=$place)
+reading = json.loads(Path(file).read_text())
 model = AutoModel.from_pretrained(
     reading["base_model_name_or_path"], revision=reading["revision"], dtype=reading["dtype"],
     **reading["config"],

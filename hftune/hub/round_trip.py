@@ -39,20 +39,20 @@ import json
 import torch
 from safetensors.torch import load_file
 
-probe = json.load(open("probe.json", encoding="utf-8"))
+asked = json.load(open("asked.json", encoding="utf-8"))
 expected = load_file("logits.safetensors")
-if probe["movable"] and torch.accelerator.is_available():
+if asked["movable"] and torch.accelerator.is_available():
     model.to(torch.accelerator.current_accelerator())
 model.eval()
 largest = 0.0
 with torch.no_grad():
-    for index, ids in enumerate(probe["ids"]):
+    for index, ids in enumerate(asked["ids"]):
         ids = torch.tensor([ids], device=model.device)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         given = GIVEN
         due = expected[str(index)]
         largest = max(largest, ((given - due).abs().max() / (1 + due.abs().max())).item())
-tokens = [tokenizer(text)["input_ids"] for text in probe["texts"]]
+tokens = [tokenizer(text)["input_ids"] for text in asked["texts"]]
 json.dump({"difference": largest, "tokens": tokens}, open("answer.json", "w"))
 """
 
@@ -90,12 +90,12 @@ def check_round_trip(
     with tempfile.TemporaryDirectory(prefix="hftune-") as place:
         here = Path(place)
         save_file(_logits(model, ids), here / "logits.safetensors")
-        probe = {
+        asked = {
             "ids": ids,
             "texts": TEXTS,
             "movable": facts.quantization is None and facts.probe is None,
         }
-        (here / "probe.json").write_text(json.dumps(probe), encoding="utf-8")
+        (here / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
         lines = loading_code(facts, adapter=adapter, place=str(folder), dtype="float32")
         done = subprocess.run(
             [sys.executable, "-c", lines + COMPARISON.replace("GIVEN", _given(facts))],

@@ -217,7 +217,7 @@ class Embedder:
         )
         config = plan.config.to_dict()
         self._decides = {
-            "weights": weights_fingerprint(plan.location, plan.config._commit_hash),
+            "weights": weights_fingerprint(plan.location, _commit(plan)),
             "config": {name: config[name] for name in config.keys() - ABOUT_LABELS},
             "dtype": self.reading.dtype,
             "pooling": self.reading.pooling,
@@ -253,6 +253,11 @@ class Embedder:
                 attn_implementation=section.attn_implementation,
             ).to(plan.arguments.device)
         return self._trunk
+
+
+def _commit(plan: Plan) -> str | None:
+    """The Hub's commit that the config came from; a folder has none."""
+    return getattr(plan.config, "_commit_hash", None)
 
 
 def _chosen(tried: list[dict[str, Any]], estimator: Estimator) -> dict[str, Any]:

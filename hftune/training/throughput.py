@@ -55,7 +55,8 @@ def peak_memory() -> dict[str, float]:
     """Return the largest resident size of this process so far, and on its GPU, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result: dict[str, float] = {
-        "peak_memory_mib": round((peak if sys.platform == "darwin" else peak * 1024) / 2**20)}
+        "peak_memory_mib": round((peak if sys.platform == "darwin" else peak * 1024) / 2**20)
+    }
     if torch.cuda.is_available():
         result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return result
