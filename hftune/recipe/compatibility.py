@@ -13,9 +13,9 @@ from typing import Any
 from hftune.core.errors import RecipeError
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.losses import LOSSES
-from hftune.methods import CHANGES_SHAPE, FITTED, METHODS
+from hftune.methods import CHANGES_SHAPE, METHODS
+from hftune.recipe.fitted import FITTED_RULES, NO_TRAINER, without_effect
 from hftune.recipe.load import KeyPath, Source
-from hftune.recipe.resolve import FITTED_TRAINING
 from hftune.recipe.schema import TASK_OPTIONS
 from hftune.tasks import TASKS
 
@@ -54,10 +54,6 @@ def _option(sections: Sections, name: str) -> Any:
     return sections["method"].options.get(name)
 
 
-def _fitted(sections: Sections) -> bool:
-    return sections["method"].name in FITTED
-
-
 def _without_push(name: str, sections: Sections) -> bool:
     return name in sections["training"] and not _training(sections, "push_to_hub")
 
@@ -79,7 +75,6 @@ def _found(*packages: str) -> bool:
     return all(find_spec(package) is not None for package in packages)
 
 
-NO_TRAINER = f"no Trainer runs for a probe, which reads {', '.join(FITTED_TRAINING)} alone"
 STREAMED = ("text-classification", "text-generation")
 WRITES = ("text-generation", "text2text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
@@ -92,43 +87,7 @@ SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup"
 PLAIN_STATES = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
 
 RULES = (
-    Rule(
-        "method.name",
-        "a probe is saved by skops: pip install 'hftune[probe]'",
-        lambda s: _fitted(s) and not _found("skops"),
-    ),
-    Rule(
-        "method.balance",
-        "smote needs imbalanced-learn: pip install 'hftune[probe]'",
-        lambda s: _option(s, "balance") == "smote" and not _found("imblearn"),
-    ),
-    Rule(
-        "method.balance_kwargs",
-        "they are those of balance: smote",
-        lambda s: bool(_option(s, "balance_kwargs")) and _option(s, "balance") != "smote",
-    ),
-    Rule(
-        "method.feature_selection_kwargs",
-        "there is no method.feature_selection that takes them",
-        lambda s: (
-            bool(_option(s, "feature_selection_kwargs")) and not _option(s, "feature_selection")
-        ),
-    ),
-    Rule(
-        "loss",
-        "a probe's classifier has a loss of its own; its weights are method.balance",
-        lambda s: _fitted(s) and s["loss"] is not None,
-    ),
-    Rule(
-        "model.classifier_pooling",
-        "a probe has no head in the model: say method.pooling",
-        lambda s: _fitted(s) and s["model"].classifier_pooling != "cls",
-    ),
-    Rule(
-        "data.streaming",
-        "a probe is fitted on the features of all rows at once",
-        lambda s: _fitted(s) and s["data"].streaming,
-    ),
+    *(Rule(*row) for row in FITTED_RULES),
     Rule(
         "method",
         f"{', '.join(LANGUAGE_MODELS_ONLY)} are made for language models",
@@ -422,9 +381,8 @@ def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
     for key, tasks in TASK_OPTIONS.items():
         if task not in tasks and _given(sections, key) is not None:
             yield tuple(key.split(".")), f"it goes with {', '.join(tasks)} only"
-    if _fitted(sections):
-        for key in sections["training"].keys() - {*FITTED_TRAINING, *PUSH_FIELDS}:
-            yield ("training", key), NO_TRAINER
+    for key in without_effect(sections):
+        yield ("training", key), NO_TRAINER
     for rule in RULES:
         if rule.broken(sections):
             yield tuple(rule.key.split(".")), rule.says
