@@ -275,8 +275,8 @@ def test_groups_and_equal_texts_are_never_in_two_folds(
     assert np.array_equal(np.sort(np.concatenate([judged for _, judged in folds])), np.arange(65))
     for column in ("group", "text"):
         values = np.array(plan.parts.train[column][:])
-        for fitted, judged in folds:
-            assert not set(values[fitted]) & set(values[judged]), column
+        for kept, judged in folds:
+            assert not set(values[kept]) & set(values[judged]), column
 
 
 def test_damaged_and_foreign_files_are_refused(probe: Build) -> None:
