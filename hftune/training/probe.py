@@ -30,8 +30,8 @@ from hftune.training.plan import Plan
 from hftune.training.throughput import peak_memory
 
 FEWER_FOLDS = "a smaller method.cv, or method.param_grid: {} to choose nothing"
-#: Fields of a config that say nothing about the trunk.
-ABOUT_LABELS = {"id2label", "label2id", "problem_type"}
+#: Fields of a config that say nothing about the trunk's weights.
+NOT_THE_TRUNK = {"id2label", "label2id", "problem_type", "_name_or_path"}
 Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
@@ -218,7 +218,7 @@ class Embedder:
         config = plan.config.to_dict()
         self._decides = {
             "weights": weights_fingerprint(plan.location, _commit(plan)),
-            "config": {name: config[name] for name in config.keys() - ABOUT_LABELS},
+            "config": {name: config[name] for name in config.keys() - NOT_THE_TRUNK},
             "dtype": self.reading.dtype,
             "pooling": self.reading.pooling,
             "layer": self.reading.layer,

@@ -128,7 +128,8 @@ def test_cached_features_are_equal_and_other_content_misses(
     assert np.array_equal(cached(rows), fresh(rows))
     assert (cached.embedded, fresh.embedded) == (0, len(rows))
 
-    changed = Dataset.from_list([*labelled_rows[:-1], {"text": "alpha blue", "label": "blue"}])
+    swapped = [{**row, "text": row["text"].replace("alpha", "gamma")} for row in labelled_rows]
+    changed = Dataset.from_list(swapped)  # other tokens, as many of them
     missed = [
         prepare(probe("d"), train_dataset=changed),
         prepare(probe("d", method={"pooling": "cls"})),
