@@ -42,7 +42,7 @@ ESTIMATORS: dict[str, tuple[Any, Any]] = {
 DEFAULTS: dict[str, dict[str, Any]] = {"logistic_regression": {"max_iter": 1000}}
 #: What cross-validation chooses if the recipe does not say; boosting takes too long for that.
 GRIDS: dict[str, dict[str, list[Any]]] = {
-    "logistic_regression": {"C": [0.001, 0.01, 0.1, 1.0, 10.0]},
+    "logistic_regression": {"C": [0.0001, 0.001, 0.01, 0.1, 1.0]},
     "ridge": {"alpha": [1.0, 10.0, 100.0, 1000.0, 10000.0]},
     "mlp": {"alpha": [1e-4, 1e-2, 1.0]},
     "gradient_boosting": {},
