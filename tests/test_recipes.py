@@ -10,14 +10,26 @@ import pytest
 
 import hftune
 from hftune import HftuneError, Recipe, Run
+from hftune.methods import FITTED as METHODS_FITTED
 from tests.stop_at import StopAt
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+FITTED = [path for path in RECIPES if Recipe.load(path).method.name in METHODS_FITTED]
+TRAINED = [path for path in RECIPES if path not in FITTED]
 SCRIPTS = sorted((ROOT / "recipes" / "custom").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FITTED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_fitted_recipe_runs_and_repeats(path: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    rows = ["data.max_train_samples=48", "data.max_eval_samples=16", "training.use_cpu=true"]
+    folder = f"training.output_dir={tmp_path / 'run'}"
+    run = hftune.train(Recipe.load(path, [f"model.path={tiny_encoder}", folder, *rows]))
+    again = hftune.train(Recipe.load(run.path / "recipe.yaml", [f"{folder}-again"]))
+    assert again.metrics["eval_loss"] == run.metrics["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_recipe_runs_and_resumes(
     path: Path, tiny_encoder: Path, tiny_decoder: Path, tiny_seq2seq: Path, tmp_path: Path
 ) -> None:

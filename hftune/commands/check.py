@@ -14,12 +14,14 @@ from rich.text import Text
 from hftune.core.console import console, say, warn
 from hftune.data.report import SHOWN_SCRIPTS, imbalance
 from hftune.losses.contract import Loss
+from hftune.methods.probe.method import Probe
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.training.build import weight_dtype
 from hftune.training.memory import MemoryEstimate, estimate_memory
 from hftune.training.plan import Plan, num_training_steps
 from hftune.training.prepare import prepare
+from hftune.training.probe import prepare_fit
 from hftune.training.push import check_push
 from hftune.training.run import choose_folder
 
@@ -64,11 +66,16 @@ def check(
     )
     choose_folder(recipe)
     check_push(plan)
+    fitting = prepare_fit(plan) if isinstance(plan.method, Probe) else None
     _print_rows(plan)
     _print_texts(plan)
     _print_classes(plan)
     _print_examples(plan)
-    _print_memory(plan)
+    if fitting is None:
+        _print_training(plan)
+    else:
+        said = ", ".join(f"{name} {value}" for name, value in fitting.method.options.items())
+        say(f"no Trainer runs; a probe: {said}")
     say("the recipe is fine")
     return plan
 
@@ -88,8 +95,7 @@ def _print_rows(plan: Plan) -> None:
     if any(part is not None and part.drawn_from is not None for part in parts.values()):
         say(f"tokens are counted on {ENCODED_ROWS} rows of a large part, all else on all rows")
     limit = "no limit" if plan.max_length is None else f"{plan.max_length} tokens"
-    steps = num_training_steps(plan.arguments, plan.train.num_rows)
-    say(f"longest row taken: {limit}; optimizer steps: {steps}")
+    say(f"longest row taken: {limit}")
     for remark in plan.remarks():
         warn(remark)
 
@@ -164,7 +170,8 @@ def _tagged(plan: Plan, row: dict[str, Any]) -> Text:
     return text
 
 
-def _print_memory(plan: Plan) -> None:
+def _print_training(plan: Plan) -> None:
+    say(f"optimizer steps: {num_training_steps(plan.arguments, plan.train.num_rows)}")
     estimate = plan_memory(plan)
     if estimate is None:
         say("memory for training: not known before the weights are there, with this method")

@@ -88,6 +88,8 @@ def explain(
         HftuneError: The model has no attention to show, or an option does not go with its task.
     """
     run = load(run) if not isinstance(run, Run) else run
+    if run.facts.probe is not None:
+        raise HftuneError("explain cannot tell yet what a probe reads from its frozen trunk")
     _check_options(run.facts.task, text, text_pair, generate=generate, raw=raw)
     if output is not None and output.exists() and not output.is_dir():
         raise HftuneError(f"--output: {output} is a file; a folder is needed")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hftune train``: a recipe becomes a fine-tuned model in a run folder."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,11 +21,12 @@ from hftune.hub.card import model_card
 from hftune.hub.save import ModelFacts, save_model
 from hftune.losses.contract import Loss
 from hftune.methods import TUNERS
+from hftune.methods.probe.method import Probe
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.report.curves import draw_curves
 from hftune.report.sparsity import sparsity_figures, write_sparsity
-from hftune.report.summary import print_samples, print_summary
+from hftune.report.summary import print_fit, print_samples, print_summary
 from hftune.training.agreement import once
 from hftune.training.build import build_model, build_trainer, parameter_counts
 from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
@@ -40,9 +42,12 @@ from hftune.training.distribution import (
 from hftune.training.launch import Launch
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
+from hftune.training.probe import Fitting, fit_probe, prepare_fit
 from hftune.training.push import PushOrder, check_push
 from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
 from hftune.training.trainer import HftuneTrainer
+
+FITTED_AGAIN = "run it again: its features are in the cache"
 
 
 def train(
@@ -87,6 +92,9 @@ def train(
     )
     _say_rows(plan)
     order = check_push(plan)
+    if isinstance(plan.method, Probe):
+        _check_without_trainer(model=model, loss=loss, callbacks=callbacks, resume=resume)
+        return _fit(prepare_fit(plan), order)
     folder = _agreed_folder(plan, resume)
     main = plan.arguments.process_index == 0
     with claimed(folder) if main else nullcontext():
@@ -128,6 +136,33 @@ def train(
     if is_sharded(trainer.accelerator):
         return Run(folder)  # the model in memory is in pieces; the saved one is whole
     return Run(folder, model=finished.eval(), tokenizer=plan.tokenizer)
+
+
+def _check_without_trainer(**given: Any) -> None:
+    """Raise if something is given that only a Trainer would use."""
+    if names := [name for name, value in given.items() if value]:
+        raise HftuneError(f"{', '.join(names)}: no Trainer runs for a probe", hint=FITTED_AGAIN)
+
+
+def _fit(fitting: Fitting, order: PushOrder | None) -> Run:
+    """Fit a classifier on features; the run folder is that of a training without checkpoints."""
+    plan, folder = fitting.plan, choose_folder(fitting.plan.recipe)
+    with claimed(folder):
+        run = Run(folder)
+        alone = {"mixed_precision": "no", "distribution": {"type": "NO", "machines": 1}}
+        facts = environment(plan.arguments, **alone)
+        _write_story(plan, folder, facts, plan.recipe.to_yaml(method=fitting.method))
+        fitted = fit_probe(fitting)
+        lines = [json.dumps({"step": step, **one}) for step, one in enumerate(fitted.tried, 1)]
+        atomic_write(folder / "log.jsonl", "".join(f"{line}\n" for line in lines))
+        atomic_write_json(folder / "metrics.json", fitted.figures)
+        remembered = dataclasses.replace(model_facts(plan), probe=fitted.head.facts())
+        card = model_card(remembered, fitted.figures, adapter=True)
+        save_model(run.model_path, fitted.head, plan.tokenizer, remembered, card)
+        print_fit(folder, fitted.figures)
+    if order is not None:
+        _push(run, order)
+    return run
 
 
 def _agreed_folder(plan: Plan, resume: bool) -> Path:
@@ -174,7 +209,11 @@ def _write_start(plan: Plan, folder: Path, trainer: HftuneTrainer) -> None:
     if arguments.metric_for_best_model is not None:
         in_force["metric_for_best_model"] = arguments.metric_for_best_model
         in_force["greater_is_better"] = arguments.greater_is_better
-    resolved = plan.recipe.to_yaml(plan.loss_choice, **in_force)
+    _write_story(plan, folder, facts, plan.recipe.to_yaml(plan.loss_choice, **in_force))
+
+
+def _write_story(plan: Plan, folder: Path, facts: dict[str, Any], resolved: str) -> None:
+    """Write what is known before the run: recipe, environment and data."""
     atomic_write(folder / RECIPE_FILE, f"# {in_a_line(facts)}\n{resolved}")
     atomic_write_json(folder / "environment.json", facts)
     atomic_write_json(folder / "data.json", plan.report())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hftune.hub.probe_card import probe_code
 from hftune.hub.save import ModelFacts
 
 AUTO_CLASSES = {
@@ -68,7 +69,7 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
         metrics: ``metrics.json``; the ``eval_`` figures are shown.
         adapter: Whether the folder holds an adapter and needs its base.
     """
-    library = "peft" if adapter else "transformers"
+    library = "sklearn" if facts.probe else "peft" if adapter else "transformers"
     lines = ["---", f"library_name: {library}", f"pipeline_tag: {facts.task}", "tags:"]
     lines += ["- hftune", f"- {facts.method}"]
     if HUB_ID.fullmatch(facts.base_model):
@@ -120,6 +121,8 @@ def card_for_hub(
 def loading_code(facts: ModelFacts, *, adapter: bool, place: str, **options: str) -> str:
     """Return the card's own lines as a program that makes ``model`` and ``tokenizer``.
 
+    A probe's make ``features`` and ``probe``, too.
+
     Args:
         facts: What was trained on what.
         adapter: Whether the folder holds an adapter.
@@ -143,6 +146,8 @@ def _encoder(adapter: bool) -> str:
 def _loading(
     facts: ModelFacts, adapter: bool, place: str = FOLDER, options: Mapping[str, str] | None = None
 ) -> list[str]:
+    if facts.probe:
+        return probe_code(facts, place, options or {})
     kind = AUTO_CLASSES[facts.task]
     auto = f"AutoPeftModelFor{kind}" if adapter else f"AutoModelFor{kind}"
     arguments = [place, *(f"{key}={value!r}" for key, value in (options or {}).items())]

@@ -28,12 +28,18 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from hftune.core.errors import HftuneError, first_line
+from hftune.core.pooling import Pooling
 from hftune.core.surgery import keep_unpacked, pool_by_mean
 from hftune.hub.demo_models import demo_model_path
 from hftune.hub.save import ModelFacts
 
 DEMO = "demo:"
-MEAN_TOKENS = "pooling_mode_mean_tokens"
+#: Our word for a pooling -> its switch in ``1_Pooling/config.json``.
+POOLING_MODES: dict[Pooling, str] = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
 
 
 def model_location(path: str) -> str:
@@ -69,6 +75,18 @@ def was_pooled_by_mean(location: str, revision: str | None = None) -> bool:
 
     The pooler that such a checkpoint carries for its first position has then never been of use.
     """
+    return bool(_sentence_pooling(location, revision).get(POOLING_MODES["mean"]))
+
+
+def checkpoint_pooling(location: str, revision: str | None = None) -> Pooling | None:
+    """Return the one pooling that a checkpoint of sentence-transformers was made with, if any."""
+    said = _sentence_pooling(location, revision)
+    chosen = [name for name, value in said.items() if name.startswith("pooling_mode_") and value]
+    known = [name for name, key in POOLING_MODES.items() if chosen == [key]]
+    return known[0] if known else None
+
+
+def _sentence_pooling(location: str, revision: str | None) -> dict[str, Any]:
     path = cached_file(
         location,
         "1_Pooling/config.json",
@@ -76,7 +94,8 @@ def was_pooled_by_mean(location: str, revision: str | None = None) -> bool:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return path is not None and bool(json.loads(Path(path).read_text("utf-8")).get(MEAN_TOKENS))
+    said: dict[str, Any] = {} if path is None else json.loads(Path(path).read_text("utf-8"))
+    return said
 
 
 def load_config(

@@ -39,21 +39,35 @@ import json
 import torch
 from safetensors.torch import load_file
 
-probe = json.load(open("probe.json", encoding="utf-8"))
+asked = json.load(open("asked.json", encoding="utf-8"))
 expected = load_file("logits.safetensors")
-if probe["movable"] and torch.accelerator.is_available():
+if asked["movable"] and torch.accelerator.is_available():
     model.to(torch.accelerator.current_accelerator())
 model.eval()
 largest = 0.0
 with torch.no_grad():
-    for index, ids in enumerate(probe["ids"]):
+    for index, ids in enumerate(asked["ids"]):
         ids = torch.tensor([ids], device=model.device)
-        given = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float().cpu()
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        given = GIVEN
         due = expected[str(index)]
         largest = max(largest, ((given - due).abs().max() / (1 + due.abs().max())).item())
-tokens = [tokenizer(text)["input_ids"] for text in probe["texts"]]
+tokens = [tokenizer(text)["input_ids"] for text in asked["texts"]]
 json.dump({"difference": largest, "tokens": tokens}, open("answer.json", "w"))
 """
+
+
+#: What the comparison takes from the card's lines.
+LOGITS = "model(**batch).logits.float().cpu()"
+#: The same of a probe, whose numbers the run turns into logits.
+PROBE_LOGITS = {
+    "single_label_classification": "torch.zeros(1, probe_labels).double().index_copy(1, "
+    "torch.as_tensor(probe.classes_), torch.as_tensor(probe.predict_proba(features(**batch))))"
+    ".clamp(min=1e-12).log()",
+    "multi_label_classification": "torch.as_tensor(probe.predict_proba(features(**batch)))"
+    ".double().logit(1e-12)",
+    "regression": "torch.as_tensor(probe.predict(features(**batch)))[:, None]",
+}
 
 
 def check_round_trip(
@@ -76,11 +90,15 @@ def check_round_trip(
     with tempfile.TemporaryDirectory(prefix="hftune-") as place:
         here = Path(place)
         save_file(_logits(model, ids), here / "logits.safetensors")
-        probe = {"ids": ids, "texts": TEXTS, "movable": facts.quantization is None}
-        (here / "probe.json").write_text(json.dumps(probe), encoding="utf-8")
+        asked = {
+            "ids": ids,
+            "texts": TEXTS,
+            "movable": facts.quantization is None and facts.probe is None,
+        }
+        (here / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
         lines = loading_code(facts, adapter=adapter, place=str(folder), dtype="float32")
         done = subprocess.run(
-            [sys.executable, "-c", lines + COMPARISON],
+            [sys.executable, "-c", lines + COMPARISON.replace("GIVEN", _given(facts))],
             cwd=here,
             env=_plain_environment(),
             capture_output=True,
@@ -101,6 +119,13 @@ def check_round_trip(
             f"{answer['difference']:.1e} of the largest, and {TOLERANCE:.0e} is allowed",
             hint=_base_hint(facts) if adapter else None,
         )
+
+
+def _given(facts: ModelFacts) -> str:
+    if facts.probe is None:
+        return LOGITS
+    given = PROBE_LOGITS[facts.task_options["problem_type"]]
+    return given.replace("probe_labels", str(len(facts.label_names)))
 
 
 def _base_hint(facts: ModelFacts) -> str:

@@ -34,6 +34,7 @@ class ModelFacts:
         config: Fields of the base's config that the recipe overrode.
         quantization: Fields of ``BitsAndBytesConfig`` that the base was loaded with.
         tuner_module: What must be imported before PEFT knows the adapter's type, if anything.
+        probe: How a probe reads its base; None for what was trained by gradients.
     """
 
     task: str
@@ -49,6 +50,7 @@ class ModelFacts:
     config: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None
     tuner_module: str | None = None
+    probe: dict[str, Any] | None = None
 
 
 def save_model(
@@ -63,7 +65,7 @@ def save_model(
 
     Args:
         folder: Where the model goes.
-        model: A PEFT model, of which the adapter is saved, or a Transformers model.
+        model: A PEFT model, of which the adapter is saved, a Transformers model, or a probe's head.
         tokenizer: Saved beside it.
         facts: What loading must know.
         card: The text of README.md.

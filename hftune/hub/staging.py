@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
@@ -18,7 +19,8 @@ from hftune.hub.leaks import find_leak, known_secrets
 from hftune.hub.save import FACTS_FILE, ModelFacts
 
 CARD, RECIPE, METRICS = "README.md", "recipe.yaml", "metrics.json"
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model-*-of-*.safetensors")
+PROBE = "probe.skops"
+WEIGHTS = (PROBE, "adapter_model.safetensors", "model.safetensors", "model-*-of-*.safetensors")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
 SENTENCE_PIECES = ("*.model", "*.spm")  # not text, but names would be legible in them
 
@@ -26,7 +28,7 @@ SENTENCE_PIECES = ("*.model", "*.spm")  # not text, but names would be legible i
 MODEL_FILES = (
     CARD, FACTS_FILE, *WEIGHTS, *VOCABULARIES,
     "model.safetensors.index.json", "config.json", "generation_config.json",
-    "adapter_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "adapter_config.json", "probe.json", "tokenizer_config.json", "special_tokens_map.json",
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
     "chat_template.jinja", "additional_chat_templates/*.jinja",
     "preprocessor_config.json", "processor_config.json",
@@ -89,7 +91,7 @@ def stage(
     Raises:
         HftuneError: An adapter's base is not on the Hub, or a file holds what must not leave.
     """
-    adapter = (model_folder / "adapter_config.json").exists()
+    adapter = facts.probe is not None or (model_folder / "adapter_config.json").exists()
     public = dataclasses.replace(
         facts,
         base_model=public_base(facts.base_model, adapter=adapter, named=base),
@@ -158,7 +160,7 @@ def _cleaned(name: str, source: Path, public: ModelFacts) -> str | None:
         return json.dumps(dataclasses.asdict(public), indent=2, ensure_ascii=False) + "\n"
     if name == RECIPE:
         return clean_recipe(source.read_text(encoding="utf-8"), public.base_model)
-    if name == "adapter_config.json":
+    if name in ("adapter_config.json", "probe.json"):
         changes = {
             "base_model_name_or_path": public.base_model,
             "revision": public.base_revision,
@@ -176,6 +178,8 @@ def _check(folder: Path, sources: Mapping[str, Path], folders: Mapping[str, Path
         sentence_pieces = any(fnmatch(name, pattern) for pattern in SENTENCE_PIECES)
         if name.endswith(".safetensors"):
             text = _header(sources[name])
+        elif name == PROBE:
+            text = _members(sources[name])
         elif sentence_pieces:
             text = path.read_bytes().decode("utf-8", errors="replace")
         else:
@@ -194,3 +198,13 @@ def _header(path: Path) -> str:
             return json.dumps([file.metadata(), sorted(file.keys())])
     except SafetensorError as error:
         raise HftuneError(f"{path}: no safetensors file: {error}") from error
+
+
+def _members(path: Path) -> str:
+    """Return the text in a probe's archive: the names of its files and its description."""
+    try:
+        with ZipFile(path) as archive:
+            names = archive.namelist()
+            return "\n".join([*names, archive.read("schema.json").decode("utf-8")])
+    except (BadZipFile, KeyError, ValueError) as error:
+        raise HftuneError(f"{path}: no skops file: {error}") from error

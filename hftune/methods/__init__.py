@@ -34,7 +34,16 @@ METHODS = {
         options="hftune.methods.relora:ReLoraConfig",
         summary="Low-rank updates, merged again and again: their sum has a high rank.",
     ),
+    "probe": Row(
+        target="hftune.methods.probe.method:Probe",
+        options="hftune.methods.probe.method:ProbeConfig",
+        summary="A classical classifier is fitted on the features of the frozen trunk.",
+        tasks=("text-classification",),
+    ),
 }
+
+#: Methods that are fitted on features; no Trainer runs.
+FITTED = ("probe",)
 
 #: Methods whose adapter has other shapes at the end than at the start.
 CHANGES_SHAPE = ("adalora",)

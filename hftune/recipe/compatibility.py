@@ -12,6 +12,7 @@ from hftune.losses import LOSSES
 from hftune.methods import METHODS, TUNERS
 from hftune.recipe.load import KeyPath, Source
 from hftune.recipe.rules import RULES
+from hftune.recipe.rules.probe import NO_TRAINER, training_without_trainer
 from hftune.recipe.rules.rule import Sections
 from hftune.recipe.schema import TASK_OPTIONS
 from hftune.tasks import TASKS
@@ -31,6 +32,8 @@ def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
     for rule in RULES:
         if rule.broken(sections):
             yield tuple(rule.key.split(".")), rule.says
+    for key in training_without_trainer(sections):
+        yield ("training", key), NO_TRAINER
 
 
 def _given(sections: Sections, key: str) -> Any:
@@ -62,6 +65,7 @@ def compatibility_page() -> str:
     lines += ["", "Every PEFT type goes with every task, but for what is said below.", ""]
     lines += ["| key | why a recipe is refused |", "|---|---|"]
     lines += [f"| `{rule.key}` | {rule.says} |" for rule in RULES]
+    lines += [f"| `training` | {NO_TRAINER}, and where to push |"]
     return "\n".join(lines) + "\n"
 
 

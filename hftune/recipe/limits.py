@@ -45,6 +45,7 @@ RANGES: dict[str, dict[str, Schema]] = {
         "reset_ratio": {"minimum": 0, "maximum": 1},
         "rewarm_steps": NOT_NEGATIVE,
         "unfreeze_every": POSITIVE,
+        "cv": {"minimum": 2},
         "warm_start_steps": NOT_NEGATIVE,
     },
     "training": {

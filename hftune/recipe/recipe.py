@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from hftune.methods import FITTED
 from hftune.recipe.check import check
 from hftune.recipe.compatibility import check_compatibility
 from hftune.recipe.fields import choice_names, recipe_schema
@@ -77,11 +78,14 @@ class Recipe:
             value = value.get(name) if isinstance(value, dict) else getattr(value, name)
         return value
 
-    def to_yaml(self, loss: Choice | None = None, **in_force: Any) -> str:
+    def to_yaml(
+        self, loss: Choice | None = None, method: Choice | None = None, **in_force: Any
+    ) -> str:
         """Return the recipe with every default spelled out, ready to be run again.
 
         Args:
             loss: The loss that the task chose, where the recipe says none.
+            method: The method with what it settled by itself, where the recipe leaves that open.
             in_force: Fields of ``training`` that the launcher decided, such as ``bf16``.
         """
         schema = recipe_schema()["properties"]
@@ -90,6 +94,8 @@ class Recipe:
         rest = {k: v for k, v in _defaults(schema["training"]).items() if k not in NOT_REPEATED}
         if chosen.get("max_steps", -1) > 0:  # beside it this one has no effect
             rest.pop("num_train_epochs", None)
+        if self.method.name in FITTED:
+            rest = {}  # no Trainer would read them
         training = CommentedMap(chosen)
         for key in sorted(rest.keys() - chosen.keys()):
             training[key] = rest[key]
@@ -101,7 +107,7 @@ class Recipe:
             "task": self.task,
             "model": _section(self.model),
             "data": _section(self.data),
-            "method": _spelled_out(self.method, schema["method"]),
+            "method": _spelled_out(method or self.method, schema["method"]),
         }
         if chosen_loss := self.loss or loss:
             whole["loss"] = _spelled_out(chosen_loss, schema["loss"])

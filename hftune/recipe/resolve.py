@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from hftune.methods import CHANGES_SHAPE
+from hftune.methods import CHANGES_SHAPE, FITTED
 from hftune.recipe.schema import (
     DEFAULT_NAMES,
     SHORT_FORMS,
@@ -52,6 +52,8 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "rmse", "mae", "hamming_loss")
+#: What of ``training`` is read where no Trainer runs, beside where the model is pushed.
+FITTED_TRAINING = ("output_dir", "seed", "use_cpu", "per_device_eval_batch_size")
 LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5, "freeze": 2e-5, "prune": 2e-5}
 
 #: Method -> what its PEFT config leaves open, or chooses less well.
@@ -100,6 +102,8 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
     With a validation part, evaluation and saving happen each epoch and the best model is kept.
     """
     given = sections["training"]
+    if sections["method"].name in FITTED:
+        return {"seed": 42, "per_device_eval_batch_size": 64, **given}
     data = sections["data"]
     has_validation = data.validation is not None or data.validation_size > 0
     evaluates = given.get("eval_strategy", "epoch" if has_validation else "no")

@@ -47,6 +47,32 @@ def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
         table.add_row("peak GPU memory", f"{metrics['peak_gpu_memory_mib']:,} MiB")
     console().print(table)
     say(f"model: {folder / 'model'}   curves: {folder / 'plots'}")
+    _print_next(folder, task)
+
+
+def print_fit(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Print the end of a run that fitted a probe.
+
+    Args:
+        folder: The run folder.
+        metrics: ``metrics.json``.
+    """
+    print_metrics(metrics)
+    table = Table(show_header=False, box=None)
+    rows, embedded = metrics["train_samples"], metrics["embedded_samples"]
+    source = f"{embedded:,} rows embedded" if embedded else "out of the cache"
+    table.add_row("features", f"{metrics['features']:,} of {rows:,} training rows; {source}")
+    for name, value in metrics.get("best_params", {}).items():
+        table.add_row(f"chosen {name}", str(value))
+    table.add_row("embedding time", f"{metrics['embed_runtime']:.1f} s")
+    table.add_row("fitting time", f"{metrics['fit_runtime']:.1f} s")
+    table.add_row("peak memory", f"{metrics['peak_memory_mib']:,} MiB")
+    console().print(table)
+    say(f"model: {folder / 'model'}")
+    _print_next(folder, "text-classification")
+
+
+def _print_next(folder: Path, task: str) -> None:
     data = {"text-classification": "new.csv", "text-generation": "prompts.jsonl"}
     say(f"next:  hftune predict {folder} {data.get(task, 'new.jsonl')} predictions.jsonl")
 

@@ -106,13 +106,15 @@ def free_positions(model: Any) -> int | None:
     return positions - adapter.num_virtual_tokens if adapter.is_prompt_learning else positions
 
 
-def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+def batches_by_length(
+    lengths: Sequence[int], size: int, doing: str = "predicting"
+) -> Iterator[list[int]]:
     """Yield the indices of batches, longest rows first, and show how far it is."""
     from rich.progress import track
 
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     starts = range(0, len(order), size)
     for start in track(
-        starts, "predicting", console=console(), transient=True, disable=not console().is_terminal
+        starts, doing, console=console(), transient=True, disable=not console().is_terminal
     ):
         yield order[start : start + size]

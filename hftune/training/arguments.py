@@ -31,7 +31,7 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
     given["output_dir"] = recipe.training.get("output_dir") or "runs"
     given.setdefault("dataloader_pin_memory", torch.accelerator.is_available())
     given.setdefault("disable_tqdm", True)
-    if given["eval_strategy"] != "no":
+    if given.get("eval_strategy", "no") != "no":
         given.setdefault("metric_for_best_model", "loss")  # until the task says its own
     if launch.use_cpu:
         given["use_cpu"] = True  # without it the Trainer refuses bf16 where there is no GPU

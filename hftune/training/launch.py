@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import torch
 
 from hftune.core.errors import RecipeError
+from hftune.methods import FITTED
 from hftune.recipe.recipe import Recipe
 
 #: Methods whose sharded step and saved model are tested against one process.
@@ -165,6 +166,11 @@ RULES = (
         lambda recipe, launch: (
             launch.sharding is not None and recipe.method.name not in SHARDED_METHODS
         ),
+    ),
+    LaunchRule(
+        "num_processes",
+        "a probe is fitted by one process",
+        lambda recipe, launch: launch.processes > 1 and recipe.method.name in FITTED,
     ),
     LaunchRule(
         "training.optim",

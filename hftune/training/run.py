@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from hftune.core.errors import HftuneError
 from hftune.hub.load import load_finetuned, load_tokenizer
+from hftune.hub.probe import load_probe
 from hftune.hub.save import ModelFacts, read_facts
 from hftune.methods.peft_tuners import register_tuners
 from hftune.recipe.recipe import Recipe
@@ -24,7 +25,8 @@ from hftune.tasks.contract import Task
 
 RECIPE_FILE = "recipe.yaml"
 LOCK_FILE = ".lock"
-PACKAGES = ("hftune", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers")
+PACKAGES = ("hftune", "torch", "transformers", "peft", "datasets", "accelerate", "tokenizers",
+            "scikit-learn")  # fmt: skip
 
 
 class Run:
@@ -84,6 +86,8 @@ class Run:
     @cached_property
     def model(self) -> Any:
         """The fine-tuned model, in evaluation mode."""
+        if self.facts.probe is not None:
+            return load_probe(self.model_path, self.facts)
         register_tuners()
         return load_finetuned(self.model_path, self.facts, self.task.auto_model)
 

@@ -47,14 +47,16 @@ class Throughput(TrainerCallback):
             "train_tokens": tokens,
             "train_tokens_per_second": round(tokens / max(self.seconds, 1e-9), 1),
             "train_padding_share": round(1 - tokens / max(positions, 1), 4),
-            "peak_memory_mib": round(_peak_memory() / 2**20),
         }
-        if torch.cuda.is_available():
-            result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
-        return result
+        return {**result, **peak_memory()}
 
 
-def _peak_memory() -> int:
-    """Largest resident size of the process so far, in bytes."""
+def peak_memory() -> dict[str, float]:
+    """Return the largest resident size of this process so far, and on its GPU, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    result: dict[str, float] = {
+        "peak_memory_mib": round((peak if sys.platform == "darwin" else peak * 1024) / 2**20)
+    }
+    if torch.cuda.is_available():
+        result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return result
