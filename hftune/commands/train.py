@@ -118,9 +118,12 @@ def train(
             raise
         finally:
             progress.close()
-        figures = {**result.metrics, **trainer.throughput.summary(trainer.accelerator)}
-        figures |= _final_evaluation(plan, trainer)
-        figures |= parameter_counts(trainer.model)
+        figures = {
+            **result.metrics,
+            **trainer.throughput.summary(trainer.accelerator),
+            **_final_evaluation(plan, trainer),
+            **parameter_counts(trainer.model),
+        }
         weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
         finished: Any = plan.method.finish(cast(nn.Module, trainer.model))
         pruned = plan.method.pruned()

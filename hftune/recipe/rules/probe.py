@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules of the probe, for which no Trainer runs."""
 
+from typing import Any
+
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.methods import FITTED
 from hftune.recipe.resolve import FITTED_TRAINING
@@ -11,6 +13,10 @@ NO_TRAINER = f"no Trainer runs for a probe, which reads {', '.join(FITTED_TRAINI
 
 def _fitted(sections: Sections) -> bool:
     return sections["method"].name in FITTED
+
+
+def _option(sections: Sections, name: str) -> Any:
+    return option(sections, name) if _fitted(sections) else None
 
 
 def training_without_trainer(sections: Sections) -> list[str]:
@@ -29,18 +35,18 @@ PROBE_RULES = (
     Rule(
         "method.balance",
         "smote needs imbalanced-learn: pip install 'hftune[probe]'",
-        lambda s: option(s, "balance") == "smote" and not installed("imblearn"),
+        lambda s: _option(s, "balance") == "smote" and not installed("imblearn"),
     ),
     Rule(
         "method.balance_kwargs",
         "they are those of balance: smote",
-        lambda s: bool(option(s, "balance_kwargs")) and option(s, "balance") != "smote",
+        lambda s: bool(_option(s, "balance_kwargs")) and _option(s, "balance") != "smote",
     ),
     Rule(
         "method.feature_selection_kwargs",
         "there is no method.feature_selection that takes them",
         lambda s: (
-            bool(option(s, "feature_selection_kwargs")) and not option(s, "feature_selection")
+            bool(_option(s, "feature_selection_kwargs")) and not _option(s, "feature_selection")
         ),
     ),
     Rule(
