@@ -22,7 +22,7 @@ from hftune.hub.card import loading_code
 from hftune.hub.probe import ProbedModel
 from hftune.hub.round_trip import check_round_trip
 from hftune.hub.staging import stage
-from hftune.recipe import fitted
+from hftune.recipe.rules import probe as probe_rules
 from hftune.training import features
 from hftune.training.prepare import prepare
 from hftune.training.probe import Embedder, prepare_fit
@@ -337,7 +337,7 @@ def test_a_recipe_that_says_what_has_no_effect_is_refused(
 def test_a_missing_extra_is_named(
     package: str, probe: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitted, "_lacks", lambda name: name == package)
+    monkeypatch.setattr(probe_rules, "installed", lambda name: name != package)
     with pytest.raises(HftuneError, match=r"pip install 'hftune\[probe\]'"):
         probe(method={"balance": "smote"})
 
