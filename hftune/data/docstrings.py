@@ -27,6 +27,8 @@ from typing import Any
 
 from hftune.core.files import atomic_write, cache_folder
 
+#: What is running, even if the file changes meanwhile.
+SOURCE = Path(__file__).read_bytes()
 #: Distribution name -> import name. All are dependencies of hftune, direct or through these.
 PACKAGES = {
     "matplotlib": "matplotlib",
@@ -103,8 +105,8 @@ def docstring_rows() -> list[dict[str, Any]]:
     come from one package; no summary stands twice.
     """
     versions = {distribution: version(distribution) for distribution in PACKAGES}
-    source = Path(__file__).read_bytes() + json.dumps(versions).encode()
-    cached = cache_folder("docstrings") / f"{hashlib.sha256(source).hexdigest()[:16]}.jsonl"
+    key = hashlib.sha256(SOURCE + json.dumps(versions).encode()).hexdigest()[:16]
+    cached = cache_folder("docstrings") / f"{key}.jsonl"
     if not cached.exists():
         rows = collect_rows()
         atomic_write(cached, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
