@@ -70,6 +70,7 @@ def test_page_names_every_recipe() -> None:
     assert sorted(named) == sorted(str(path.relative_to(ROOT / "recipes")) for path in RECIPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_script_runs_and_importing_it_does_nothing(
     path: Path, tiny_encoder: Path, tmp_path: Path

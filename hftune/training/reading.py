@@ -18,6 +18,7 @@ from hftune.core.surgery import num_positions
 from hftune.data.chat import render
 from hftune.interpret.attention import num_virtual_tokens
 from hftune.interpret.tokens import EncodedText, Token, encode_prompt, encode_text, read_tokens
+from hftune.tasks.contract import PredictArguments
 from hftune.tasks.generation import MAX_NEW_TOKENS
 from hftune.tasks.inference import GREEDY, free_positions
 from hftune.tasks.words import WORD, tokenize_words
@@ -55,8 +56,8 @@ def read_words(run: Run, text: str, max_length: int) -> Reading:
     limit = encoded.inputs["input_ids"].shape[1] if encoded.cut else None
     words = WORD.findall(text)
     rows = Dataset.from_dict({"text": [text], "tokens": [words]})
-    options: Any = {"max_length": limit, "batch_size": 1, "max_new_tokens": 0}
-    (answer,) = run.task.predict(run.model.eval(), run.tokenizer, rows, **options)
+    how = PredictArguments(max_length=limit, batch_size=1)
+    (answer,) = run.task.predict(run.model.eval(), run.tokenizer, rows, how)
     _, (firsts,), _ = tokenize_words(rows, run.tokenizer, limit, warns=False)
     tags = dict(zip(firsts, answer["prediction"], strict=True))
     scores = [

@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from tests.hub.hub_server import READ_TOKEN, TOKEN, HubServer
 
+pytestmark = pytest.mark.slow  # real processes throughout
+
 ADAPTER = """
 task: text-classification
 model: {model}
@@ -137,7 +139,6 @@ def test_pulled_by_id_it_gives_the_same_logits(
     torch.testing.assert_close(logits, expected)
 
 
-@pytest.mark.slow
 def test_pulled_recipe_runs_again(
     hub: HubServer, trained: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -149,7 +150,6 @@ def test_pulled_recipe_runs_again(
     assert "pushed" not in said
 
 
-@pytest.mark.slow
 def test_dry_run_and_second_push(hub: HubServer, trained: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = trained
     before = contents(folder)
@@ -178,7 +178,6 @@ def test_dry_run_and_second_push(hub: HubServer, trained: tuple[Path, str], tmp_
     assert contents(folder) == before
 
 
-@pytest.mark.slow
 def test_permission_is_asked_before_training(
     hub: HubServer, labelled_file: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
@@ -194,7 +193,6 @@ def test_permission_is_asked_before_training(
     assert not hub.writes
 
 
-@pytest.mark.slow
 def test_local_adapter_names_its_base(
     hub: HubServer, labelled_file: Path, tiny_encoder: Path, tiny_decoder: Path, tmp_path: Path
 ) -> None:
@@ -224,7 +222,6 @@ def test_local_adapter_names_its_base(
     assert b"labelled.jsonl" in hub.files("me/local")["recipe.yaml"]
 
 
-@pytest.mark.slow
 def test_failed_push_leaves_a_finished_run(
     hub: HubServer, chat_file: Path, tiny_decoder: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def test_adapter(tmp_path: Path, tiny_encoder: Path, pooling: str) -> None:
     check_round_trip(tmp_path / "model", facts, model, tokenizer, adapter=True)
 
 
+@pytest.mark.slow
 def test_language_model(tmp_path: Path, tiny_decoder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_decoder).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)

@@ -225,6 +225,7 @@ def test_damaged_and_missing_adapters_are_named(make_recipe: Callable[..., Recip
         print(hftune.load(run.path).model)
 
 
+@pytest.mark.slow
 def test_the_cards_lines_load_it_in_a_fresh_process(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

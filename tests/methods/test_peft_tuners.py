@@ -29,7 +29,7 @@ def test_every_tuner_is_in_every_table_under_its_text() -> None:
         ):
             assert table[kind.value] == table[kind]
         config = get_peft_config({"peft_type": kind.value})
-        assert isinstance(config, TUNERS[kind.lower()].resolve())
+        assert isinstance(config, TUNERS[kind.lower()].resolve_options())
 
 
 def test_no_type_of_peft_is_ours() -> None:

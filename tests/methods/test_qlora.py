@@ -99,7 +99,7 @@ def test_refused(make_recipe: Callable[..., Recipe], quantization: Any, message:
 def test_without_bitsandbytes_it_names_the_extra(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hftune.recipe.compatibility.find_spec", lambda name: None)
+    monkeypatch.setattr("hftune.recipe.rules.rule.find_spec", lambda name: None)
     with pytest.raises(HftuneError, match=r"pip install 'hftune\[bnb\]'"):
         make_recipe("text-generation", method="qlora")
 
