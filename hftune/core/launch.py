@@ -91,15 +91,17 @@ def launch(options: list[str]) -> int:
     Raises:
         RunError: A process was killed.
     """
-    from accelerate.commands.launch import launch_command, launch_command_parser
+    from accelerate.commands import launch as launcher
     from torch.distributed.elastic.agent.server import api as agent
     from torch.distributed.elastic.multiprocessing import api as workers
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     for module in (agent, workers):  # each sets its level when it is imported
         logging.getLogger(module.__name__).setLevel(logging.CRITICAL)
+    # It lists its own defaults, such as threads of the CPU, and options that hftune does not have.
+    logging.getLogger(launcher.__name__).setLevel(logging.ERROR)
     try:
-        launch_command(launch_command_parser().parse_args(options))
+        launcher.launch_command(launcher.launch_command_parser().parse_args(options))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode

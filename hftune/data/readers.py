@@ -71,7 +71,8 @@ def _read_csv(source: Source) -> Iterator[pa.Table]:
             source.open() as stream,
             pa.csv.open_csv(
                 stream,
-                read_options=pa.csv.ReadOptions(block_size=CSV_BLOCK),
+                # Several threads would not know the number of a broken row.
+                read_options=pa.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False),
                 parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
                 convert_options=pa.csv.ConvertOptions(
                     column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False

@@ -144,6 +144,11 @@ class ReLora(Peft):
         self.restarts = Restarts(**{key: v for key, v in options.items() if key in own})
         self.cycles: Cycles | None = None
 
+    @property
+    def changes_what_trains(self) -> bool:
+        """Whether a warm start trains other weights first."""
+        return bool(self.restarts.warm_start_steps)
+
     def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
         """Refuse what cannot be merged and begun anew; see :class:`Method`."""
         for option, why in CONTRADICTING.items():

@@ -23,6 +23,9 @@ MULTI_LABEL = {"name": "bce_with_logits", "pos_weight": "balanced"}
 PRUNE = {"name": "prune", "importance": "taylor", "schedule": "cubic", "begin_step": 2,
          "end_step": 8, "frequency": 3, "sparsity": 0.7}  # fmt: skip
 STREAM = {"streaming": True, "shuffle_buffer_size": 8}
+RELORA = {
+    "name": "relora", "r": 2, "warm_start_steps": 2, "merge_every": 3, "rewarm_steps": 1,
+}  # fmt: skip
 
 #: Name -> task, loss, and what else the recipe says.
 CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
@@ -32,7 +35,6 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "multi-label": ("text-classification", MULTI_LABEL, {}),
     "regression": ("text-classification", "mse", {}),
     "prune": ("text-classification", BALANCED, {"method": PRUNE}),
-    # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     # The head trains alone, the top layer after 3 steps, the lower one after 6; both recomputed.
     "unfreezing": (
         "text-classification",
@@ -42,6 +44,9 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
             "training": {"activation_checkpointing": True},
         },
     ),
+    # Every weight trains for two steps; LoRA is merged and drawn anew after the fifth.
+    "relora": ("text-classification", BALANCED, {"method": RELORA}),
+    # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     "stream": ("text-generation", "cross_entropy", {"data": STREAM, "training": {"max_steps": 9}}),
 }
 
@@ -89,7 +94,8 @@ def rows(
     for name, written in lines.items():
         (folder / f"{name}.jsonl").write_text("\n".join(written[2:]))
     found = {name: folder / f"{name}.jsonl" for name in lines}
-    return {**found, "prune": found["text-classification"], "stream": chat_file}
+    labelled = found["text-classification"]
+    return {**found, "prune": labelled, "relora": labelled, "stream": chat_file}
 
 
 def recipe(
