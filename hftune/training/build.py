@@ -100,16 +100,20 @@ def weight_dtype(plan: Plan) -> Any:
 
 def parameter_counts(model: nn.Module | None) -> dict[str, int]:
     """Return how many parameters train, and how many there are."""
-    sizes = [(_size(p), p.requires_grad) for p in model.parameters()] if model else []
+    sizes = {
+        id(parameter): (_size(module, name, parameter), parameter.requires_grad)
+        for module in (model.modules() if model else ())
+        for name, parameter in module.named_parameters(recurse=False)
+    }
     return {
-        "trainable_parameters": sum(size for size, trains in sizes if trains),
-        "parameters": sum(size for size, _ in sizes),
+        "trainable_parameters": sum(size for size, trains in sizes.values() if trains),
+        "parameters": sum(size for size, _ in sizes.values()),
     }
 
 
-def _size(parameter: Any) -> int:
+def _size(module: Any, name: str, parameter: Any) -> int:
     """How many weights a parameter stands for."""
-    if type(parameter).__name__ == "Params4bit":  # two weights a byte
-        return int(2 * parameter.numel() * parameter.element_size())
+    if type(module).__name__ == "Linear4bit" and name == "weight":  # packed, and maybe sharded
+        return int(module.in_features * module.out_features)
     # Between steps DeepSpeed leaves an empty tensor in place of a sharded parameter.
     return int(getattr(parameter, "ds_numel", parameter.numel()))
