@@ -197,6 +197,31 @@ def seen_in(dom: str) -> dict[str, Any]:
     return seen
 
 
+def visited(folder: Path, whole: dict[str, Any], steps: str) -> dict[str, Any]:
+    """Open the page, run steps in it that fill ``seen``, and return that; nothing is complained of.
+
+    Args:
+        folder: Where the page is written.
+        whole: What the page shows.
+        steps: JavaScript; ``text(id)`` and ``all(query)`` read the page.
+    """
+    script = """<script>(async () => {
+      const seen = {}, text = (id) => document.getElementById(id).textContent;
+      const all = (query) => [...document.querySelectorAll(query)];
+      const wait = () => new Promise((done) => setTimeout(done, 20));
+      while (!document.documentElement.dataset.ready) await wait();
+      STEPS
+      document.body.append(Object.assign(document.createElement("pre"),
+        { id: "seen", textContent: JSON.stringify(seen) }));
+    })();</script></body>"""
+    path = folder / "attention.html"
+    page = attention_page(whole).replace("</body>", script.replace("STEPS", steps))
+    path.write_text(page, "utf-8")
+    dom, console = browse(path)
+    assert console == []
+    return seen_in(dom)
+
+
 def shares(weights: np.ndarray, tokens: list[dict[str, Any]]) -> list[list[str]]:
     """What the page lists: names and percentages, the largest first."""
     order = np.argsort(-weights, kind="stable")
@@ -253,10 +278,7 @@ def test_maps_that_are_not_square_work_in_a_browser(tmp_path: Path) -> None:
     cross = {**one, "kind": "cross", "queries": tokens_of("x", "y", "z")}
     prefix["maps"].append(cross)
     prefix["look_first"] = None
-    visit = """<script>(async () => {
-      const seen = {}, text = (id) => document.getElementById(id).textContent;
-      const wait = () => new Promise((done) => setTimeout(done, 20));
-      while (!document.documentElement.dataset.ready) await wait();
+    seen = visited(tmp_path, prefix, """
       const over = (query, i) => document.querySelectorAll(query)[i]
         .dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
       seen.start = text("from-title");
@@ -268,14 +290,7 @@ def test_maps_that_are_not_square_work_in_a_browser(tmp_path: Path) -> None:
       over("#to-text .token", 2);
       over("#from-text .token", 1);
       seen.cross = [text("chosen"), text("from-title"), text("to-title")];
-      document.body.append(Object.assign(document.createElement("pre"),
-        { id: "seen", textContent: JSON.stringify(seen) }));
-    })();</script>"""
-    path = tmp_path / "attention.html"
-    path.write_text(attention_page(prefix).replace("</body>", visit + "</body>"), "utf-8")
-    dom, console = browse(path)
-    assert console == []
-    seen = seen_in(dom)
+    """)  # fmt: skip
     assert seen["start"] == "three attends to"
     assert seen["virtual"][0] == "<virtual 0> attends to"
     assert "attends to nothing" in seen["virtual"][1]
@@ -302,11 +317,7 @@ def test_an_encoder_decoder_opens_where_to_look_first(tmp_path: Path) -> None:
     whole["maps"] += [decoder, cross]
     whole["prediction"] = {"kind": "text", "scores": [{"name": "uno dos", "probability": None}]}
     whole["look_first"]["kind"] = "cross"
-    visit = """<script>(async () => {
-      const seen = {}, text = (id) => document.getElementById(id).textContent;
-      const all = (query) => [...document.querySelectorAll(query)];
-      const wait = () => new Promise((done) => setTimeout(done, 20));
-      while (!document.documentElement.dataset.ready) await wait();
+    seen = visited(tmp_path, whole, """
       seen.start = text("chosen");
       seen.maps = all("#map option").map((option) => option.textContent);
       seen.prediction = text("prediction");
@@ -321,14 +332,7 @@ def test_an_encoder_decoder_opens_where_to_look_first(tmp_path: Path) -> None:
       seen.decoder = [text("chosen"), text("from-title")];
       document.getElementById("look-first").click();
       seen.first = text("chosen");
-      document.body.append(Object.assign(document.createElement("pre"),
-        { id: "seen", textContent: JSON.stringify(seen) }));
-    })();</script>"""
-    path = tmp_path / "attention.html"
-    path.write_text(attention_page(whole).replace("</body>", visit + "</body>"), "utf-8")
-    dom, console = browse(path)
-    assert console == []
-    seen = seen_in(dom)
+    """)  # fmt: skip
     assert seen["start"] == seen["first"] == "Cross attention, layer 1, head 2"
     assert seen["maps"] == [
         "encoder: text to text", "decoder: answer to answer", "cross: answer to text",
@@ -362,20 +366,11 @@ def test_a_taggers_words_show_their_tags(entities: bool, tmp_path: Path) -> None
     if entities:
         found = {"text": "new york", "entity": "city", "score": 0.85}
         whole["prediction"]["entities"] = [found]
-    visit = """<script>(async () => {
-      const wait = () => new Promise((done) => setTimeout(done, 20));
-      while (!document.documentElement.dataset.ready) await wait();
+    seen = visited(tmp_path, whole, """
       const texts = (query) => [...document.querySelectorAll(query)].map((one) => one.textContent);
-      const seen = { tokens: texts("#from-text .token"), rows: texts("#prediction li"),
-        title: texts("#from-title") };
-      document.body.append(Object.assign(document.createElement("pre"),
-        { id: "seen", textContent: JSON.stringify(seen) }));
-    })();</script>"""
-    path = tmp_path / "attention.html"
-    path.write_text(attention_page(whole).replace("</body>", visit + "</body>"), "utf-8")
-    dom, console = browse(path)
-    assert console == []
-    seen = seen_in(dom)
+      Object.assign(seen, { tokens: texts("#from-text .token"), rows: texts("#prediction li"),
+        title: texts("#from-title") });
+    """)  # fmt: skip
     assert seen["tokens"] == ["[CLS]", "newB-city", "yorkI-city", "is"]
     assert seen["title"] == ["york attends to"]
     assert seen["rows"] == (
