@@ -57,7 +57,8 @@ def _quantization(plan: Plan) -> BitsAndBytesConfig | None:
     if config is not None:
         skeleton = plan.skeleton()
         heads = {name for name, _ in skeleton.named_children()} - {skeleton.base_model_prefix}
-        config.llm_int8_skip_modules = [*(config.llm_int8_skip_modules or ()), *heads, "pooler"]
+        spared = [*heads, r"(.*\.)?pooler"]  # patterns match from the start of the whole name
+        config.llm_int8_skip_modules = [*(config.llm_int8_skip_modules or ()), *spared]
     return config
 
 
