@@ -62,4 +62,24 @@ TUNERS = {
     ),
 }
 
+#: Types of PEFT that take more than their config.
+PEFT_METHODS = {
+    "adalora": Row(
+        target="hftune.methods.adalora:AdaLora",
+        summary="Low-rank updates whose ranks are moved between layers.",
+    ),
+    "prompt_tuning": Row(
+        target="hftune.methods.prompt_learning:PromptLearning",
+        summary="Virtual tokens in front of the row.",
+    ),
+    "p_tuning": Row(
+        target="hftune.methods.prompt_learning:PromptLearning",
+        summary="Virtual tokens out of a small network.",
+    ),
+    "prefix_tuning": Row(
+        target="hftune.methods.prompt_learning:PromptLearning",
+        summary="Virtual keys and values in every layer.",
+    ),
+}
+
 PEFT = Row(target="hftune.methods.peft:Peft", summary="A PEFT adapter.")
