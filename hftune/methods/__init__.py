@@ -82,4 +82,16 @@ PEFT_METHODS = {
     ),
 }
 
+_VIRTUAL = "its virtual tokens are no weights of the base"
+#: Adapters that cannot go into their base -> why.
+CANNOT_MERGE = {
+    "adaption_prompt": "its prompts are no weights of the base",
+    "beft": "PEFT does not merge its biases",
+    "bottleneck": "what lies between its projections is not linear",
+    "lily": "PEFT does not merge what its layers share",
+    "p_tuning": _VIRTUAL,
+    "prefix_tuning": _VIRTUAL,
+    "prompt_tuning": _VIRTUAL,
+}
+
 PEFT = Row(target="hftune.methods.peft:Peft", summary="A PEFT adapter.")

@@ -32,7 +32,7 @@ def phases(options: dict[str, Any], total: int) -> dict[str, int]:
         total: Optimizer steps of the run.
 
     Raises:
-        HftuneError: No step is left in which the budget could fall.
+        HftuneError: No step is left in which the budget could fall, or none before it.
 
     Example:
         >>> phases({"tinit": 0.1, "tfinal": 0.5}, 25)
@@ -42,10 +42,10 @@ def phases(options: dict[str, Any], total: int) -> dict[str, int]:
     steps = {
         name: int(value * total) if 0 < value < 1 else int(value) for name, value in given.items()
     }
-    if sum(steps.values()) >= total:
+    if total - steps["tfinal"] <= max(steps["tinit"], 1):  # the scores take a step, too
         raise HftuneError(
             f"method.tinit, method.tfinal: {steps['tinit']} steps before the budget falls and "
-            f"{steps['tfinal']} after it leave none of the {total} of the run",
+            f"{steps['tfinal']} after it leave too few of the {total} of the run",
             hint="numbers below 1 are shares of the run: tinit: 0.1, tfinal: 0.5",
         )
     return {**steps, "total_step": total}

@@ -127,6 +127,8 @@ def test_phases_that_fill_the_run_show_before_the_weights(
     method = {**METHOD, "tinit": 0.5, "tfinal": 6}
     with pytest.raises(HftuneError, match="6 steps before the budget falls and 6 after it"):
         prepare(make_recipe(training={"max_steps": 12}, method=method))
+    with pytest.raises(HftuneError, match="0 steps before the budget falls and 1 after it"):
+        phases({"tfinal": 1}, 2)  # PEFT would mask before it has any scores
 
 
 def test_the_pull_towards_orthogonality_is_that_of_peft(
