@@ -58,6 +58,7 @@ LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5, "freeze": 2e-5, "prune": 2e-5}
 
 #: Method -> what its PEFT config leaves open, or chooses less well.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adalora": {"init_r": 12, "target_r": 8, "tinit": 0.1, "tfinal": 0.5},
     "lora": {"target_modules": "all-linear"},
     "p_tuning": {"num_virtual_tokens": 20},
     "prefix_tuning": {"num_virtual_tokens": 20},

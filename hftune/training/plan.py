@@ -93,6 +93,7 @@ class Plan:
             ),
             mixed_precision=mixed_precision(arguments) != "no",
             revision=self.recipe.model.revision,
+            tokenizer=self.tokenizer,
         )
 
     def skeleton(self) -> PreTrainedModel:

@@ -164,11 +164,13 @@ class HftuneTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self.method.state_is_whole:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._restore_method(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
+        if not self.method.state_is_whole:
+            super()._load_best_model()
         self._restore_method(str(self.state.best_model_checkpoint))
 
     def _restore_method(self, checkpoint: str) -> None:
