@@ -119,6 +119,8 @@ def prepare(
             problem_type=task.problem_type,
         )
     )
+    shares = plan.loss.prior()
+    task.learn_prior(None if shares is None else shares.tolist())
     if not own_model:
         skeleton = plan.skeleton()
         plan.adapted = plan.method.check(skeleton, plan.context())
