@@ -5,6 +5,11 @@ from dataclasses import dataclass
 
 from hftune.core.rows import Row
 
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
+CLASSIFIERS = ("text-classification",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossRow(Row):
@@ -12,27 +17,66 @@ class LossRow(Row):
 
     Attributes:
         problem_types: What ``config.problem_type`` of a classifier it goes with.
+        smooths: Whether ``training.label_smoothing_factor`` goes with it.
+        compares_rows: Whether it compares the rows of a micro-batch, so that its gradient depends
+            on how a batch is split.
     """
 
-    problem_types: tuple[str, ...] = ()
+    problem_types: tuple[str, ...] = (SINGLE_LABEL,)
+    smooths: bool = False
+    compares_rows: bool = False
 
 
 LOSSES = {
     "cross_entropy": LossRow(
         target="hftune.losses.cross_entropy:CrossEntropy",
-        summary="Negative log likelihood, with class weights and label smoothing.",
-        problem_types=("single_label_classification",),
+        summary="Negative log likelihood, with class weights, smoothing and logit adjustment.",
+        smooths=True,
+    ),
+    "focal": LossRow(
+        target="hftune.losses.focal:Focal",
+        summary="Cross-entropy in which what the model is sure of counts less.",
+        problem_types=(SINGLE_LABEL, MULTI_LABEL),
+    ),
+    "r_drop": LossRow(
+        target="hftune.losses.r_drop:RDrop",
+        summary="Cross-entropy of two passes under dropout, and the divergence between them.",
+        smooths=True,
+    ),
+    "supervised_contrastive": LossRow(
+        target="hftune.losses.supervised_contrastive:SupervisedContrastive",
+        summary="Cross-entropy, and rows of one class in a micro-batch drawn together.",
+        tasks=CLASSIFIERS,
+        smooths=True,
+        compares_rows=True,
+    ),
+    "ordinal": LossRow(
+        target="hftune.losses.ordinal:Ordinal",
+        summary="Classes with an order: far off costs more than near.",
+        tasks=CLASSIFIERS,
     ),
     "bce_with_logits": LossRow(
         target="hftune.losses.bce_with_logits:BceWithLogits",
         summary="Binary cross-entropy of each label on its own, with weights of the positives.",
-        tasks=("text-classification",),
-        problem_types=("multi_label_classification",),
+        tasks=CLASSIFIERS,
+        problem_types=(MULTI_LABEL,),
     ),
     "mse": LossRow(
-        target="hftune.losses.mse:MeanSquaredError",
+        target="hftune.losses.regression:MeanSquaredError",
         summary="Mean squared error of one number a text.",
-        tasks=("text-classification",),
-        problem_types=("regression",),
+        tasks=CLASSIFIERS,
+        problem_types=(REGRESSION,),
+    ),
+    "mae": LossRow(
+        target="hftune.losses.regression:MeanAbsoluteError",
+        summary="Mean absolute error: the median, which wild targets hardly move.",
+        tasks=CLASSIFIERS,
+        problem_types=(REGRESSION,),
+    ),
+    "huber": LossRow(
+        target="hftune.losses.regression:Huber",
+        summary="Squared error up to delta, absolute error beyond it.",
+        tasks=CLASSIFIERS,
+        problem_types=(REGRESSION,),
     ),
 }

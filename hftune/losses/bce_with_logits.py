@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import Batch, LabelFacts, Loss, counted, forward
+from hftune.losses.contract import (
+    Batch,
+    LabelFacts,
+    Loss,
+    counted,
+    forward,
+    in_full,
+    refuse_smoothing,
+)
 from hftune.losses.label_weights import label_weights
 
 PosWeight = Literal["balanced"] | list[float] | dict[str, float]
@@ -42,10 +50,9 @@ class BceWithLogits(Loss):
                 above zero; label smoothing is asked for.
         """
         super().fit(facts)
-        if facts.label_smoothing:
-            raise HftuneError("training.label_smoothing_factor goes with one label a text only")
+        refuse_smoothing(facts, "one label a text only")
         if self.pos_weight is not None:
-            self.weight = _pos_weight(self.pos_weight, facts)
+            self.weight = pos_weight_tensor(self.pos_weight, facts)
 
     def denominator(self, batch: Batch) -> Tensor:
         """Return the number of cells that have a label; see :class:`Loss`."""
@@ -54,7 +61,7 @@ class BceWithLogits(Loss):
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs; see :class:`Loss`."""
         outputs = forward(model, inputs)
-        logits, labels = outputs.logits.float(), inputs["labels"]
+        logits, labels = in_full(outputs.logits), inputs["labels"]
         here = counted(labels)
         weight = None if self.weight is None else self.weight.to(logits).expand_as(logits)[here]
         total = F.binary_cross_entropy_with_logits(
@@ -63,7 +70,13 @@ class BceWithLogits(Loss):
         return total, outputs
 
 
-def _pos_weight(given: PosWeight, facts: LabelFacts) -> Tensor:
+def pos_weight_tensor(given: PosWeight, facts: LabelFacts) -> Tensor:
+    """Return one weight a label, float32, shape ``(C,)``.
+
+    Raises:
+        HftuneError: A label is unknown, the list has the wrong length, or a weight is not above
+            zero.
+    """
     if given == "balanced":
         positives = torch.tensor(facts.counts, dtype=torch.float32)
         return (facts.rows - positives).clamp(min=1) / positives.clamp(min=1)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hftune.core.errors import HftuneError
+
 Batch = Mapping[str, Tensor]
 
 
@@ -26,6 +28,8 @@ class LabelFacts:
         rows: Training rows.
         label_smoothing: ``training.label_smoothing_factor``, in [0, 1).
         causal: Whether position ``t`` predicts label ``t + 1``, as in causal language models.
+        listed: Whether the recipe lists the classes, and so says their order.
+        problem_type: ``config.problem_type`` of a classifier.
     """
 
     classes: Sequence[str]
@@ -33,6 +37,8 @@ class LabelFacts:
     rows: int = 0
     label_smoothing: float = 0.0
     causal: bool = False
+    listed: bool = False
+    problem_type: str | None = None
 
 
 class Loss(ABC):
@@ -48,6 +54,17 @@ class Loss(ABC):
         """Learn from the training data what the options need; call the base class's first."""
         self.causal = facts.causal
 
+    def check(self, model: nn.Module) -> None:
+        """Raise :class:`HftuneError` if the loss cannot work with a model, seen without weights."""
+
+    def prior(self) -> Tensor | None:
+        """Return the class shares that the model's probabilities will assume, shape ``(C,)``.
+
+        Those of the training rows, as far as the loss does not shift them; None where that cannot
+        be known.
+        """
+        return None
+
     @abstractmethod
     def denominator(self, batch: Batch) -> Tensor:
         """Return what the sum is divided by, from the labels alone, float, shape ``()``."""
@@ -55,6 +72,12 @@ class Loss(ABC):
     @abstractmethod
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Run the model and return the summed loss, shape ``()``, and the model's outputs."""
+
+
+def refuse_smoothing(facts: LabelFacts, why: str) -> None:
+    """Raise :class:`HftuneError` if ``training.label_smoothing_factor`` is given."""
+    if facts.label_smoothing:
+        raise HftuneError(f"training.label_smoothing_factor goes with {why}")
 
 
 def forward(model: nn.Module, inputs: Batch) -> Any:
@@ -91,4 +114,9 @@ def aligned(logits: Tensor, labels: Tensor, *, causal: bool) -> tuple[Tensor, Te
         logits = logits[:, start : start + kept.shape[1]]
     here = counted(kept)  # select first: the softmax of the other positions is never needed
     logits = logits[here]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)), kept[here]
+    return in_full(logits), kept[here]
+
+
+def in_full(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

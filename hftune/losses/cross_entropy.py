@@ -1,90 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-entropy for classifiers and causal language models, weighted by class, exact in any split.
+"""Cross-entropy for classifiers and language models, weighted by class, exact in any split.
 
 ``sum_i w[y_i] * -log p(y_i) / sum_i w[y_i]``, as ``torch.nn.functional.cross_entropy(weight=)``
 defines it, with both sums over the whole accumulation group and all ranks. With label smoothing
 ``e`` the term of a row is ``(1 - e) * w[y] * nll(y) + e / C * sum_c w[c] * nll(c)``, torch's too.
+With logit adjustment ``tau`` the loss sees ``logits + tau * log(shares of the classes)``; the model
+answers without it, and so for classes of equal size.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hftune.core.errors import HftuneError
-from hftune.losses.contract import Batch, LabelFacts, Loss, aligned, counted, forward, targets
-from hftune.losses.label_weights import label_weights
-
-ClassWeights = Literal["balanced"] | list[float] | dict[str, float]
+from hftune.losses.class_weights import ClassWeighted
+from hftune.losses.contract import Batch, LabelFacts, aligned, forward
 
 
 @dataclass(kw_only=True)
-class CrossEntropy(Loss):
+class CrossEntropy(ClassWeighted):
     """Negative log likelihood of the labels.
 
     Args:
-        class_weights: ``balanced``, one weight a class in label order, or label name -> weight
-            (names left out weigh 1). For language models the classes are tokens.
+        logit_adjustment: How much of the log shares of the classes the loss adds to the logits
+            (tau); 1 in the paper. A class without rows counts as if it had one.
+
+    References:
+        Menon et al., "Long-tail learning via logit adjustment", 2021, arXiv:2007.07314,
+            equation 10.
     """
 
-    class_weights: ClassWeights | None = None
+    logit_adjustment: float | None = None
 
     def __post_init__(self) -> None:
-        self.weight: Tensor | None = None
+        super().__post_init__()
         self.label_smoothing = 0.0
+        self.adjustment: Tensor | None = None
 
     def fit(self, facts: LabelFacts) -> None:
-        """Turn names into ids and ``balanced`` into numbers; see :class:`Loss`.
-
-        Raises:
-            HftuneError: A class is unknown, the list has the wrong length, or a weight is negative.
-        """
+        """Learn the weights, the class shares and the smoothing; see :class:`ClassWeighted`."""
         super().fit(facts)
         self.label_smoothing = facts.label_smoothing
-        if self.class_weights is not None:
-            self.weight = class_weight_tensor(self.class_weights, facts.classes, facts.counts)
+        if self.logit_adjustment is not None:
+            assert self.counts is not None
+            counts = self.counts.clamp(min=1)
+            self.adjustment = self.logit_adjustment * (counts / counts.sum()).log()
 
-    def denominator(self, batch: Batch) -> Tensor:
-        """Return the summed weight of the labels; see :class:`Loss`."""
-        labels = targets(batch["labels"], causal=self.causal)
-        labels = labels[counted(labels)]
-        if self.weight is None:
-            return torch.tensor(labels.numel(), dtype=torch.float64, device=labels.device)
-        return self.weight.to(labels.device)[labels].sum(dtype=torch.float64)
+    def prior(self) -> Tensor | None:
+        """Return what the weights, less the adjustment, make of the shares; see :class:`Loss`."""
+        shares = super().prior()
+        if shares is None or self.adjustment is None:
+            return shares
+        left = shares / self.adjustment.exp()
+        return left / left.sum()
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs; see :class:`Loss`."""
         outputs = forward(model, inputs)
         logits, labels = aligned(outputs.logits, inputs["labels"], causal=self.causal)
-        total = F.cross_entropy(
+        return self.cross_entropy(logits, labels), outputs
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the summed loss, shape ``()``, of logits ``(N, C)`` and their labels ``(N,)``."""
+        if self.adjustment is not None:
+            logits = logits + self.adjustment.to(logits)
+        return F.cross_entropy(
             logits,
             labels,
             weight=None if self.weight is None else self.weight.to(logits),
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
-        return total, outputs
-
-
-def class_weight_tensor(
-    weights: ClassWeights, classes: Sequence[str], counts: Sequence[int]
-) -> Tensor:
-    """Return one weight a class, float32, shape ``(C,)``.
-
-    ``balanced`` is ``rows / (present classes * rows of the class)``, scikit-learn's definition; a
-    class without rows weighs 1.
-
-    Raises:
-        HftuneError: A class is unknown, the list has the wrong length, or a weight is negative.
-    """
-    if weights == "balanced":
-        number = torch.tensor(counts, dtype=torch.float32)
-        balanced = number.sum() / (number.gt(0).sum() * number.clamp(min=1))
-        return torch.where(number > 0, balanced, torch.ones_like(number))
-    given = label_weights("loss.class_weights", weights, classes)
-    if given.min() < 0 or given.max() == 0:
-        raise HftuneError("loss.class_weights: weights must not be negative, nor all of them zero")
-    return given

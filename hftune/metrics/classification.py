@@ -15,9 +15,11 @@ from sklearn.metrics import (
 
 from hftune.metrics.ranking import ranking_metrics
 
+Ids = NDArray[np.integer[Any]]
+
 
 def classification_metrics(
-    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
+    scores: NDArray[np.floating[Any]], labels: Ids, predicted: Ids | None = None
 ) -> dict[str, float]:
     """Return loss, accuracy, MCC, the averaged precision, recall and F1, and ranking metrics.
 
@@ -26,12 +28,11 @@ def classification_metrics(
     Args:
         scores: Logits, shape ``(rows, classes)``.
         labels: Class ids, shape ``(rows,)``.
+        predicted: Class ids, the same shape; those of the highest scores if None.
     """
-    predicted = scores.argmax(-1)
+    predicted = scores.argmax(-1) if predicted is None else predicted
     result = {
-        "loss": float(
-            -log_softmax(scores.astype(np.float64), -1)[np.arange(len(labels)), labels].mean()
-        ),
+        "loss": log_loss(scores, labels),
         "accuracy": float(accuracy_score(labels, predicted)),
         "mcc": _mcc(labels, predicted),
     }
@@ -45,6 +46,12 @@ def classification_metrics(
             f"f1_{average}": float(f1),
         }
     return {**result, **_ranking(scores, labels)}
+
+
+def log_loss(scores: NDArray[np.floating[Any]], labels: Ids) -> float:
+    """Return the mean of ``-log p(label)``, in nats."""
+    shares = log_softmax(scores.astype(np.float64), -1)
+    return float(-shares[np.arange(len(labels)), labels].mean())
 
 
 def _ranking(
@@ -65,11 +72,11 @@ def _mcc(labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) 
 
 
 def per_class_metrics(
-    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], names: Sequence[str]
+    predicted: Ids, labels: Ids, names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Return label name -> precision, recall, F1 and support (rows of that class)."""
     columns = precision_recall_fscore_support(
-        labels, scores.argmax(-1), labels=np.arange(len(names)), zero_division=0
+        labels, predicted, labels=np.arange(len(names)), zero_division=0
     )
     keys = ("precision", "recall", "f1", "support")
     return {

@@ -87,7 +87,7 @@ def build_schema() -> Schema:
         methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
         summary = TUNERS.get(name, PEFT).summary
         methods[name]["description"] = PEFT_TYPES.get(name, summary)
-    losses = {name: _row_schema(name, row) for name, row in LOSSES.items()}
+    losses = {name: _row_schema(name, row, RANGES["loss"]) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hftune recipe",

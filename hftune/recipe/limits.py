@@ -67,6 +67,15 @@ RANGES: dict[str, dict[str, Schema]] = {
         "cv": {"minimum": 2},
         "warm_start_steps": NOT_NEGATIVE,
     },
+    "loss": {
+        "alpha": POSITIVE,
+        "beta": FRACTION,
+        "contrastive_weight": {"exclusiveMinimum": 0, "maximum": 1},
+        "delta": POSITIVE,
+        "gamma": NOT_NEGATIVE,
+        "logit_adjustment": POSITIVE,
+        "temperature": POSITIVE,
+    },
     "training": {
         "adam_beta1": FRACTION,
         "adam_beta2": FRACTION,

@@ -28,6 +28,7 @@ TASK_OPTIONS = {
     "data.pack_documents": ("text-generation",),
     "data.system_prompt": ("text-generation",),
     "evaluation.thresholds": ("text-classification",),
+    "evaluation.prior": ("text-classification",),
     "data.source_prefix": ("text2text-generation",),
     "data.max_target_length": ("text2text-generation",),
     "evaluation.generation": ("text2text-generation", "text-generation"),
@@ -187,9 +188,17 @@ class EvaluationSection:
     thresholds: float | dict[str, float] | Literal["best_f1"] | None = field(
         default=None,
         metadata={
-            "help": "Probability from which on a label is given, where a text may have several: "
-            "one for all (0.5 if absent), label to threshold, or best_f1: those with the highest "
-            "F1 on the validation rows, which then flatter the model."
+            "help": "Probability from which on a label is given: one (0.5 if absent), label to "
+            "threshold, or best_f1: those with the highest F1 on the validation rows, which then "
+            "flatter the model. Of classes that compete, the highest probability over threshold "
+            "wins."
+        },
+    )
+    prior: Literal["uniform"] | list[float] | dict[str, float] | None = field(
+        default=None,
+        metadata={
+            "help": "Class shares where the model will be used, which its probabilities are "
+            "corrected for: uniform, a list in label order, or label to share."
         },
     )
     generation: dict[str, Any] | bool | None = field(

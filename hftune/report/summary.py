@@ -90,12 +90,15 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Print the evaluation figures, each class on a line where there are classes."""
     per_class: Mapping[str, Mapping[str, float]] = metrics.get("eval_per_class", {})
     if per_class:
-        table = Table("label", "precision", "recall", "F1", "support", box=None)
+        decided = any("threshold" in row for row in per_class.values())
+        last = ["threshold"] if decided else []
+        table = Table("label", "precision", "recall", "F1", "support", *last, box=None)
         for column in table.columns[1:]:
             column.justify = "right"
         for name, row in per_class.items():
             scores = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-            table.add_row(name, *scores, f"{row['support']:.0f}")
+            last = [f"{row['threshold']:.3f}"] if decided else []
+            table.add_row(name, *scores, f"{row['support']:.0f}", *last)
         console().print(table)
     shown = [(name, metrics[f"eval_{name}"]) for name in HEADLINES if f"eval_{name}" in metrics]
     if shown:

@@ -239,6 +239,10 @@ class Task(ABC):
         """Return the first rows with what the model wrote; none where it writes nothing."""
         return []
 
+    def learn_prior(self, shares: Sequence[float] | None) -> None:
+        """Take the class shares that the model's probabilities will assume; None if unknown."""
+        return None
+
     def calibrate(self, kept: AllKept) -> None:
         """Take from the validation rows, after training, what predictions need."""
         return None

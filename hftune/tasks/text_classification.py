@@ -24,11 +24,12 @@ from hftune.data.columns import GROUP, Role
 from hftune.data.same import column_keys
 from hftune.data.select import text_column
 from hftune.data.split import Keys, joined_keys
+from hftune.metrics.decisions import prior_shift
 from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
 from hftune.tasks.inference import scores
-from hftune.tasks.problem_types import make_problem_type, problem_type_of
-from hftune.tasks.problem_types.contract import LabelSet, ProblemType
-from hftune.tasks.problem_types.multi_label import Thresholds, as_thresholds, best_f1_thresholds
+from hftune.tasks.prior import Prior, as_shares, shares_by_name
+from hftune.tasks.problem_types import SINGLE_LABEL, make_problem_type, problem_type_of
+from hftune.tasks.problem_types.contract import LabelSet, ProblemType, Thresholds
 
 SHOWN_LABELS = 20
 
@@ -40,8 +41,11 @@ class TextClassification(Task):
         label_names: Class names by id; taken from the training rows if empty.
         problem_type: ``config.problem_type``; guessed from the labels if None.
         label_separator: What stands between several labels of one cell.
-        thresholds: Probability from which on a label is given, where there may be several: one for
-            all, label name -> threshold, or ``best_f1`` for those that suit the validation rows.
+        thresholds: Probability from which on a label is given, or what the probabilities of classes
+            that compete are divided by: one, label name -> threshold, or ``best_f1`` for those that
+            suit the validation rows.
+        prior: Class shares where the model is used: ``uniform``, in label order, or by name.
+        seen_prior: Class shares that the model's probabilities assume, by name.
     """
 
     name = "text-classification"
@@ -72,11 +76,15 @@ class TextClassification(Task):
         problem_type: str | None = None,
         label_separator: str | None = None,
         thresholds: Thresholds = None,
+        prior: Prior | None = None,
+        seen_prior: dict[str, float] | None = None,
     ) -> None:
         super().__init__(label_names)
         self.problem_type = problem_type
         self.label_separator = label_separator
         self.thresholds = thresholds
+        self.prior = prior
+        self.seen_prior = seen_prior
         self._declared: list[str] = []
 
     def options(self) -> dict[str, Any]:
@@ -86,14 +94,14 @@ class TextClassification(Task):
             "problem_type": self.problem_type,
             "label_separator": self.label_separator,
             "thresholds": self.thresholds,
+            "prior": self.prior,
+            "seen_prior": self.seen_prior,
         }
 
     @property
     def kind(self) -> ProblemType:
         """How the labels are read and measured."""
-        return make_problem_type(
-            self.problem_type or "single_label_classification", self.label_separator
-        )
+        return make_problem_type(self.problem_type or SINGLE_LABEL, self.label_separator)
 
     @property
     def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -154,7 +162,7 @@ class TextClassification(Task):
         if self.problem_type is None:
             named = bool(self.label_names)
             self.problem_type = problem_type_of(rows, column, self.label_separator, named=named)
-            if self.problem_type != "single_label_classification":
+            if self.problem_type != SINGLE_LABEL:
                 say(f"problem type: {self.problem_type} (say otherwise: model.config.problem_type)")
 
     def learn(self, train: Dataset, validation: Dataset | None) -> None:
@@ -174,7 +182,11 @@ class TextClassification(Task):
         elif not self.streamed:
             names = self.kind.names(train)
             self.label_names = self._declared if set(names) <= set(self._declared) else names
-        as_thresholds(self.thresholds, self.label_names)
+        self.kind.thresholds(self.thresholds, self.label_names)
+        if self.prior is not None:
+            if self.problem_type != SINGLE_LABEL:
+                raise HftuneError("evaluation.prior: it goes with one label a text")
+            as_shares(self.prior, self.label_names)
         if validation is not None:
             self.check(validation, "validation")
 
@@ -262,11 +274,22 @@ class TextClassification(Task):
     def calibrate(self, kept: AllKept) -> None:
         """Find the thresholds that ``best_f1`` asks for."""
         if self.thresholds == "best_f1":
-            best = best_f1_thresholds(kept["scores"], kept["labels"])
+            scores = self._known().corrected(kept["scores"])
+            best = self.kind.best_thresholds(scores, kept["labels"])
             self.thresholds = dict(zip(self.label_names, best.tolist(), strict=True))
 
+    def learn_prior(self, shares: Sequence[float] | None) -> None:
+        """Remember what a prior corrects; see :class:`Task`."""
+        if self.prior is not None:
+            self.seen_prior = shares_by_name(shares, self.label_names)
+
     def _known(self) -> LabelSet:
-        return LabelSet(self.label_names, as_thresholds(self.thresholds, self.label_names))
+        names = self.label_names
+        thresholds = self.kind.thresholds(self.thresholds, names)
+        if self.prior is None or self.seen_prior is None:
+            return LabelSet(names, thresholds)
+        shift = prior_shift(as_shares(self.prior, names), as_shares(self.seen_prior, names))
+        return LabelSet(names, thresholds, shift)
 
     def predict(
         self,

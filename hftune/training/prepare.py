@@ -115,10 +115,16 @@ def prepare(
             rows=plan.train.num_rows,
             label_smoothing=arguments.label_smoothing_factor,
             causal=task.causal,
+            listed=bool(recipe.data.label_names),
+            problem_type=task.problem_type,
         )
     )
+    shares = plan.loss.prior()
+    task.learn_prior(None if shares is None else shares.tolist())
     if not own_model:
-        plan.adapted = plan.method.check(plan.skeleton(), plan.context())
+        skeleton = plan.skeleton()
+        plan.adapted = plan.method.check(skeleton, plan.context())
+        plan.loss.check(skeleton if plan.adapted is None else plan.adapted)
     return plan
 
 

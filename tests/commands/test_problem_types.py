@@ -2,6 +2,7 @@
 """Several labels a text, and numbers: from a file to a run, and from the run to predictions."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoModelForSequenceClassification
 
 import hftune
-from hftune.core.errors import HftuneError
+from hftune.core.errors import HftuneError, RecipeError
+from hftune.training.prepare import prepare
 
+WORDS = ("one", "two", "three", "four", "five", "six", "seven")
 COLOURS = ("red", "green", "blue")
 
 
@@ -93,6 +96,123 @@ def test_numbers(make_recipe: Callable[..., Any], numbers: Path, method: str) ->
     with torch.no_grad():
         logits = plain(**batch).logits
     assert logits[:, 0].tolist() == pytest.approx(predicted["prediction"][:5], abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_thresholds_of_classes(
+    make_recipe: Callable[..., Any], method: str, tmp_path: Path
+) -> None:
+    """Found after training, saved, applied by every verb, and by plain Transformers with one line.
+
+    Of the green texts five are rare and seven are not, so no probability passes one half.
+    """
+    rows = []
+    for n in range(80):
+        rare, green = n % 8 == 0, n % 16 == 0 or n % 10 == 1
+        text = f"alpha {'green' if green else 'red'} {WORDS[n % 7]}"
+        rows.append({"text": text, "label": "rare" if rare else "often"})
+    data = str(_write(tmp_path / "rare.jsonl", rows))
+    recipe = make_recipe(
+        data={"path": data, "validation": data},
+        method=method,
+        evaluation={"thresholds": "best_f1"},
+        training={"max_steps": 30, "eval_strategy": "no", "learning_rate": 5e-3},
+    )
+    run = hftune.train(recipe)
+    loaded = hftune.load(run.path)
+    thresholds = loaded.facts.task_options["thresholds"]
+    assert sum(thresholds.values()) == pytest.approx(1)
+    assert thresholds["rare"] < 0.4
+    assert run.metrics["eval_per_class"]["rare"]["threshold"] == thresholds["rare"]
+
+    predicted = hftune.predict(loaded, data)
+    shares = {row["text"]: row["scores"]["rare"] for row in predicted}
+    for row in predicted:
+        assert (row["prediction"] == "rare") == (shares[row["text"]] >= thresholds["rare"])
+        assert row["score"] == row["scores"][row["prediction"]]
+    assert any(row["prediction"] == "rare" for row in predicted)
+    measured = hftune.evaluate(loaded, data)
+    for name in ("f1_macro", "accuracy", "loss"):
+        assert measured[f"eval_{name}"] == pytest.approx(run.metrics[f"eval_{name}"], abs=1e-5)
+
+    auto: Any = AutoModelForSequenceClassification
+    if method == "lora":
+        auto = AutoPeftModelForSequenceClassification
+    plain = auto.from_pretrained(str(run.model_path), num_labels=2).eval()
+    batch = run.tokenizer(predicted["text"][:8], padding=True, return_tensors="pt")
+    cuts = torch.tensor([thresholds[name] for name in loaded.facts.label_names])
+    with torch.no_grad():
+        ids = (plain(**batch).logits - cuts.log()).argmax(-1).tolist()
+    assert [loaded.facts.label_names[i] for i in ids] == predicted["prediction"][:8]
+
+
+@pytest.mark.parametrize(
+    ("loss", "seen"),
+    [
+        ("cross_entropy", [0.75, 0.25]),
+        ({"name": "cross_entropy", "class_weights": "balanced"}, [0.5, 0.5]),
+        ({"name": "focal", "class_weights": {"rare": 2.0}}, [0.6, 0.4]),
+    ],
+)
+def test_a_prior_knows_what_the_loss_did(
+    make_recipe: Callable[..., Any], tmp_path: Path, loss: Any, seen: list[float]
+) -> None:
+    rows = [{"text": f"alpha {n}", "label": "rare" if n % 4 == 0 else "often"} for n in range(40)]
+    path = str(_write(tmp_path / "rare.jsonl", rows))
+    data = {"path": path, "validation": path}
+    recipe = make_recipe(data=data, loss=loss, evaluation={"prior": {"rare": 0.01, "often": 0.99}})
+    task: Any = prepare(recipe).task
+    assert list(task.seen_prior.values()) == pytest.approx(seen)
+
+
+def test_bad_priors(make_recipe: Callable[..., Any], several: Path) -> None:
+    for prior, message in (
+        ({"red": 1.0}, "no share of blue, green"),
+        ([0.5, 0.6, 0.1], "sum to 1"),
+    ):
+        with pytest.raises(HftuneError, match=message):
+            hftune.check(make_recipe(evaluation={"prior": prior}))
+    with pytest.raises(HftuneError, match="goes with one label a text"):
+        hftune.check(make_recipe(data={"path": str(several)}, evaluation={"prior": "uniform"}))
+    with pytest.raises(RecipeError, match="take one of the two"):
+        make_recipe(evaluation={"prior": "uniform", "thresholds": "best_f1"})
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"name": "cross_entropy", "class_weights": {"reed": 2.0}}, "unknown labels reed"),
+        ({"name": "focal", "class_weights": [1.0, 2.0]}, "2 weights for 3 labels"),
+        ({"name": "ordinal", "class_weights": {"red": -2.0}}, "needs the order|not be negative"),
+        ({"name": "r_drop"}, "this model has none"),
+        ({"name": "ordinal"}, "needs the order of the classes"),
+        ({"name": "focal", "pos_weight": "balanced"}, "weighs the positives"),
+    ],
+)
+def test_bad_losses(make_recipe: Callable[..., Any], loss: Any, message: str) -> None:
+    with pytest.raises(HftuneError, match=message):
+        hftune.check(make_recipe(loss=loss))
+
+
+@pytest.mark.parametrize(
+    ("loss", "method"),
+    [
+        ({"name": "r_drop", "alpha": 0.5}, {"name": "lora", "lora_dropout": 0.1}),
+        ({"name": "supervised_contrastive"}, {"name": "lora"}),
+        ({"name": "focal", "class_weights": "effective_number", "beta": 0.9}, "full"),
+        ({"name": "cross_entropy", "logit_adjustment": 1.0}, "full"),
+    ],
+    ids=str,
+)
+def test_losses_learn(make_recipe: Callable[..., Any], loss: Any, method: Any) -> None:
+    """The first colour of a text; the evaluation reports the plain loss."""
+    training = {"max_steps": 40, "learning_rate": 1e-2, "eval_strategy": "no"}
+    run = hftune.train(make_recipe(loss=loss, method=method, training=training))
+    path = str(run.recipe.data.path)
+    measured, predicted = hftune.evaluate(run, path), hftune.predict(run, path)
+    assert measured["eval_accuracy"] > 0.8  # half of the rows are red
+    nll = [-math.log(row["scores"][row["label"]]) for row in predicted]
+    assert measured["eval_loss"] == pytest.approx(sum(nll) / len(nll), abs=1e-5)
 
 
 def test_a_loss_that_does_not_fit_the_labels(

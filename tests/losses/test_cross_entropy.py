@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sum over the denominator is torch's cross-entropy, for classifiers and language models."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
+from hftune.losses.class_weights import ClassWeights
 from hftune.losses.contract import LabelFacts
-from hftune.losses.cross_entropy import ClassWeights, CrossEntropy, class_weight_tensor
+from hftune.losses.cross_entropy import CrossEntropy
 from tests.losses.given import Given
 
 CLASSES = ["a", "b", "c", "d"]
@@ -145,40 +144,50 @@ def test_denominator_is_the_summed_weight() -> None:
     assert loss.denominator({"labels": labels}).item() == 2 + 2 + 0.5 + 0
 
 
-@pytest.mark.parametrize("counts", [(30, 20, 10), (1, 1, 998), (5, 5, 5)])
-def test_balanced_is_sklearns(counts: tuple[int, ...]) -> None:
-    labels = np.repeat(np.arange(3), counts)
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    weight = class_weight_tensor("balanced", ["a", "b", "c"], counts)
-    np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-6)
-
-
-def test_absent_class_weighs_one() -> None:
-    labels = np.repeat([0, 2], [30, 10])
-    present = compute_class_weight("balanced", classes=np.array([0, 2]), y=labels)
-    weight = class_weight_tensor("balanced", ["a", "b", "c"], [30, 0, 10])
-    np.testing.assert_allclose(weight.numpy(), [present[0], 1.0, present[1]], rtol=1e-6)
-
-
-def test_names_and_lists() -> None:
-    assert class_weight_tensor({"c": 3, "a": 0.5}, CLASSES, []).tolist() == [0.5, 1.0, 3.0, 1.0]
-    weight = class_weight_tensor([1, 2, 3, 4], CLASSES, [])
-    assert weight.tolist() == [1.0, 2.0, 3.0, 4.0]
-    assert weight.dtype == torch.float32
+def test_logit_adjustment_adds_the_log_shares() -> None:
+    logits, labels = normal(6, 4), torch.tensor([0, 1, 2, 3, 0, -100])
+    loss = CrossEntropy(logit_adjustment=0.7)
+    loss.fit(LabelFacts(classes=CLASSES, counts=[60, 30, 10, 0]))
+    batch = {"labels": labels}
+    mean = loss.total(Given(logits), batch)[0] / loss.denominator(batch)
+    shares = torch.tensor([60, 30, 10, 1], dtype=torch.float64) / 101  # as if one row had the last
+    expected = F.cross_entropy(logits[:5] + 0.7 * shares.log(), labels[:5])
+    torch.testing.assert_close(mean, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"),
+    ("options", "expected"),
     [
-        ({"a": 1.0, "z": 2.0, "y": 2.0}, "unknown labels y, z\nlabels: a, b, c, d"),
-        ([1.0, 2.0], "2 weights for 4 labels\nlabels in order: a, b, c, d"),
-        ([1.0, -0.1, 1.0, 1.0], "not be negative|not negative"),
-        ({"a": -1.0}, "not be negative|not negative"),
-        ([0.0] * 4, "nor all of them zero"),
-        ([float("nan"), 1.0, 1.0, 1.0], "class_weights"),
-        ([float("inf"), 1.0, 1.0, 1.0], "class_weights"),
+        ({}, [0.6, 0.3, 0.1]),
+        ({"class_weights": "balanced"}, [1 / 3, 1 / 3, 1 / 3]),
+        ({"class_weights": [1.0, 2.0, 0.0]}, [0.5, 0.5, 0.0]),
+        ({"logit_adjustment": 1.0}, [1 / 3, 1 / 3, 1 / 3]),
+        ({"logit_adjustment": 0.5}, [0.6**0.5, 0.3**0.5, 0.1**0.5]),
     ],
 )
-def test_refused(weights: ClassWeights, message: str) -> None:
-    with pytest.raises(HftuneError, match=message):
-        CrossEntropy(class_weights=weights).fit(LabelFacts(classes=CLASSES, counts=[1] * 4))
+def test_prior_is_what_a_model_without_inputs_learns(options: dict, expected: list[float]) -> None:
+    """Logits that are parameters, fitted to 6, 3 and 1 rows, say the shares that the loss tells."""
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    loss = CrossEntropy(**options)
+    loss.fit(LabelFacts(classes=["a", "b", "c"], counts=[6, 3, 1]))
+    told = loss.prior()
+    assert told is not None
+    torch.testing.assert_close(told.double(), torch.tensor(expected).double() / sum(expected))
+    logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss.cross_entropy(logits.expand(10, 3), labels)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    torch.testing.assert_close(logits.softmax(0), told.double(), atol=1e-3, rtol=0)
+
+
+def test_beta_without_effective_number_is_refused() -> None:
+    with pytest.raises(HftuneError, match="effective_number"):
+        CrossEntropy(class_weights="balanced", beta=0.9).fit(
+            LabelFacts(classes=CLASSES, counts=[1] * 4)
+        )

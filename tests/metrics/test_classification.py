@@ -79,7 +79,7 @@ def test_per_class(scored: Scored) -> None:
         labels, scores.argmax(1), labels=range(len(names)), target_names=names,
         output_dict=True, zero_division=0,
     )  # fmt: skip
-    found = per_class_metrics(scores, labels, names)
+    found = per_class_metrics(scores.argmax(1), labels, names)
     assert list(found) == names
     for name in names:
         assert found[name] == pytest.approx(

@@ -36,6 +36,17 @@ def test_the_docs_page_is_the_table() -> None:
         ({"training": {"save_strategy": "best", "eval_strategy": "no"}}, "best needs evaluation"),
         ({"data": {"path": "x", "validation": "y", "validation_size": 0.2}}, "nothing is split"),
         ({"data": {"path": "x", "validation_size": 0, "max_eval_samples": 3}}, "no validation"),
+        ({"loss": {"name": "focal", "beta": 0.9}}, "that of class_weights: effective_number"),
+        ({"loss": {"name": "focal", "beta": 0.9, "class_weights": "inverse"}}, "effective_number"),
+        ({"loss": "focal", "training": {"label_smoothing_factor": 0.1}}, "cross_entropy, r_drop"),
+        ({"loss": "supervised_contrastive", "training": {"per_device_train_batch_size": 1}},
+         "one row has no other"),
+        ({"loss": {"name": "r_drop", "alpha": 0}}, "must be above 0"),
+        ({"loss": {"name": "huber", "delta": -1}}, "must be above 0"),
+        ({"loss": {"name": "focal", "gamma": -0.5}}, "must be at least 0"),
+        ({"loss": {"name": "focal", "class_weights": "inversed"}}, "did you mean inverse"),
+        ({"loss": {"name": "cross_entropy", "class_weights": {"a": None}}}, "loss.class_weights.a"),
+        ({"loss": "mse", "task": "text-generation"}, "mse goes with text-classification only"),
     ],
 )  # fmt: skip
 def test_conflicts(sections: dict, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +68,24 @@ def test_conflicts(sections: dict, says: str, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_what_goes_together(training: dict) -> None:
     Recipe(task="text-classification", model="x", data="x", training=training)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "cross_entropy", "class_weights": "inverse"},
+        {"name": "cross_entropy", "logit_adjustment": 1.0},
+        {"name": "focal", "class_weights": "effective_number"},
+        {"name": "bce_with_logits", "pos_weight": "balanced"},
+    ],
+)
+def test_what_counts_rows_goes_with_no_stream(loss: dict) -> None:
+    data = {"path": "x", "streaming": True, "label_names": ["a", "b"], "validation_size": 0}
+    training = {"max_steps": 3}
+    with pytest.raises(RecipeError, match="which a stream cannot"):
+        Recipe(task="text-classification", model="x", data=data, loss=loss, training=training)
+    given = {"name": "focal", "class_weights": {"a": 2.0}}
+    Recipe(task="text-classification", model="x", data=data, loss=given, training=training)
 
 
 def test_every_rule_has_a_key_of_the_schema() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels of the three kinds: what is read, what is guessed, what is refused."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from hftune.tasks.text_classification import TextClassification
 from hftune.training.sources import hold_out
 
 COLUMNS = {"text": "text", "label": "label"}
-MULTI, NUMBER = "multi_label_classification", "regression"
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+NUMBER = "regression"
 
 
 def selected(task: TextClassification, labels: list[Any], features: Any = None) -> list[Any]:
@@ -187,6 +189,93 @@ def test_best_thresholds_are_those_of_a_search() -> None:
         best = max(f1_score(labels[:, index], shares[:, index] >= t) for t in shares[:, index])
         reached = f1_score(labels[:, index], shares[:, index] >= found[index])
         assert reached == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        ("ab", None, [0.5, 0.5]),
+        ("ab", "best_f1", [0.5, 0.5]),  # until they are known
+        ("ab", 0.3, [0.7, 0.3]),
+        ("ab", {"a": 0.3}, [0.3, 0.7]),
+        ("ab", {"a": 0.3, "b": 0.4}, [0.3, 0.4]),
+        ("abcd", {"c": 0.1}, [0.25, 0.25, 0.1, 0.25]),
+    ],
+)
+def test_thresholds_of_classes_that_compete(names: str, given: Any, expected: list[float]) -> None:
+    kind = TextClassification(list(names), problem_type=SINGLE).kind
+    assert kind.thresholds(given, list(names)).tolist() == pytest.approx(expected)
+
+
+def test_the_highest_probability_over_threshold_wins() -> None:
+    task = TextClassification(["a", "b", "c"], problem_type=SINGLE, thresholds={"c": 0.1})
+    shares = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]])
+    logits, known = shares.log() + 3.0, LabelSet(["a", "b", "c"], np.array([1 / 3, 1 / 3, 0.1]))
+    told = [task.kind.answer(row, known) for row in logits]
+    assert [answer["prediction"] for answer in told] == ["c", "a", "b"]
+    assert told[0]["score"] == pytest.approx(0.2)  # of what is given, not the highest
+    kept = {"scores": logits.numpy(), "labels": np.array([2, 0, 0])}
+    assert task.judged(kept) == ([2, 0, 1], [2, 0, 0])
+    figures, plain = task.metrics(kept), TextClassification(["a", "b", "c"], problem_type=SINGLE)
+    assert figures["accuracy"] == pytest.approx(2 / 3)
+    assert figures["loss"] == plain.metrics(kept)["loss"]
+    assert figures["roc_auc"] == plain.metrics(kept)["roc_auc"]
+    assert task.per_class(kept)["c"] == {
+        "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1.0, "threshold": 0.1,
+    }  # fmt: skip
+    assert "threshold" not in plain.per_class(kept)["c"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "given", "message"),
+    [
+        (SINGLE, "abc", 0.3, "the second of two classes, and there are 3"),
+        (SINGLE, "ab", {"c": 0.3}, "unknown labels c"),
+        (SINGLE, "ab", 1.0, "between 0 and 1"),
+        (NUMBER, "", 0.3, "numbers are not decided"),
+    ],
+)
+def test_thresholds_that_decide_nothing(kind: str, names: str, given: Any, message: str) -> None:
+    with pytest.raises(HftuneError, match=message):
+        TextClassification(problem_type=kind).kind.thresholds(given, list(names))
+
+
+def test_a_prior_corrects_all_but_the_loss() -> None:
+    """Shares of .8 and .2 in training, of .5 each in use: odds rise by four."""
+    task = TextClassification(["a", "b"], problem_type=SINGLE, prior={"b": 0.5, "a": 0.5})
+    task.learn_prior([0.8, 0.2])
+    again = TextClassification(**json.loads(json.dumps(task.options())))
+    logits = torch.tensor([[0.75, 0.25], [0.9, 0.1]]).log()
+    kept = {"scores": logits.numpy(), "labels": np.array([1, 0])}
+    plain = TextClassification(["a", "b"], problem_type=SINGLE)
+    for corrected in (task, again):
+        answer = corrected.kind.answer(logits[0], corrected._known())
+        assert answer["prediction"] == "b"
+        assert answer["scores"]["b"] == pytest.approx(4 * 0.25 / (4 * 0.25 + 0.75))
+        assert corrected.metrics(kept)["accuracy"] == 1.0
+        assert corrected.metrics(kept)["loss"] == plain.metrics(kept)["loss"]
+    assert plain.metrics(kept)["accuracy"] == 0.5
+
+
+def test_a_prior_goes_with_one_label_a_text() -> None:
+    task = TextClassification(problem_type=MULTI, prior="uniform")
+    with pytest.raises(HftuneError, match=r"evaluation\.prior: it goes with one label a text"):
+        task.learn(Dataset.from_dict({"label": [["a"], ["b"]]}), None)
+
+
+@pytest.mark.parametrize("kind", [SINGLE, MULTI])
+def test_thresholds_found_for_classes_are_remembered(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.choice(3, 90, p=[0.8, 0.15, 0.05])
+    scores = generator.normal(size=(90, 3)) + np.log([0.8, 0.15, 0.05]) + np.eye(3)[labels]
+    kept = {"scores": scores, "labels": np.eye(3)[labels] if kind == MULTI else labels}
+    task = TextClassification(["a", "b", "c"], problem_type=kind, thresholds="best_f1")
+    before = task.metrics(kept)["f1_macro"]
+    task.calibrate(kept)
+    reached = task.metrics(kept)["f1_macro"]
+    assert reached > before
+    again = TextClassification(**json.loads(json.dumps(task.options())))
+    assert again.metrics(kept)["f1_macro"] == reached
 
 
 def test_thresholds_found_are_remembered() -> None:

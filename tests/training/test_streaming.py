@@ -278,7 +278,7 @@ def test_a_stream_of_a_data_set_knows_its_class_names(
          "loss.pos_weight: balanced counts all rows, which a stream cannot; give the weights"),
         ({"data": {"label_names": ["a"]},
           "loss": {"name": "cross_entropy", "class_weights": "balanced"}},
-         "loss.class_weights: balanced counts all rows, which a stream cannot; give the weights"),
+         "loss.class_weights: weights by name are counted over all rows, which a stream cannot"),
         ({"data": {"label_names": ["a"]}, "training": {"max_steps": -1}},
          "a stream has no length: set training.max_steps"),
     ],
@@ -323,5 +323,5 @@ def test_what_a_stream_cannot(
 
 def test_balanced_weights_are_refused(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
     loss = {"name": "cross_entropy", "class_weights": "balanced"}
-    with pytest.raises(RecipeError, match="balanced counts all rows, which a stream cannot"):
+    with pytest.raises(RecipeError, match="counted over all rows, which a stream cannot"):
         streamed(make_recipe, pairs_file, loss=loss)

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 import hftune
 from hftune.core.shipped import accelerate_config
+from tests.training.loss_cases import Bench, all_cases, kind_recipes
+from tests.training.several_processes import GRADIENTS
 
 PROCESS = Path(__file__).parent / "several_processes.py"
 COLOURS = ("red", "green", "blue")
@@ -33,7 +35,7 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "text2text-generation": ("text2text-generation", BALANCED, {}),
     "token-classification": ("token-classification", BALANCED, {}),
     "multi-label": ("text-classification", MULTI_LABEL, {}),
-    "regression": ("text-classification", "mse", {}),
+    "regression": ("text-classification", {"name": "huber", "delta": 0.5}, {}),
     "prune": ("text-classification", BALANCED, {"method": PRUNE}),
     # The head trains alone, the top layer after 3 steps, the lower one after 6; both recomputed.
     "unfreezing": (
@@ -134,7 +136,7 @@ def start(*command: str) -> str:
         command,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -161,6 +163,17 @@ def check_equal(one: Path, two: Path, model: Path) -> None:
                 assert metrics[1][name][row] == pytest.approx(figures, abs=1e-5), (name, row)
         else:
             assert metrics[1][name] == pytest.approx(metrics[0][name], abs=1e-5), name
+
+
+def check_gradients(kinds: dict[str, Any], shared: dict[str, torch.Tensor]) -> None:
+    """Compare every loss's gradient with that of one process, in float64."""
+    benches = {kind: Bench(sections) for kind, sections in kinds.items()}
+    cases = all_cases()
+    assert shared.keys() == {str(case) for case in cases}
+    for case in cases:
+        here = benches[case.kind]
+        alone = here.gradient(here.loss(case), [len(here.rows)])
+        torch.testing.assert_close(shared[str(case)], alone, atol=1e-10, rtol=0, msg=str(case))
 
 
 def speed(name: str) -> bool:
@@ -205,7 +218,11 @@ def test_two_processes_equal_one_in_every_task(
     listed.write_text(json.dumps(list(recipes["two"].values())))
     config = str(accelerate_config("multi_cpu"))
     accelerate = str(Path(sys.executable).parent / "accelerate")
-    start(accelerate, "launch", "--config_file", config, str(PROCESS), str(listed))
+    kinds = kind_recipes(tmp_path, models, rows)
+    (tmp_path / "kinds.json").write_text(json.dumps(kinds))
+    given = [str(listed), str(tmp_path / "kinds.json")]
+    start(accelerate, "launch", "--config_file", config, str(PROCESS), *given)
+    check_gradients(kinds, load_file(tmp_path / GRADIENTS))
     for name, (task, _, _) in CASES.items():
         train_alone(recipes["one"][name])
         check_equal(tmp_path / "one" / name, tmp_path / "two" / name, models[task])

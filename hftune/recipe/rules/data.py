@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules of the rows: their labels, streams, and the validation part."""
 
-from functools import partial
-
-from hftune.recipe.rules.rule import Rule, Sections, has_validation, training
+from hftune.recipe.rules.rule import Rule, has_validation, training
 
 STREAMED = ("text-classification", "text-generation")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-
-
-def _balances_a_stream(name: str, sections: Sections) -> bool:
-    loss = sections["loss"]
-    return sections["data"].streaming and loss is not None and loss.options.get(name) == "balanced"
 
 
 DATA_RULES = (
@@ -76,14 +69,6 @@ DATA_RULES = (
         "training.dataloader_num_workers",
         "a stream is read by the process that trains",
         lambda s: s["data"].streaming and training(s, "dataloader_num_workers", 0) > 0,
-    ),
-    *(
-        Rule(
-            f"loss.{name}",
-            "balanced counts all rows, which a stream cannot; give the weights",
-            partial(_balances_a_stream, name),
-        )
-        for name in ("class_weights", "pos_weight")
     ),
     Rule(
         "data.path",

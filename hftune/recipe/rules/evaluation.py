@@ -16,6 +16,16 @@ EVALUATION_RULES = (
         lambda s: s["evaluation"].thresholds == "best_f1" and not has_validation(s),
     ),
     Rule(
+        "evaluation.prior",
+        "best_f1 finds what suits the validation rows, whatever the prior: take one of the two",
+        lambda s: s["evaluation"].thresholds == "best_f1" and s["evaluation"].prior is not None,
+    ),
+    Rule(
+        "evaluation.prior",
+        "it corrects the shares of the training rows, which a stream cannot count",
+        lambda s: s["data"].streaming and s["evaluation"].prior is not None,
+    ),
+    Rule(
         "evaluation.generation",
         "judging texts needs sacrebleu and rouge-score: pip install 'hftune[generation]', or set "
         "it to false",

@@ -55,6 +55,11 @@ PROBE_RULES = (
         lambda s: _fitted(s) and s["loss"] is not None,
     ),
     Rule(
+        "evaluation.prior",
+        "a probe's classifier does not tell what shares it assumes",
+        lambda s: _fitted(s) and s["evaluation"].prior is not None,
+    ),
+    Rule(
         "model.classifier_pooling",
         "a probe has no head in the model: say method.pooling",
         lambda s: _fitted(s) and s["model"].classifier_pooling != "cls",

@@ -3,7 +3,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hftune.core.errors import HftuneError
 from hftune.data.split import Keys
 
 
@@ -21,11 +22,24 @@ class LabelSet:
 
     Attributes:
         names: By id; empty where numbers are predicted.
-        thresholds: Probability from which on each is given, where a text may have several.
+        thresholds: Probability from which on each is given, where a text may have several; else
+            what the probabilities are divided by before the highest is taken.
+        shift: What is added to the logits for another prior, by id, or nothing.
     """
 
     names: Sequence[str]
     thresholds: NDArray[Any]
+    shift: NDArray[Any] | float = 0.0
+
+    def corrected(self, scores: NDArray[Any]) -> NDArray[Any]:
+        """Return logits whose probabilities hold for the prior where the model is used."""
+        shifted: NDArray[Any] = scores + np.asarray(self.shift, scores.dtype)
+        return shifted
+
+
+#: As a recipe gives them: one for all, by label, or the word for those to be found.
+Thresholds = float | dict[str, float] | str | None
+HALF = 0.5
 
 
 class ProblemType(ABC):
@@ -74,6 +88,19 @@ class ProblemType(ABC):
         """Return how often each label occurs."""
 
     @abstractmethod
+    def thresholds(self, given: Thresholds, names: Sequence[str]) -> NDArray[Any]:
+        """Return one threshold a label, those that change nothing where none are known yet.
+
+        Raises:
+            HftuneError: A label is unknown, a value is no probability, or there is nothing to
+                decide.
+        """
+
+    @abstractmethod
+    def best_thresholds(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+        """Return the thresholds with the highest F1, from logits ``(rows, classes)``."""
+
+    @abstractmethod
     def metrics(
         self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, float]:
@@ -92,6 +119,17 @@ class ProblemType(ABC):
     @abstractmethod
     def answer(self, logits: Tensor, known: LabelSet) -> dict[str, Any]:
         """Return what ``hftune predict`` writes of a row, from its logits ``(classes,)``."""
+
+
+def check_thresholds(given: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise :class:`HftuneError` if a label is unknown or a value is no probability."""
+    if unknown := sorted(set(given) - set(names)):
+        raise HftuneError(
+            f"evaluation.thresholds: unknown labels {', '.join(unknown)}",
+            hint=f"labels: {', '.join(names[:20])}",
+        )
+    if not all(0 < value < 1 for value in given.values()):
+        raise HftuneError("evaluation.thresholds: a threshold is a probability between 0 and 1")
 
 
 def as_number(value: Any) -> float | None:

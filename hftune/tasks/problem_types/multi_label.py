@@ -16,10 +16,14 @@ from torch import Tensor
 from hftune.core.errors import HftuneError
 from hftune.data.split import Keys
 from hftune.metrics.multi_label import multi_label_metrics, per_label_metrics
-from hftune.tasks.problem_types.contract import LabelSet, ProblemType, label_order
-
-HALF = 0.5
-Thresholds = float | dict[str, float] | str | None
+from hftune.tasks.problem_types.contract import (
+    HALF,
+    LabelSet,
+    ProblemType,
+    Thresholds,
+    check_thresholds,
+    label_order,
+)
 
 
 class MultiLabel(ProblemType):
@@ -106,6 +110,14 @@ class MultiLabel(ProblemType):
         counts: NDArray[np.int64] = np.nansum(np.asarray(encoded), axis=0).astype(np.int64)
         return counts
 
+    def thresholds(self, given: Thresholds, names: Sequence[str]) -> NDArray[Any]:
+        """Return one probability a label; see :func:`as_thresholds`."""
+        return as_thresholds(given, names)
+
+    def best_thresholds(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+        """See :func:`best_f1_thresholds`."""
+        return best_f1_thresholds(scores, labels)
+
     def metrics(
         self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, float]:
@@ -172,11 +184,5 @@ def as_thresholds(given: Thresholds, names: Sequence[str]) -> NDArray[Any]:
     if given is None or isinstance(given, str):
         return np.full(len(names), HALF)
     by_name = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
-    if unknown := sorted(set(by_name) - set(names)):
-        raise HftuneError(
-            f"evaluation.thresholds: unknown labels {', '.join(unknown)}",
-            hint=f"labels: {', '.join(names[:20])}",
-        )
-    if not all(0 < value < 1 for value in by_name.values()):
-        raise HftuneError("evaluation.thresholds: a threshold is a probability between 0 and 1")
+    check_thresholds(by_name, names)
     return np.array([by_name.get(name, HALF) for name in names])

@@ -12,7 +12,7 @@ from torch import Tensor
 from hftune.core.errors import HftuneError
 from hftune.data.split import Keys
 from hftune.metrics.regression import regression_metrics
-from hftune.tasks.problem_types.contract import LabelSet, ProblemType, as_number
+from hftune.tasks.problem_types.contract import LabelSet, ProblemType, Thresholds, as_number
 
 FAR = 10.0
 STRATA_OF_NUMBERS = 10
@@ -81,6 +81,16 @@ class Regression(ProblemType):
     def counts(self, encoded: Any, num_classes: int) -> NDArray[np.integer[Any]]:
         """Return nothing: numbers are no classes."""
         return np.zeros(0, dtype=np.int64)
+
+    def thresholds(self, given: Thresholds, names: Sequence[str]) -> NDArray[Any]:
+        """Return none; see :class:`ProblemType`."""
+        if given is not None:
+            raise HftuneError("evaluation.thresholds: numbers are not decided by a threshold")
+        return np.zeros(0)
+
+    def best_thresholds(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+        """Return none; see :class:`ProblemType`."""
+        return np.zeros(0)
 
     def metrics(
         self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet

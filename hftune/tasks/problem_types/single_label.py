@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """One label a text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import codes, column_array
 from hftune.data.select import distinct_values, label_column
 from hftune.data.split import Keys
-from hftune.metrics.classification import classification_metrics, per_class_metrics
-from hftune.tasks.problem_types.contract import LabelSet, ProblemType, label_order
+from hftune.metrics.classification import classification_metrics, log_loss, per_class_metrics
+from hftune.metrics.decisions import best_macro_f1_thresholds, decided
+from hftune.tasks.problem_types.contract import (
+    LabelSet,
+    ProblemType,
+    Thresholds,
+    check_thresholds,
+    label_order,
+)
 
 
 class SingleLabel(ProblemType):
@@ -58,27 +66,60 @@ class SingleLabel(ProblemType):
         """Count ids; see :class:`ProblemType`."""
         return np.bincount(np.asarray(encoded), minlength=num_classes)
 
+    def thresholds(self, given: Thresholds, names: Sequence[str]) -> NDArray[Any]:
+        """Return what probabilities are divided by; one number is that of the second of two.
+
+        Of two classes a threshold left out is the rest to 1; of more it is 1 over their number.
+        """
+        even = np.full(len(names), 1 / max(len(names), 1))
+        if given is None or isinstance(given, str):
+            return even
+        if not isinstance(given, Mapping):
+            if len(names) != 2:
+                raise HftuneError(
+                    f"evaluation.thresholds: {given} is the threshold of the second of two "
+                    f"classes, and there are {len(names)}",
+                    hint="say label: threshold, or best_f1",
+                )
+            given = {names[1]: given}
+        check_thresholds(given, names)
+        if len(names) == 2 and len(given) == 1:
+            ((name, value),) = given.items()
+            given = {other: value if other == name else 1 - value for other in names}
+        return np.array([given.get(name, rest) for name, rest in zip(names, even, strict=True)])
+
+    def best_thresholds(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+        """See :func:`best_macro_f1_thresholds`."""
+        return best_macro_f1_thresholds(scores, labels)
+
     def metrics(
         self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, float]:
-        """See :func:`classification_metrics`."""
-        return classification_metrics(scores, labels)
+        """See :func:`classification_metrics`; the loss is of the model's own probabilities."""
+        figures = classification_metrics(
+            known.corrected(scores), labels, self.predicted(scores, known)
+        )
+        return {**figures, "loss": log_loss(scores, labels)}
 
     def per_class(
         self, scores: NDArray[Any], labels: NDArray[Any], known: LabelSet
     ) -> dict[str, dict[str, float]]:
-        """See :func:`per_class_metrics`."""
-        return per_class_metrics(scores, labels, known.names)
+        """See :func:`per_class_metrics`; with the thresholds, where they are not all equal."""
+        rows = per_class_metrics(self.predicted(scores, known), labels, known.names)
+        if np.ptp(known.thresholds) > 0:
+            for row, threshold in zip(rows.values(), known.thresholds, strict=True):
+                row["threshold"] = float(threshold)
+        return rows
 
     def predicted(self, scores: NDArray[Any], known: LabelSet) -> NDArray[Any]:
-        """Return the id of the highest logit; see :class:`ProblemType`."""
-        ids: NDArray[Any] = scores.argmax(-1)
-        return ids
+        """Return the id of the highest probability over threshold; see :class:`ProblemType`."""
+        return decided(known.corrected(scores), known.thresholds)
 
     def answer(self, logits: Tensor, known: LabelSet) -> dict[str, Any]:
-        """Return the best label, its probability and all of them; see :class:`ProblemType`."""
-        shares = logits.softmax(-1).tolist()
-        best = int(np.argmax(shares))
+        """Return the label given, its probability and all of them; see :class:`ProblemType`."""
+        scores = known.corrected(logits.numpy())
+        shares = softmax(scores, -1).tolist()
+        best = int(decided(scores, known.thresholds))
         return {
             "prediction": known.names[best],
             "score": shares[best],

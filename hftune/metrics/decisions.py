@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From logits to one class: thresholds, the search for them, and the correction of a prior.
+
+A class is given where its probability, divided by its threshold, is the highest. With two classes
+whose thresholds sum to 1 that is: the second from its threshold on. In logarithms it is an offset
+to each logit, the form of the best decisions for F1 and for costs by class.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Ids = NDArray[np.integer[Any]]
+SWEEPS = 20
+
+
+def decided(scores: Floats, thresholds: Floats) -> Ids:
+    """Return the class of each row, shape ``(rows,)``.
+
+    Args:
+        scores: Logits, shape ``(rows, classes)``.
+        thresholds: Above zero, shape ``(classes,)``; only their ratios count.
+
+    Example:
+        >>> decided(np.log([[0.7, 0.3], [0.9, 0.1]]), np.array([0.75, 0.25]))
+        array([1, 0])
+    """
+    ids: Ids = (scores - np.log(thresholds)).argmax(-1)
+    return ids
+
+
+def prior_shift(prior: Floats, seen: Floats) -> Floats:
+    """Return what to add to the logits so that their softmax holds for another prior.
+
+    ``p'(c|x)`` is proportional to ``p(c|x) * prior[c] / seen[c]`` where the texts of each class
+    stay what they were.
+
+    Args:
+        prior: Class shares where the model is used, shape ``(classes,)``.
+        seen: Class shares that its probabilities assume, the same shape.
+
+    References:
+        Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
+            Probabilities", 2002, Neural Computation 14(1), equation 2.4.
+    """
+    shift: Floats = np.log(prior) - np.log(seen)
+    return shift
+
+
+def best_macro_f1_thresholds(scores: Floats, labels: Ids) -> Floats:
+    """Return thresholds, with the sum 1, that give rows their highest macro F1.
+
+    One class after the other gets its best threshold beside the others', by all cuts there are,
+    until none gains. With two classes that is the best there is; with more it is a local best.
+
+    Args:
+        scores: Logits, shape ``(rows, classes)``.
+        labels: Class ids, shape ``(rows,)``.
+    """
+    scores = scores.astype(np.float64)
+    offsets = np.zeros(scores.shape[1])
+    best = _macro_f1(scores.argmax(-1), labels, len(offsets))
+    for _ in range(SWEEPS):
+        before = best
+        for index in range(len(offsets)):
+            offset, reached = _best_offset(scores, offsets, labels, index)
+            if reached > best + 1e-12:
+                offsets[index], best = offset, reached
+        if best == before:
+            break
+    thresholds = np.exp(offsets.min() - offsets)
+    normalized: Floats = thresholds / thresholds.sum()
+    return normalized
+
+
+def _macro_f1(predicted: Ids, labels: Ids, classes: int) -> float:
+    right = np.bincount(labels[predicted == labels], minlength=classes)
+    given = np.bincount(predicted, minlength=classes)
+    return float(_mean_f1(right, given + np.bincount(labels, minlength=classes)))
+
+
+def _mean_f1(right: Any, either: Any) -> Any:
+    """Mean of ``2 * right / (given + labelled)`` over the classes that occur, on the last axis."""
+    f1 = 2 * right / np.maximum(either, 1)
+    return f1.sum(-1) / (either > 0).sum(-1)
+
+
+def _best_offset(scores: Floats, offsets: Floats, labels: Ids, index: int) -> tuple[float, float]:
+    """Return the offset of one class beside the others', and the macro F1 that it reaches.
+
+    A row turns to the class where the offset passes its rival's lead, so the rows in the order of
+    these leads give all macro F1s there are by running sums.
+    """
+    rivals = scores + offsets
+    rivals[:, index] = -np.inf
+    rival = rivals.argmax(-1)
+    lead = rivals.max(-1) - scores[:, index]
+    order = np.argsort(lead, kind="stable")
+    lead, rival, labels = lead[order], rival[order], labels[order]
+
+    classes = np.arange(scores.shape[1])
+    lost = rival[:, None] == classes  # what each row was before it turned
+    right = _running(lost & (labels == rival)[:, None])
+    given = _running(lost)
+    right, given = right[-1] - right, given[-1] - given
+    right[:, index] = _running(labels == index)
+    given[:, index] = np.arange(len(labels) + 1)
+    f1 = _mean_f1(right, given + np.bincount(labels, minlength=len(classes)))
+
+    edges = np.concatenate([[lead[0] - 2], lead, [lead[-1] + 2]])
+    f1 = np.where(np.diff(edges) > 0, f1, -1.0)  # no offset lies between equal leads
+    middles = (edges[:-1] + edges[1:]) / 2
+    best = np.flatnonzero(f1 == f1.max())
+    chosen = best[np.abs(middles[best] - offsets[index]).argmin()]
+    return float(middles[chosen]), float(f1[chosen])
+
+
+def _running(turned: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Running sums along the rows, the one over none of them first."""
+    sums: NDArray[np.int64] = np.cumsum(turned, axis=0, dtype=np.int64)
+    return np.concatenate([np.zeros_like(sums[:1]), sums])

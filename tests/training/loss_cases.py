@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The combinations of the loss contract, and the gradient of one group of rows, split as asked.
+
+Gradients go through the Trainer's own steps: ``get_batch_samples`` counts, ``training_step`` calls
+``compute_loss``, which divides. One Trainer serves all losses of a kind of labels.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hftune import Recipe
+from hftune.losses import LOSSES
+from hftune.losses.contract import LabelFacts, Loss
+from hftune.tasks import TASKS
+from hftune.tasks.contract import blank_row
+from hftune.training.build import build_model, build_trainer
+from hftune.training.plan import Plan
+from hftune.training.prepare import prepare
+from hftune.training.trainer import HftuneTrainer
+
+CLASSIFICATION = "text-classification"
+SINGLE_LABEL = "single_label_classification"
+#: Options of a loss -> values to try; each with each.
+OPTIONS: dict[str, Sequence[Any]] = {
+    "class_weights": (None, "balanced"),
+    "pos_weight": (None, "balanced"),
+    "logit_adjustment": (None, 1.0),
+}
+ONE_LABEL, SEVERAL_LABELS = ("class_weights", "logit_adjustment"), ("pos_weight",)
+#: Rows of the group in whose gradients the splits are compared; one of them is blank.
+GROUP, BLANK = 8, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A loss with its options, for a kind of labels: a problem type, or a task."""
+
+    kind: str
+    name: str
+    options: tuple[tuple[str, Any], ...]
+    smoothing: float
+
+    def __str__(self) -> str:
+        said = [f"{key}={value}" for key, value in self.options if value is not None]
+        return ", ".join([self.kind, self.name, *said, f"smoothing {self.smoothing}"])
+
+    def build(self, facts: LabelFacts) -> Loss:
+        """Return the loss, fitted."""
+        loss: Loss = LOSSES[self.name].resolve()(**dict(self.options))
+        loss.fit(dataclasses.replace(facts, label_smoothing=self.smoothing))
+        return loss
+
+
+def all_cases() -> list[Case]:
+    """Return every loss with every task and option that go together; row comparers are exempt."""
+    return [
+        Case(kind, name, options, smoothing)
+        for name, row in LOSSES.items()
+        if not row.compares_rows
+        for kind in _kinds(name)
+        for options in _options(name, kind)
+        for smoothing in ((0.0, 0.1) if row.smooths else (0.0,))
+    ]
+
+
+def _kinds(name: str) -> list[str]:
+    row = LOSSES[name]
+    types = row.problem_types if row.suits(CLASSIFICATION) else ()
+    others = [task for task in TASKS if task != CLASSIFICATION and row.suits(task)]
+    return [*types, *(others if SINGLE_LABEL in row.problem_types else ())]
+
+
+def _options(name: str, kind: str) -> Iterator[tuple[tuple[str, Any], ...]]:
+    fields = {field.name for field in dataclasses.fields(LOSSES[name].resolve_options())}
+    suited = SEVERAL_LABELS if kind == "multi_label_classification" else ONE_LABEL
+    tried = [option for option in suited if option in fields]
+    for values in itertools.product(*(OPTIONS[option] for option in tried)):
+        yield tuple(zip(tried, values, strict=True))
+
+
+def kind_recipes(
+    folder: Path, models: dict[str, Path], files: dict[str, Path]
+) -> dict[str, dict[str, Any]]:
+    """Return kind -> sections of a recipe, with rows of ragged lengths.
+
+    Args:
+        folder: Where rows and runs go.
+        models: Task -> model.
+        files: Task -> rows.
+    """
+    rows = [json.loads(line) for line in files[CLASSIFICATION].read_text().splitlines()]
+    labels: dict[str, Any] = {
+        SINGLE_LABEL: [("red", "green", "blue").index(row["label"]) for row in rows],
+        "multi_label_classification": [row["text"].split()[:2] for row in rows],
+        "regression": [len(row["text"]) / 10 for row in rows],
+    }
+    written = {task: files[task] for task in TASKS if task != CLASSIFICATION}
+    for kind, column in labels.items():
+        lines = [
+            json.dumps({"text": row["text"], "label": list(dict.fromkeys(label))}
+                       if isinstance(label, list) else {"text": row["text"], "label": label})
+            for row, label in zip(rows, column, strict=True)
+        ]  # fmt: skip
+        written[kind] = folder / f"{kind}.jsonl"
+        written[kind].write_text("\n".join(lines))
+    return {
+        kind: {
+            "task": kind if kind in TASKS else CLASSIFICATION,
+            "model": {
+                "path": str(models[kind if kind in TASKS else CLASSIFICATION]),
+                "config": {} if kind in TASKS else {"problem_type": kind},
+            },
+            "data": {"path": str(path), "validation_size": 0, "max_length": 24},
+            "method": "full",
+            "training": {"output_dir": str(folder / kind), "use_cpu": True, "max_steps": 1},
+        }
+        for kind, path in written.items()
+    }
+
+
+class Bench:
+    """One Trainer in float64 for all losses of a kind of labels.
+
+    Args:
+        sections: Of a recipe without a loss.
+    """
+
+    def __init__(self, sections: dict[str, Any]) -> None:
+        self.plan: Plan = prepare(Recipe(**sections))
+        self.model: nn.Module = build_model(self.plan).double()
+        self.trainer: HftuneTrainer = build_trainer(self.plan, self.model)
+        rows = [self.plan.train.rows[3 * index] for index in range(GROUP)]  # of several classes
+        rows[BLANK] = blank_row(rows[BLANK])
+        self.rows = rows
+
+    def loss(self, case: Case) -> Loss:
+        """Return the case's loss, fitted to all of the rows."""
+        plan = self.plan
+        return case.build(
+            LabelFacts(
+                classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
+                counts=plan.class_counts().tolist(),
+                rows=plan.train.num_rows,
+                causal=plan.task.causal,
+                problem_type=plan.task.problem_type,
+            )
+        )
+
+    def gradient(self, loss: Loss, sizes: Sequence[int]) -> Tensor:
+        """Return the gradient of one optimizer step over micro-batches of so many rows."""
+        ends = list(itertools.accumulate(sizes))
+        return self.of_batches(
+            loss, [self.rows[end - n : end] for end, n in zip(ends, sizes, strict=True)]
+        )
+
+    def of_batches(self, loss: Loss, batches: Sequence[Sequence[Any]]) -> Tensor:
+        """Return the same over micro-batches of given rows."""
+        trainer = self.trainer
+        trainer.loss = loss
+        trainer.current_gradient_accumulation_steps = len(batches)
+        self.model.zero_grad()
+        collated = iter([trainer.data_collator(list(rows)) for rows in batches])
+        device = torch.device("cpu")
+        group, denominator = trainer.get_batch_samples(collated, len(batches), device)
+        with two_draws(self.model):
+            for batch in group:
+                trainer.training_step(self.model, batch, denominator)
+        found = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
+        return torch.cat(found)
+
+
+@contextmanager
+def two_draws(model: Any) -> Iterator[None]:
+    """Let the two copies of a doubled batch differ, as dropout would, but the same every time."""
+
+    def draw(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        (ids,) = inputs
+        half = len(ids) // 2
+        if len(ids) % 2 or not torch.equal(ids[:half], ids[half:]):
+            return output
+        kept = torch.arange(output.shape[-1]) % 5 != 0
+        return torch.cat([output[:half], output[half:] * kept])
+
+    handle = model.get_input_embeddings().register_forward_hook(draw)
+    try:
+        yield
+    finally:
+        handle.remove()
