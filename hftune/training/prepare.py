@@ -29,6 +29,7 @@ from hftune.training.choices import (
 )
 from hftune.training.encode import encode_part
 from hftune.training.launch import check_launch
+from hftune.training.optimization import Optimization, scaled_rate
 from hftune.training.plan import Plan
 from hftune.training.rows import read_parts
 from hftune.training.streaming import open_stream, token_stream
@@ -63,6 +64,7 @@ def prepare(
     launch = check_launch(recipe, own_model)
     recipe = for_device(recipe, launch)
     arguments = training_arguments(recipe, launch)
+    scaled_rate(recipe, arguments)
     task = build_task(recipe)
     location = model_location(recipe.model.path)
     if recipe.model.revision is not None and location != recipe.model.path:
@@ -105,6 +107,7 @@ def prepare(
         loss=loss if loss is not None else build_loss(loss_choice),
         loss_choice=loss_choice,
         launch=launch,
+        optimization=Optimization.of(recipe, arguments),
     )
     if streamed is not None:
         plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
@@ -117,8 +120,11 @@ def prepare(
             causal=task.causal,
         )
     )
+    plan.optimization.check_run(arguments, plan.span)
     if not own_model:
         plan.adapted = plan.method.check(plan.skeleton(), plan.context())
+    if plan.adapted is not None:
+        plan.optimization.check_model(plan.adapted)
     return plan
 
 

@@ -5,7 +5,16 @@ from hftune.recipe.rules.data import DATA_RULES
 from hftune.recipe.rules.evaluation import EVALUATION_RULES
 from hftune.recipe.rules.method import METHOD_RULES
 from hftune.recipe.rules.model import MODEL_RULES
+from hftune.recipe.rules.optimization import OPTIMIZATION_RULES
 from hftune.recipe.rules.probe import PROBE_RULES
 from hftune.recipe.rules.training import TRAINING_RULES
 
-RULES = (*DATA_RULES, *MODEL_RULES, *METHOD_RULES, *PROBE_RULES, *EVALUATION_RULES, *TRAINING_RULES)
+RULES = (
+    *DATA_RULES,
+    *MODEL_RULES,
+    *METHOD_RULES,
+    *PROBE_RULES,
+    *EVALUATION_RULES,
+    *OPTIMIZATION_RULES,
+    *TRAINING_RULES,
+)
