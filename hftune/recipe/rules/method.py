@@ -7,9 +7,11 @@ from hftune.recipe.rules.rule import Rule, Sections, option, quantized, training
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 #: Schedules that are a factor by step, without restarts of their own.
 SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
-            "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")  # fmt: skip
+            "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+            "step", "multistep", "exponential", "inverse_time", "one_cycle")  # fmt: skip
 #: Optimizers that keep averages in the shape of the parameter.
-PLAIN_STATES = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
+PLAIN_STATES = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad", "adam", "nadam",
+                "radam", "nesterov")  # fmt: skip
 #: Fields of diff_pruning's gates and their defaults, which a resolved recipe spells out.
 GATES = {
     "structured": True,
