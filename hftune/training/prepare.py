@@ -114,12 +114,17 @@ def prepare(
     _fit_loss(plan)
     plan.optimization.check_run(arguments, plan.span)
     if not own_model:
-        skeleton = plan.skeleton()
-        plan.adapted = plan.method.check(skeleton, plan.context())
-        plan.loss.check(skeleton if plan.adapted is None else plan.adapted)
+        _check_model(plan)
+    return plan
+
+
+def _check_model(plan: Plan) -> None:
+    """Try method, loss and parameter groups on a model without weights."""
+    skeleton = plan.skeleton()
+    plan.adapted = plan.method.check(skeleton, plan.context())
+    plan.loss.check(skeleton if plan.adapted is None else plan.adapted)
     if plan.adapted is not None:
         plan.optimization.check_model(plan.adapted)
-    return plan
 
 
 def _fit_loss(plan: Plan) -> None:
