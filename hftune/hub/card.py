@@ -58,6 +58,12 @@ PEFT itself has no adapter of the type {kind}: hftune adds it, so hftune must be
 `import {module}` must come before the adapter is loaded. Without it PEFT stops with
 `KeyError: '{KIND}'`. The adapter cannot be merged into its base.
 """
+#: Task options -> what hftune decides by; Transformers reads neither.
+DECIDED_BY = {"thresholds": "thresholds", "prior": "the shares of a prior"}
+DECIDED = (
+    "The figures are of labels that are given by {by}, which `hftune.json` holds. hftune applies "
+    "them; a Transformers pipeline does not."
+)
 MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
@@ -89,6 +95,8 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
         )
     if _needs_mean_pooling(facts):
         lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
+    if decided := [word for key, word in DECIDED_BY.items() if facts.task_options.get(key)]:
+        lines += ["", DECIDED.format(by=" and ".join(decided))]
     if facts.max_length is not None and facts.task != "text-generation":
         lines += ["", f"Texts were cut at {facts.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from datasets import Dataset
+from torch import nn
 from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
@@ -43,7 +44,7 @@ def prepare(
     eval_dataset: Dataset | None = None,
     loss: Loss | None = None,
     metrics: Sequence[Metric] | None = None,
-    own_model: bool = False,
+    own_model: nn.Module | None = None,
     sample: int | None = None,
 ) -> Plan:
     """Turn a recipe into a :class:`Plan`.
@@ -54,13 +55,13 @@ def prepare(
         eval_dataset: Rows in place of ``data.validation``.
         loss: A loss of one's own in place of the recipe's.
         metrics: Metrics of the ``evaluate`` library in place of ``evaluation.metrics``.
-        own_model: Whether a model of one's own takes the place of the recipe's and its method.
+        own_model: A model of one's own in place of the recipe's and its method.
         sample: Encode so many rows of a large part, for a look that does not train.
 
     Raises:
         HftuneError: Something in the recipe, the data or the environment does not fit.
     """
-    launch = check_launch(recipe, own_model)
+    launch = check_launch(recipe, own_model is not None)
     recipe = for_device(recipe, launch)
     arguments = training_arguments(recipe, launch)
     task = build_task(recipe)
@@ -121,10 +122,11 @@ def prepare(
     )
     shares = plan.loss.prior()
     task.learn_prior(None if shares is None else shares.tolist())
-    if not own_model:
+    if own_model is None:
         skeleton = plan.skeleton()
         plan.adapted = plan.method.check(skeleton, plan.context())
-        plan.loss.check(skeleton if plan.adapted is None else plan.adapted)
+        own_model = skeleton if plan.adapted is None else plan.adapted
+    plan.loss.check(own_model)
     return plan
 
 
