@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hftune.commands.doctor import doctor
     from hftune.commands.evaluate import evaluate
     from hftune.commands.explain import explain
+    from hftune.commands.export import export
     from hftune.commands.init import init
     from hftune.commands.predict import predict
     from hftune.commands.push import push
@@ -44,6 +45,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "explain",
+    "export",
     "init",
     "load",
     "predict",
@@ -64,6 +66,7 @@ _PLACES = {
     "doctor": "hftune.commands.doctor",
     "evaluate": "hftune.commands.evaluate",
     "explain": "hftune.commands.explain",
+    "export": "hftune.commands.export",
     "init": "hftune.commands.init",
     "load": "hftune.training.run",
     "predict": "hftune.commands.predict",

@@ -54,6 +54,16 @@ def named_columns(pairs: Iterable[str]) -> dict[str, str]:
     return columns
 
 
+def numbers(text: str | None, option: str) -> list[float] | None:
+    """Return the numbers of an option that are written with commas between them."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise HftuneError(
+            f"{option}: {text!r}: expected numbers with commas between, as in 0.7,0.3"
+        ) from None
+
+
 def show(answer: Any) -> None:
     """Print text, or records as JSON."""
     if not isinstance(answer, str):

@@ -1,94 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a 4-bit base costs in quality, and saves in memory: QLoRA against LoRA, seed by seed.
 
-    python benchmarks/fidelity/qlora.py --seeds 0 1 2
+    python benchmarks/fidelity/qlora.py
 
 Both train the same adapter with the same settings on the same rows; only the base differs: NF4
 with double quantization, or the float32 that the checkpoint is loaded in. The target: the mean
 validation loss of QLoRA is at most 0.03 nats above that of LoRA, and the base takes less than 0.35
-of its float32 bytes. Cells are kept in benchmarks/results/qlora.json as they are done; a second
-start goes on with those that are missing. The weights of demo:smollm2 were rounded to 4 bits once
-already, in another format; with another model the difference may be another.
+of its float32 bytes. The weights of demo:smollm2 were rounded to 4 bits once already, in another
+format; with another model the difference may be another.
 """
 
 import argparse
-import json
-import platform
-import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cells import RESULTS, Cell, Cells, spread
 from torch import Tensor
 
 import hftune
 
-RESULTS = Path(__file__).parents[1] / "results" / "qlora.json"
-PACKAGES = ("hftune", "torch", "transformers", "peft", "bitsandbytes")
 NATS, SHARE = 0.03, 0.35
+SETTINGS: dict[str, Any] = {"model": "demo:smollm2", "data": "demo:docstrings", "rows": 240,
+                            "eval_rows": 120, "epochs": 1, "rate": 2e-4}  # fmt: skip
 #: What both do, so that only the base differs.
 ADAPTER = {"r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}
 SCHEDULE = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.03, "max_grad_norm": 0.3}
 
 
 def main() -> None:
-    """Run the cells that are missing and print both means."""
+    """Measure the cells that are missing, and say what they show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo:smollm2")
-    parser.add_argument("--data", default="demo:docstrings")
-    parser.add_argument("--rows", type=int, default=240)
-    parser.add_argument("--eval-rows", type=int, default=120)
-    parser.add_argument("--epochs", type=float, default=1)
-    parser.add_argument("--rate", type=float, default=2e-4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    given = parser.parse_args()
-    settings = {key: value for key, value in vars(given).items() if key != "seeds"}
-    cells: list[dict[str, Any]] = read_cells()
-    for seed in given.seeds:
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--results", type=Path, default=RESULTS / "fidelity_qlora.json")
+    options = parser.parse_args()
+    cells = Cells(options.results, SETTINGS, packages=["bitsandbytes"])
+    for seed in options.seeds:
         for method in ("lora", "qlora"):
-            cell = {"method": method, "seed": seed, "settings": settings}
-            if any(cell.items() <= done.items() for done in cells):
-                continue
-            cells.append({**cell, **measure(given, method, seed)})
-            write_cells(cells)
-    print_summary([cell for cell in cells if cell["settings"] == settings])
+            cells.measure(
+                lambda method=method, seed=seed: run_cell(method, seed), method=method, seed=seed
+            )
+    cells.tell(summary(cells))
 
 
-def read_cells() -> list[dict[str, Any]]:
-    """Return what is measured already."""
-    if not RESULTS.exists():
-        return []
-    cells: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))["cells"]
-    return cells
-
-
-def write_cells(cells: list[dict[str, Any]]) -> None:
-    """Keep all cells; the file is whole at any time."""
-    text = {"command": "python benchmarks/fidelity/qlora.py", "cells": cells}
-    partial = RESULTS.with_suffix(".partial")
-    partial.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
-    partial.replace(RESULTS)
-
-
-def measure(given: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
+def run_cell(method: str, seed: int) -> Cell:
     """Train one adapter."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="fidelity-") as folder:
         recipe = hftune.Recipe(
             task="text-generation",
-            model=given.model,
+            model=SETTINGS["model"],
             data={
-                "path": given.data,
+                "path": SETTINGS["data"],
                 "max_length": 128,
-                "max_train_samples": given.rows,
-                "max_eval_samples": given.eval_rows,
+                "max_train_samples": SETTINGS["rows"],
+                "max_eval_samples": SETTINGS["eval_rows"],
             },
             method={"name": method, **ADAPTER},
             training={
-                "output_dir": str(Path(folder) / "run"),
-                "learning_rate": given.rate,
-                "num_train_epochs": given.epochs,
+                "output_dir": f"{folder}/run",
+                "learning_rate": SETTINGS["rate"],
+                "num_train_epochs": SETTINGS["epochs"],
                 "seed": seed,
                 "eval_strategy": "no",
                 **SCHEDULE,
@@ -99,13 +71,11 @@ def measure(given: argparse.Namespace, method: str, seed: int) -> dict[str, Any]
         seconds = time.perf_counter() - start
         plain, packed = base_bytes(run.model)
         return {
-            "eval_loss": run.metrics["eval_loss"],
+            "validation_loss": round(run.metrics["eval_loss"], 4),
             "base_bytes": packed,
             "base_bytes_float32": plain,
-            "wall_s": round(seconds, 1),
-            "machine": platform.machine(),
-            "device": str(next(run.model.parameters()).device),
-            "versions": {name: version(name) for name in PACKAGES},
+            "seconds": round(seconds),
+            "device": next(run.model.parameters()).device.type,
         }
 
 
@@ -126,19 +96,18 @@ def base_bytes(model: Any) -> tuple[int, int]:
     return plain, packed
 
 
-def print_summary(cells: list[dict[str, Any]]) -> None:
-    """Print the means, and whether the targets are met."""
+def summary(cells: Cells) -> dict[str, Any]:
+    """Return both losses, the difference, and what the base takes."""
     losses = {
-        method: statistics.mean(c["eval_loss"] for c in cells if c["method"] == method)
+        method: spread([cell["validation_loss"] for cell in cells.all(method=method)])
         for method in ("lora", "qlora")
     }
-    difference = losses["qlora"] - losses["lora"]
-    share = max(c["base_bytes"] / c["base_bytes_float32"] for c in cells if c["method"] == "qlora")
-    print(f"validation loss: lora {losses['lora']:.4f}, qlora {losses['qlora']:.4f}")
-    print(
-        f"difference {difference:+.4f} nats: {'met' if difference <= NATS else 'missed'} ({NATS})"
-    )
-    print(f"base: {share:.3f} of float32: {'met' if share < SHARE else 'missed'} ({SHARE})")
+    nats = losses["qlora"]["mean"] - losses["lora"]["mean"]
+    shares = [c["base_bytes"] / c["base_bytes_float32"] for c in cells.all(method="qlora")]
+    return losses | {
+        "nats_above_lora": {"value": round(nats, 4), "kept": nats <= NATS},
+        "base_share": {"value": round(max(shares), 3), "kept": max(shares) < SHARE},
+    }
 
 
 if __name__ == "__main__":

@@ -1,89 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
 """When does ReLoRA pay? Against LoRA and full-rank training, at equal steps from one warm start.
 
-    python benchmarks/fidelity/relora.py [--part pretraining teacher] [--seeds 0 1 2]
+    python benchmarks/fidelity/relora.py
 
 ``pretraining``: a small Llama with random weights learns the docstrings of installed packages; all
 its weights train for a while, and from there each method goes on for the same number of steps.
 ``teacher``: the same warm start learns texts that were drawn from itself with a random change of
 full rank added to every weight, so the update that is wanted has a high rank by construction.
+As in the paper, embeddings, head and norms train whole beside the low-rank updates.
 
-Each method runs at each of its rates, and the rate is chosen on validation texts; the loss told is
-that of test texts. Results go to benchmarks/results/fidelity_relora.json after every cell; what is
-there already is not run again, so the same command goes on after an interruption.
+Each method runs at two rates with the first seed; the one with the lower loss on validation texts
+is taken for the other seeds, and the loss told is that of test texts.
 """
 
 import argparse
 import ast
-import json
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
+from cells import RESULTS, Cell, Cells, spread
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 import hftune
 
-RESULTS = Path(__file__).parents[1] / "results" / "fidelity_relora.json"
-VERSIONS = ("hftune", "torch", "transformers", "peft", "accelerate", "datasets")
 SOURCES = ("sklearn", "pandas", "networkx", "sympy")
 CHARACTERS = 6_000_000
 VOCABULARY = 2048
-BLOCK = 128
-BATCH = 16
+BLOCK, BATCH = 128, 8
 #: Steps of the warm start, and of each method after it.
 STEPS = {"warm": 300, "pretraining": 600, "teacher": 300}
-RANK = 4
-LORA = {"r": RANK, "lora_alpha": RANK, "target_modules": "all-linear"}
-METHODS: dict[str, dict[str, Any]] = {
-    "full": {"name": "full"},
-    "lora": {"name": "lora", **LORA},
-    "relora": {"name": "relora", **LORA, "merge_every": 0.125, "rewarm_steps": 0.1},
-}
-RATES = {"full": [5e-4, 1e-3, 2e-3], "lora": [2e-3, 5e-3, 1e-2], "relora": [2e-3, 5e-3, 1e-2]}
 #: Size of the teacher's change of a weight, as a share of the weight's own.
 CHANGE = 0.5
 DRAWN_TEXTS, HELD_OUT = 3000, 200
+WHOLE = ["embed_tokens", "lm_head", "input_layernorm", "post_attention_layernorm", "norm"]
+RESTARTS = {"merge_every": 0.125, "rewarm_steps": 0.1}
+
+
+def low_rank(name: str, r: int, **restarts: float) -> dict[str, Any]:
+    """Return the section of a recipe; the scaling is 1."""
+    return {"name": name, "r": r, "lora_alpha": r, "target_modules": "all-linear",
+            "modules_to_save": WHOLE, **restarts}  # fmt: skip
+
+
+METHODS: dict[str, tuple[dict[str, Any], list[float]]] = {
+    "full": ({"name": "full"}, [1e-3, 2e-3]),
+    "lora r=4": (low_rank("lora", 4), [3e-3, 1e-2]),
+    "relora r=4": (low_rank("relora", 4, **RESTARTS), [3e-3, 1e-2]),
+    "lora r=16": (low_rank("lora", 16), [3e-3, 1e-2]),
+    "relora r=16": (low_rank("relora", 16, **RESTARTS), [3e-3, 1e-2]),
+}
+OF_FULL_RANK = 0.03
 
 Texts = dict[str, list[str]]
 
 
 def main() -> None:
-    """Run the cells that are missing and say what they show."""
+    """Measure the cells that are missing, and say what they show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", nargs="+", default=["pretraining", "teacher"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="+", default=["pretraining", "teacher"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--rates", type=float, nargs="+", help="in place of each method's own")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of steps")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "fidelity_relora.json")
     options = parser.parse_args()
-    results = json.loads(options.results.read_text()) if options.results.exists() else {}
-    cells = results.setdefault("cells", {})
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in options.seeds:
-            start = Start(Path(folder) / str(seed), seed, options.scale)
-            for part in options.part:
-                for method in options.methods:
-                    for rate in options.rates or RATES[method]:
-                        key = f"{part} {method} {rate:g} {seed} x{options.scale:g}"
-                        if key not in cells:
-                            told = {"part": part, "method": method, "rate": rate, "seed": seed}
-                            cells[key] = told | start.cell(part, method, rate)
-                            results["summary"] = summary(cells)
-                            results["settings"] = settings()
-                            options.results.write_text(json.dumps(results, indent=2) + "\n")
-                        print(key, cells[key], flush=True)
-    print(json.dumps(summary(cells), indent=2))
+    steps = {part: round(number * options.scale) for part, number in STEPS.items()}
+    cells = Cells(options.results, {"steps": steps, "batch": BATCH, "block": BLOCK, **RESTARTS})
+    with tempfile.TemporaryDirectory(prefix="fidelity-") as folder:
+        starts = {seed: Start(Path(folder) / str(seed), seed, steps) for seed in options.seeds}
+        for part in options.parts:
+            for method in options.methods:
+                cells.over_seeds(
+                    lambda rate, seed, part=part, method=method: starts[seed].cell(
+                        part, method, rate
+                    ),
+                    METHODS[method][1],
+                    options.seeds,
+                    "validation_loss",
+                    part=part,
+                    method=method,
+                )
+    cells.tell(summary(cells))
 
 
 class Start:
@@ -92,31 +95,32 @@ class Start:
     Args:
         folder: Where models lie while the program runs.
         seed: Of the weights, the order of the texts and the teacher.
-        scale: Of all numbers of steps.
+        steps: Of each part.
     """
 
-    def __init__(self, folder: Path, seed: int, scale: float) -> None:
-        self.folder, self.seed, self.scale = folder, seed, scale
+    def __init__(self, folder: Path, seed: int, steps: dict[str, int]) -> None:
+        self.folder, self.seed, self.steps = folder, seed, steps
         self.model: Path | None = None
         self.texts: dict[str, Texts] = {}
         self.floor: float | None = None
 
-    def cell(self, part: str, method: str, rate: float) -> dict[str, Any]:
+    def cell(self, part: str, method: str, rate: float) -> Cell:
         """Train one method from the warm start and judge it on the test texts."""
         model = self.warm()
         texts = self.of(part)
         began = time.perf_counter()
-        run = self.train(f"{part}-{method}-{rate:g}", model, texts, METHODS[method], rate, part)
-        figures = {
+        section = METHODS[method][0]
+        run = self.train(f"{part} {method} {rate:g}", model, texts, section, rate, part)
+        figures: Cell = {
             "validation_loss": round(run.metrics["eval_loss"], 4),
             "test_loss": round(loss(run, texts["test"]), 4),
             "start_loss": round(loss(hftune.load(self.folder / "warm"), texts["test"]), 4),
             "seconds": round(time.perf_counter() - began),
             "trainable_parameters": run.metrics["trainable_parameters"],
         }
-        if self.floor is not None and part == "teacher":
+        if part == "teacher":
             figures["teacher_loss"] = self.floor
-        if method == "relora":
+        if section["name"] == "relora":
             figures["ranks"] = ranks(model, run.model_path)
         return figures
 
@@ -127,7 +131,7 @@ class Start:
             self.texts["pretraining"] = held_out(corpus(), self.seed)
             random_model(base, self.texts["pretraining"]["train"], self.seed)
             texts = self.texts["pretraining"]
-            self.train("warm", base, texts, METHODS["full"], 1e-3, "warm")
+            self.train("warm", base, texts, METHODS["full"][0], 1e-3, "warm")
             self.model = self.folder / "warm" / "model"
         return self.model
 
@@ -170,7 +174,7 @@ class Start:
             method=method,
             training={
                 "output_dir": str(self.folder / name),
-                "max_steps": round(STEPS[part] * self.scale),
+                "max_steps": self.steps[part],
                 "learning_rate": rate,
                 "lr_scheduler_type": "cosine",
                 "warmup_steps": 0.05,
@@ -244,7 +248,7 @@ def random_model(folder: Path, texts: list[str], seed: int) -> None:
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=128, intermediate_size=352, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2 * BLOCK,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=0, pad_token_id=0,
+        tie_word_embeddings=False, bos_token_id=None, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
 
@@ -263,38 +267,21 @@ def ranks(start: Path, end: Path) -> dict[str, int]:
         for name in before
         if name.endswith("proj.weight")
     ]
-    return {"of_one_update": RANK, "smallest": min(found), "largest": max(found)}
+    return {"smallest": min(found), "largest": max(found)}
 
 
-def summary(cells: dict[str, Any]) -> dict[str, Any]:
+def summary(cells: Cells) -> dict[str, Any]:
     """Return each part's test losses at the rates that validation chose."""
     told: dict[str, Any] = {}
-    for part, method in sorted({(cell["part"], cell["method"]) for cell in cells.values()}):
-        here = [c for c in cells.values() if (c["part"], c["method"]) == (part, method)]
-        by_rate: dict[float, list[dict[str, Any]]] = {}
-        for cell in here:
-            by_rate.setdefault(cell["rate"], []).append(cell)
-        rate = min(by_rate, key=lambda r: mean(c["validation_loss"] for c in by_rate[r]))
-        losses = [cell["test_loss"] for cell in by_rate[rate]]
-        told.setdefault(part, {})[method] = {
-            "rate": rate,
-            "test_loss": round(mean(losses), 4),
-            "spread": round(stdev(losses), 4) if len(losses) > 1 else None,
-            "seeds": len(losses),
-        }
+    for part, method in dict.fromkeys((cell["part"], cell["method"]) for cell in cells.all()):
+        chosen = cells.chosen("validation_loss", part=part, method=method)
+        losses = spread([cell["test_loss"] for cell in chosen])
+        told.setdefault(part, {})[method] = {"rate": chosen[0]["rate"], "seeds": len(chosen)}
+        told[part][method] |= {"test_loss": losses}
+        if "full" in told[part]:
+            above = losses["mean"] / told[part]["full"]["test_loss"]["mean"] - 1
+            told[part][method] |= {"above_full": round(above, 4), "kept": above <= OF_FULL_RANK}
     return told
-
-
-def settings() -> dict[str, Any]:
-    """Return what the figures rest on."""
-    return {
-        "command": "python benchmarks/fidelity/relora.py",
-        "versions": {name: version(name) for name in VERSIONS},
-        "machine": platform.machine(),
-        "steps": STEPS,
-        "rank": RANK,
-        "merge_every": METHODS["relora"]["merge_every"],
-    }
 
 
 if __name__ == "__main__":

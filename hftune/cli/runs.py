@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hftune.cli.app import RunArgument, app
-from hftune.terminal import verb
+from hftune.terminal import numbers, verb
 
 
 @app.command()
@@ -135,6 +135,44 @@ def explain(
     """
     options = {"generate": generate, "raw": raw, "hide_special": hide_special}
     verb("explain")(run, text, text_pair, max_length=max_length, output=output, **options)
+
+
+@app.command()
+def export(
+    runs: Annotated[
+        list[Path], typer.Argument(help="A finished run, or several that have the same base.")
+    ],
+    output: Annotated[Path, typer.Option(help="The folder for the model.")],
+    weights: Annotated[
+        str | None, typer.Option(help="How much of each run: 0.7,0.3. Equal parts if absent.")
+    ] = None,
+    combination: Annotated[
+        str,
+        typer.Option(help="linear, magnitude_prune, ties, dare_linear or dare_ties."),
+    ] = "linear",
+    density: Annotated[
+        float | None,
+        typer.Option(help="Share of each run's changes that stays, for all but linear."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="auto (that of the base), float32, bfloat16 or float16.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Of what dare leaves out.")] = 42,
+) -> None:
+    """Write a plain Transformers model: adapters go into their base, several runs are added up.
+
+    It needs neither PEFT nor hftune, and a recipe can start from it: model: plain.
+
+    For example:
+
+    ```
+    hftune export runs/mine --output plain
+    hftune export runs/a runs/b --weights 0.7,0.3 --output both
+    hftune export runs/a runs/b runs/c --combination ties --density 0.2 --output all
+    ```
+    """
+    options = {"combination": combination, "density": density, "dtype": dtype, "seed": seed}
+    verb("export")(runs, output, weights=numbers(weights, "--weights"), **options)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.training.build import weight_dtype
 from hftune.training.memory import MemoryEstimate, estimate_memory
-from hftune.training.plan import Plan, num_training_steps
+from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
 from hftune.training.probe import prepare_fit
 from hftune.training.push import check_push
@@ -171,7 +171,7 @@ def _tagged(plan: Plan, row: dict[str, Any]) -> Text:
 
 
 def _print_training(plan: Plan) -> None:
-    say(f"optimizer steps: {num_training_steps(plan.arguments, plan.train.num_rows)}")
+    say(f"optimizer steps: {plan.span.total}")
     estimate = plan_memory(plan)
     if estimate is None:
         say("memory for training: not known before the weights are there, with this method")
@@ -202,7 +202,7 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         length=min(longest, plan.max_length or longest),
         bytes_per_weight=per_weight,
         bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
-        optimizer=str(getattr(plan.arguments.optim, "value", plan.arguments.optim)),
+        state_bytes=plan.optimization.state_bytes,
         recompute=plan.context().gradient_checkpointing,
     )
     working = plan.method.working_bytes(plan.adapted)

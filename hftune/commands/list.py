@@ -3,7 +3,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from hftune.core.errors import HftuneError
 from hftune.core.shipped import shipped_folder
 from hftune.data import DEMO_DATA
 from hftune.hub.demo_models import DEMO_MODELS
+from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.compatibility import conflicts
 from hftune.recipe.export import EDITOR_LINE
 from hftune.recipe.fields import choice_names, recipe_schema
-from hftune.recipe.limits import Schema
-from hftune.recipe.listed import OPTIMIZERS, SCHEDULES, Listed
 from hftune.recipe.resolve import typed_sections
 from hftune.recipe.suggest import did_you_mean
+from hftune.schedules import SCHEDULES
 from hftune.tasks import TASKS
 
 COMMENT = re.compile(r"#\s?(.*)")
@@ -101,16 +101,15 @@ def _refused(task: str, section: str, name: str) -> bool:
     return any(path == (section,) for path, _ in conflicts(sections))
 
 
-def _training(field: str, lines: dict[str, Listed]) -> list[Entry]:
-    """The names that an enumeration of TrainingArguments lists, with our line for each."""
-    names = _enumerated(recipe_schema()["properties"]["training"]["properties"][field])
-    known = [(name, lines.get(name, Listed(""))) for name in names]
-    return [Entry(name=name, summary=line.summary, package=line.package) for name, line in known]
+def _optimizers() -> list[Entry]:
+    return [
+        Entry(name=name, summary=row.summary, package=row.package)
+        for name, row in OPTIMIZERS.items()
+    ]
 
 
-def _enumerated(schema: Schema) -> list[str]:
-    options: Iterable[Schema] = (schema, *schema.get("anyOf", ()))
-    return [name for option in options for name in option.get("enum", ())]
+def _schedules() -> list[Entry]:
+    return [Entry(name=name, summary=row.summary) for name, row in SCHEDULES.items()]
 
 
 def _recipes() -> list[Entry]:
@@ -179,8 +178,8 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "tasks": _tasks,
     "methods": lambda: _choices("method"),
     "losses": lambda: _choices("loss"),
-    "optimizers": lambda: _training("optim", OPTIMIZERS),
-    "schedules": lambda: _training("lr_scheduler_type", SCHEDULES),
+    "optimizers": _optimizers,
+    "schedules": _schedules,
     "recipes": _recipes,
     "accelerate": _accelerate,
     "models": _models,

@@ -24,17 +24,18 @@ class Row:
 
     def resolve(self) -> Any:
         """Import the module and return the object."""
-        return _named(self.target)
+        return named(self.target)
 
     def resolve_options(self) -> Any:
         """Import the module and return the dataclass of the options."""
-        return _named(self.options or self.target)
+        return named(self.options or self.target)
 
     def suits(self, task: str) -> bool:
         """Tell whether the technique goes with ``task``."""
         return not self.tasks or task in self.tasks
 
 
-def _named(place: str) -> Any:
+def named(place: str) -> Any:
+    """Import what ``package.module:object`` names."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)

@@ -199,6 +199,48 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
     return model, sorted({*report["missing_keys"], *resized})
 
 
+def load_base(facts: ModelFacts, auto_model: Any) -> tuple[Any, list[str]]:
+    """Return the base of a fine-tuned model, and the names of what its checkpoint lacks.
+
+    Args:
+        facts: What the fine-tuned model's folder remembers.
+        auto_model: The ``AutoModelFor...`` class.
+    """
+    location = model_location(facts.base_model)
+    config = load_config(location, facts.config, facts.base_revision)
+    if facts.label_names:
+        config.id2label = dict(enumerate(facts.label_names))
+        config.label2id = {name: index for index, name in enumerate(facts.label_names)}
+    elif facts.num_labels:
+        config.num_labels = facts.num_labels
+    return load_weights(
+        auto_model,
+        location,
+        dtype=torch.float32,
+        config=config,
+        revision=facts.base_revision,
+        quantization_config=quantization_config(facts.quantization),
+    )
+
+
+def load_saved(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
+    """Return a saved model where its weights were loaded, on the CPU but for quantized ones.
+
+    Args:
+        folder: A run's ``model/``.
+        facts: What the folder remembers.
+        auto_model: The ``AutoModelFor...`` class.
+    """
+    adapter = (folder / "adapter_config.json").exists()
+    if adapter:
+        model, _ = load_base(facts, auto_model)
+    else:
+        model, _ = load_weights(auto_model, str(folder), dtype=torch.float32)
+    if facts.classifier_pooling == "mean":
+        pool_by_mean(model)
+    return _with_adapter(model, folder).eval() if adapter else model.eval()
+
+
 def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
     """Return a saved model in evaluation mode, on the first accelerator or the CPU.
 
@@ -207,28 +249,9 @@ def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
         facts: What the folder remembers.
         auto_model: The ``AutoModelFor...`` class.
     """
-    adapter = (folder / "adapter_config.json").exists()
-    location = model_location(facts.base_model) if adapter else str(folder)
-    options: dict[str, Any] = {}
-    if adapter:
-        config = load_config(location, facts.config, facts.base_revision)
-        if facts.label_names:
-            config.id2label = dict(enumerate(facts.label_names))
-            config.label2id = {name: index for index, name in enumerate(facts.label_names)}
-        elif facts.num_labels:
-            config.num_labels = facts.num_labels
-        options = {
-            "config": config,
-            "revision": facts.base_revision,
-            "quantization_config": quantization_config(facts.quantization),
-        }
-    model, _ = load_weights(auto_model, location, dtype=torch.float32, **options)
-    if facts.classifier_pooling == "mean":
-        pool_by_mean(model)
-    if adapter:
-        model = _with_adapter(model, folder)
+    model = load_saved(folder, facts, auto_model)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.eval() if facts.quantization else model.to(device).eval()
+    return model if facts.quantization else model.to(device)
 
 
 def _with_adapter(model: Any, folder: Path) -> Any:

@@ -85,11 +85,11 @@ def check_round_trip(
     Raises:
         RunError: It does not load, or gives something else.
     """
-    ids = _probe_ids(tokenizer)
+    ids = probe_ids(tokenizer)
     tokens = [tokenizer(text)["input_ids"] for text in TEXTS]
     with tempfile.TemporaryDirectory(prefix="hftune-") as place:
         here = Path(place)
-        save_file(_logits(model, ids), here / "logits.safetensors")
+        save_file(logits_of(model, ids), here / "logits.safetensors")
         asked = {
             "ids": ids,
             "texts": TEXTS,
@@ -133,7 +133,7 @@ def _base_hint(facts: ModelFacts) -> str:
         "weights that the run started from, and may your token read it?"  # fmt: skip
 
 
-def _probe_ids(tokenizer: Any) -> list[list[int]]:
+def probe_ids(tokenizer: Any) -> list[list[int]]:
     """Rows of several lengths whose ids are spread over the whole vocabulary."""
     size = len(tokenizer)
     ids = torch.linspace(0, size - 1, sum(LENGTHS)).long().tolist()
@@ -143,7 +143,8 @@ def _probe_ids(tokenizer: Any) -> list[list[int]]:
     return [row.tolist() for row in torch.tensor(ids).split(LENGTHS)]
 
 
-def _logits(model: Any, ids: list[list[int]]) -> dict[str, Tensor]:
+def logits_of(model: Any, ids: list[list[int]]) -> dict[str, Tensor]:
+    """Return the logits of each row, by its number."""
     rows = {}
     with torch.no_grad():
         for index, row in enumerate(ids):

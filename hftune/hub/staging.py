@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
@@ -161,11 +162,15 @@ def _cleaned(name: str, source: Path, public: ModelFacts) -> str | None:
     if name == RECIPE:
         return clean_recipe(source.read_text(encoding="utf-8"), public.base_model)
     if name in ("adapter_config.json", "probe.json"):
-        changes = {
+        text = source.read_text(encoding="utf-8")
+        changes: dict[str, Any] = {
             "base_model_name_or_path": public.base_model,
             "revision": public.base_revision,
         }
-        return clean_json(source.read_text(encoding="utf-8"), **changes)
+        if json.loads(text).get("tokenizer_name_or_path"):  # a prompt that started from a text
+            revision = {"revision": public.base_revision} if public.base_revision else None
+            changes |= {"tokenizer_name_or_path": public.base_model, "tokenizer_kwargs": revision}
+        return clean_json(text, **changes)
     if name in ("config.json", "tokenizer_config.json"):
         return clean_json(source.read_text(encoding="utf-8"))
     return None

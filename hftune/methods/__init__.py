@@ -62,4 +62,36 @@ TUNERS = {
     ),
 }
 
+#: Types of PEFT that take more than their config.
+PEFT_METHODS = {
+    "adalora": Row(
+        target="hftune.methods.adalora:AdaLora",
+        summary="Low-rank updates whose ranks are moved between layers.",
+    ),
+    "prompt_tuning": Row(
+        target="hftune.methods.prompt_learning:PromptLearning",
+        summary="Virtual tokens in front of the row.",
+    ),
+    "p_tuning": Row(
+        target="hftune.methods.prompt_learning:PromptLearning",
+        summary="Virtual tokens out of a small network.",
+    ),
+    "prefix_tuning": Row(
+        target="hftune.methods.prompt_learning:PromptLearning",
+        summary="Virtual keys and values in every layer.",
+    ),
+}
+
+_VIRTUAL = "its virtual tokens are no weights of the base"
+#: Adapters that cannot go into their base -> why.
+CANNOT_MERGE = {
+    "adaption_prompt": "its prompts are no weights of the base",
+    "beft": "PEFT does not merge its biases",
+    "bottleneck": "what lies between its projections is not linear",
+    "lily": "PEFT does not merge what its layers share",
+    "p_tuning": _VIRTUAL,
+    "prefix_tuning": _VIRTUAL,
+    "prompt_tuning": _VIRTUAL,
+}
+
 PEFT = Row(target="hftune.methods.peft:Peft", summary="A PEFT adapter.")

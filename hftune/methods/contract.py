@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class MethodContext:
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
         mixed_precision: Whether the forward pass runs under autocast.
         revision: Of the base model on the Hub.
+        tokenizer: Of the base model.
     """
 
     task: str
@@ -32,6 +33,7 @@ class MethodContext:
     gradient_checkpointing: bool = False
     mixed_precision: bool = False
     revision: str | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
 
 class Method(ABC):
@@ -39,9 +41,12 @@ class Method(ABC):
 
     Attributes:
         saves_adapter: Whether the result is an adapter beside its base, or a whole model.
+        state_is_whole: Whether :meth:`state` has all that trains, so that nothing else is read of a
+            checkpoint.
     """
 
     saves_adapter = False
+    state_is_whole = False
 
     @property
     def changes_what_trains(self) -> bool:

@@ -2,8 +2,8 @@
 """Every PEFT type by its own name, with its own fields: ``{name: lora, r: 8, use_dora: true}``.
 
 Nothing of PEFT is retyped here. This module turns the recipe's options into the config class that
-PEFT lists under the name, adds the modules that the checkpoint lacks, and supplies the callback
-that AdaLoRA needs and no trainer calls.
+PEFT lists under the name and adds the modules that the checkpoint lacks. Types that take more than
+that have a module of their own.
 """
 
 import dataclasses
@@ -12,18 +12,11 @@ from collections.abc import Iterable
 from typing import Any, get_type_hints
 
 import peft
-import torch
-from peft import (
-    AdaLoraConfig,
-    PeftConfig,
-    PeftModel,
-    get_peft_model,
-    prepare_model_for_kbit_training,
-)
+from peft import PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import TypeAdapter
-from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from torch import nn
+from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
 from hftune.methods.contract import Method, MethodContext
@@ -45,7 +38,6 @@ NEEDS = {
 }
 #: How torch says that a model on the meta device has shapes and no numbers.
 NO_WEIGHTS = re.compile("meta tensor|register_meta|device meta|meta device", re.IGNORECASE)
-ORTHOGONALITY_WEIGHT = AdaLoraConfig.orth_reg_weight
 PEFT_TASKS = {
     "text-classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
@@ -94,8 +86,6 @@ class Peft(Method):
         if "modules_to_save" in fields and context.new_modules:
             chosen = options.get("modules_to_save") or []
             options["modules_to_save"] = [*chosen, *(set_minus(context.new_modules, chosen))]
-        if "total_step" in fields and options.get("total_step") is None:
-            options["total_step"] = context.num_training_steps
         try:
             return self.config_class(**options)
         except (ValueError, TypeError, ImportError) as error:
@@ -106,13 +96,6 @@ class Peft(Method):
         missing = [key for key in NEEDS.get(self.name, ()) if not self.options.get(key)]
         if missing:
             raise HftuneError(f"method {self.name} needs {' and '.join(missing)}")
-        if self.name in ("prompt_tuning", "p_tuning") and "score" in dict(
-            skeleton.named_children()
-        ):
-            raise HftuneError(
-                f"method {self.name}: the head of a decoder would read padding",
-                hint="use prefix_tuning or lora",
-            )
         for option in ("target_modules", "modules_to_save", "exclude_modules"):
             self._check_names(option, skeleton)
         # A named initialisation computes from weights, which are not here.
@@ -151,28 +134,6 @@ class Peft(Method):
                     parameter.data = parameter.data.float()
         return adapted
 
-    def penalty(self, model: nn.Module) -> Tensor | None:
-        """Return AdaLoRA's pull towards orthogonal P and Q, Zhang et al. 2023, equation 4.
-
-        PEFT adds it to a loss that the model computes itself, which hftune never asks for.
-        """
-        weight = self.options.get("orth_reg_weight", ORTHOGONALITY_WEIGHT)
-        if self.name != "adalora" or weight == 0:
-            return None
-        terms = []
-        for name, matrix in model.named_parameters():
-            if ("lora_A" in name or "lora_B" in name) and matrix.numel():
-                product = matrix @ matrix.T if "lora_A" in name else matrix.T @ matrix
-                terms.append(torch.norm(product - torch.eye(len(product)).to(product), p="fro"))
-        penalty: Tensor = weight * torch.stack(terms).mean()
-        return penalty
-
-    def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
-        """Return AdaLoRA's rank allocation; the other types need none."""
-        if self.name == "adalora" and isinstance(model, PeftModel):
-            return [AllocateRanks(model)]
-        return []
-
     def _spared_heads(self, model: PreTrainedModel, context: MethodContext) -> dict[str, Any]:
         """Keep all-linear, which is some types' default, off the head of a tagger: it trains whole.
 
@@ -199,17 +160,6 @@ class Peft(Method):
                 f"{type(skeleton).__name__}; the list matches {what}",
                 hint=f"candidates: {', '.join(_layer_names(modules))}, or all-linear",
             )
-
-
-class AllocateRanks(TrainerCallback):
-    """Let AdaLoRA move its rank budget after each optimizer step, while gradients still exist."""
-
-    def __init__(self, model: PeftModel) -> None:
-        self.tuner: Any = model.base_model
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Update the importance scores and mask ranks."""
-        self.tuner.update_and_allocate(state.global_step)
 
 
 def is_prompt_learning(name: str) -> bool:

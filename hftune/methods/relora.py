@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
+from hftune.core.steps import steps_of
 from hftune.methods.contract import MethodContext
 from hftune.methods.peft import Peft
 
@@ -93,9 +94,9 @@ class Cycles:
         Raises:
             HftuneError: The run ends before the first merge, or the rate never climbs back.
         """
-        start = _steps(restarts.warm_start_steps, total)
-        length = _steps(restarts.merge_every, total)
-        rewarm = _steps(restarts.rewarm_steps, length)
+        start = steps_of(restarts.warm_start_steps, total)
+        length = steps_of(restarts.merge_every, total)
+        rewarm = steps_of(restarts.rewarm_steps, length)
         if rewarm > length:
             raise HftuneError(
                 f"method.rewarm_steps: {rewarm} steps are more than the {length} between merges"
@@ -336,11 +337,6 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name, module
-
-
-def _steps(given: float, whole: int) -> int:
-    """Steps as Transformers counts them: a number below 1 is a share, rounded up."""
-    return math.ceil(given * whole) if 0 < given < 1 else int(given)
 
 
 def _is_whole(name: str) -> bool:

@@ -7,7 +7,6 @@
   Pretrained Features and Underperform Out-of-Distribution", 2022, arXiv:2202.10054.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from transformers import TrainerCallback
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
+from hftune.core.steps import steps_of
 from hftune.methods.contract import MethodContext
 
 
@@ -73,7 +73,7 @@ class Phases:
                 raise HftuneError("method.unfreeze_every: a stream has no epochs: say steps")
             every = context.steps_per_epoch
         elif given.unfreeze_every is not None:
-            every = _steps(given.unfreeze_every, total)
+            every = steps_of(given.unfreeze_every, total)
         if given.head_only_steps and 0 not in turns:
             raise HftuneError(
                 "method.head_only_steps: this model has no head that could train alone: it shares "
@@ -81,7 +81,7 @@ class Phases:
             )
         start = (every or 0) if 0 in turns else 0
         if given.head_only_steps is not None:
-            start = _steps(given.head_only_steps, total)
+            start = steps_of(given.head_only_steps, total)
         if last == 0 or (start == 0 and last == 1):
             raise HftuneError("method freeze: the schedule leaves nothing to unfreeze")
         phases = cls(start, every, last)
@@ -146,8 +146,3 @@ class Unfreeze(TrainerCallback):
     def _reach(self, turn: int) -> None:
         for parameter, first in self.turns.items():
             parameter.requires_grad_(first <= turn)
-
-
-def _steps(given: float, whole: int) -> int:
-    """Steps as Transformers counts them: a number below 1 is a share, rounded up."""
-    return math.ceil(given * whole) if 0 < given < 1 else int(given)

@@ -12,6 +12,7 @@ from hftune.losses import LOSSES
 from hftune.methods import METHODS, TUNERS
 from hftune.recipe.load import KeyPath, Source
 from hftune.recipe.rules import RULES
+from hftune.recipe.rules.named_options import option_problems
 from hftune.recipe.rules.probe import NO_TRAINER, training_without_trainer
 from hftune.recipe.rules.rule import Sections
 from hftune.recipe.schema import TASK_OPTIONS
@@ -34,6 +35,7 @@ def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
             yield tuple(rule.key.split(".")), rule.says
     for key in training_without_trainer(sections):
         yield ("training", key), NO_TRAINER
+    yield from option_problems(sections)
 
 
 def _given(sections: Sections, key: str) -> Any:

@@ -20,8 +20,16 @@ from hftune.core.rows import Row
 from hftune.losses import LOSSES
 from hftune.methods import METHODS, PEFT, TUNERS
 from hftune.methods.peft_types import PEFT_TYPES
+from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.limits import AT_LEAST_ONE, RANGES, Schema, refused_training
-from hftune.recipe.schema import DataSection, EvaluationSection, ModelSection
+from hftune.recipe.schema import (
+    DataSection,
+    EvaluationSection,
+    ModelSection,
+    OwnTraining,
+    RegularizationSection,
+)
+from hftune.schedules import SCHEDULES
 from hftune.tasks import TASKS
 
 #: Fields of GenerationConfig that change what generate returns, or that hftune sets.
@@ -82,6 +90,10 @@ def build_schema() -> Schema:
     for name in list(training["properties"]):
         if refused_training(name):
             del training["properties"][name]
+    training["properties"] |= _dataclass_schema(OwnTraining)["properties"]
+    for name, table in (("optim", OPTIMIZERS), ("lr_scheduler_type", SCHEDULES)):
+        rest = {k: v for k, v in training["properties"][name].items() if k != "anyOf"}
+        training["properties"][name] = {"type": "string", "enum": list(table), **rest}
     methods = {name: _row_schema(name, row, RANGES["method"]) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
         methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
@@ -98,6 +110,7 @@ def build_schema() -> Schema:
             "data": {"anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]},
             "method": _choice_schema(methods),
             "loss": _choice_schema(losses),
+            "regularization": _dataclass_schema(RegularizationSection),
             "evaluation": evaluation,
             "training": training,
         },

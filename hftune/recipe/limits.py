@@ -11,6 +11,15 @@ POSITIVE = {"exclusiveMinimum": 0}
 NOT_NEGATIVE = {"minimum": 0}
 AT_LEAST_ONE = {"minimum": 1}
 FRACTION = {"minimum": 0, "exclusiveMaximum": 1}
+WITHIN = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
+#: Steps, or below 1 a share of the run, where a class of PEFT's has whole numbers alone.
+STEPS = {"type": "number", "minimum": 0}
+
+
+def one_of(*names: str) -> Schema:
+    """Return a schema in place of the class's own, which would take any text beside the names."""
+    return {"anyOf": [{"enum": list(names), "type": "string"}]}
+
 
 #: What the classes' own types do not say. Section -> field -> JSON Schema keywords.
 RANGES: dict[str, dict[str, Schema]] = {
@@ -33,7 +42,17 @@ RANGES: dict[str, dict[str, Schema]] = {
         "dropout": FRACTION,
         "reduction_factor": AT_LEAST_ONE,
         "num_virtual_tokens": AT_LEAST_ONE,
-        "target_sparsity": {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "beta1": WITHIN,
+        "beta2": WITHIN,
+        "deltaT": AT_LEAST_ONE,
+        "orth_reg_weight": NOT_NEGATIVE,
+        "prompt_tuning_init": one_of("TEXT", "SAMPLE_VOCAB", "RANDOM"),
+        "encoder_reparameterization_type": one_of("MLP", "LSTM"),
+        "encoder_num_layers": AT_LEAST_ONE,
+        "encoder_dropout": FRACTION,
+        "tfinal": STEPS,
+        "tinit": STEPS,
+        "target_sparsity": WITHIN,
         "projection_ratio": {"exclusiveMinimum": 0, "maximum": 1},
         "penalty_weight": NOT_NEGATIVE,
         "gate_lr_ratio": POSITIVE,

@@ -17,7 +17,13 @@ from hftune.recipe.compatibility import check_compatibility
 from hftune.recipe.fields import choice_names, recipe_schema
 from hftune.recipe.load import Source, load_source
 from hftune.recipe.resolve import training_defaults, typed_sections
-from hftune.recipe.schema import Choice, DataSection, EvaluationSection, ModelSection
+from hftune.recipe.schema import (
+    Choice,
+    DataSection,
+    EvaluationSection,
+    ModelSection,
+    RegularizationSection,
+)
 
 #: Fields of TrainingArguments that belong to one run on one machine and not to its recipe.
 NOT_REPEATED = ("output_dir", "run_name", "log_level", "log_level_replica")
@@ -41,6 +47,7 @@ class Recipe:
     data: DataSection
     method: Choice
     loss: Choice | None
+    regularization: RegularizationSection
     evaluation: EvaluationSection
     training: dict[str, Any]
     origin: Path | None = dataclasses.field(default=None, compare=False)
@@ -111,16 +118,24 @@ class Recipe:
         }
         if chosen_loss := self.loss or loss:
             whole["loss"] = _spelled_out(chosen_loss, schema["loss"])
-        if evaluation := _section(self.evaluation):
-            whole["evaluation"] = evaluation
+        for name, section in (
+            ("regularization", self.regularization),
+            ("evaluation", self.evaluation),
+        ):
+            if given := _section(section):
+                whole[name] = given
         whole["training"] = training
         text = StringIO()
         YAML(typ="rt").dump(CommentedMap(whole), text)
         return text.getvalue()
 
 
-def _section(section: ModelSection | DataSection | EvaluationSection) -> dict[str, Any]:
-    tree = _without_none(dataclasses.asdict(section))
+def _section(section: Any) -> dict[str, Any]:
+    """A section as it is written, without what is left open."""
+    tree = {
+        key: _without_none(value) if dataclasses.is_dataclass(getattr(section, key)) else value
+        for key, value in _without_none(dataclasses.asdict(section)).items()
+    }
     if isinstance(tree.get("path"), list):
         tree["path"] = [
             _without_none(item) if isinstance(item, dict) else item for item in tree["path"]

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short forms spelled out, and the defaults that a careful practitioner would pick."""
 
+from enum import Enum
 from typing import Any
 
 from hftune.methods import CHANGES_SHAPE, FITTED
+from hftune.optimizers import DEFAULT as ADAMW
+from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.schema import (
     DEFAULT_NAMES,
     SHORT_FORMS,
@@ -11,8 +14,11 @@ from hftune.recipe.schema import (
     DataSection,
     EvaluationSection,
     ModelSection,
+    RegularizationSection,
     SourceItem,
+    WeightAveraging,
 )
+from hftune.schedules import SCHEDULES
 
 #: Learning rate by method, for methods that do not train well at LoRA's.
 LEARNING_RATES = {
@@ -51,6 +57,8 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_eval_batch_size": 8,
     },
 }
+#: Optimizers that want the same rate throughout.
+NO_SCHEDULE = ("lbfgs", "schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd")
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "rmse", "mae", "hamming_loss")
 #: What of ``training`` is read where no Trainer runs, beside where the model is pushed.
 FITTED_TRAINING = ("output_dir", "seed", "use_cpu", "per_device_eval_batch_size")
@@ -58,6 +66,7 @@ LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5, "freeze": 2e-5, "prune": 2e-5}
 
 #: Method -> what its PEFT config leaves open, or chooses less well.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "adalora": {"init_r": 12, "target_r": 8, "tinit": 0.1, "tfinal": 0.5},
     "lora": {"target_modules": "all-linear"},
     "p_tuning": {"num_virtual_tokens": 20},
     "prefix_tuning": {"num_virtual_tokens": 20},
@@ -91,8 +100,12 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
         "data": _data(_spelled_out(tree, "data")),
         "method": method,
         "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
+        "regularization": _regularization(dict(tree.get("regularization") or {})),
         "evaluation": EvaluationSection(**(tree.get("evaluation") or {})),
-        "training": dict(tree.get("training") or {}),
+        "training": {
+            key: value.value if isinstance(value, Enum) else value
+            for key, value in (tree.get("training") or {}).items()
+        },
     }
 
 
@@ -109,7 +122,8 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
     evaluates = given.get("eval_strategy", "epoch" if has_validation else "no")
     saves = given.get("save_strategy", evaluates if evaluates != "no" else "epoch")
     defaults: dict[str, Any] = {
-        "learning_rate": learning_rate(sections["task"], sections["method"].name),
+        "learning_rate": OPTIMIZERS[given.get("optim", ADAMW)].learning_rate
+        or learning_rate(sections["task"], sections["method"].name),
         "warmup_steps": 0.1,
         "weight_decay": 0.01,
         "logging_steps": 0.02,
@@ -127,11 +141,30 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
         defaults["num_train_epochs"] = 3
     by_method = METHOD_TRAINING.get(sections["method"].name, {})
     chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **by_method, **given}
+    chosen |= {k: v for k, v in optimizer_defaults(chosen).items() if k not in given}
     can_go_back = sections["method"].name not in CHANGES_SHAPE
     matches = chosen["save_strategy"] in ("best", evaluates) and can_go_back
     best = given.get("load_best_model_at_end", evaluates != "no" and matches)
     chosen["load_best_model_at_end"] = best
     return chosen
+
+
+def optimizer_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return what an optimizer or a schedule leaves no other choice for, or no better one."""
+    name = chosen.get("optim", ADAMW)
+    defaults: dict[str, Any] = {}
+    if name in NO_SCHEDULE:
+        defaults["lr_scheduler_type"] = "constant"
+    if name == "lbfgs":
+        defaults["max_grad_norm"] = 0.0  # gradients inside its step are not clipped
+    if not OPTIMIZERS[name].decays:
+        defaults["weight_decay"] = 0.0
+    schedule = {**chosen, **defaults}.get("lr_scheduler_type", "linear")
+    if schedule == "one_cycle":
+        defaults["warmup_steps"] = 0.3  # its rise, as torch's pct_start
+    elif not SCHEDULES[schedule].warms and not name.startswith("schedule_free"):
+        defaults["warmup_steps"] = 0
+    return defaults
 
 
 def learning_rate(task: str, method: str) -> float:
@@ -160,6 +193,15 @@ def _data(section: dict[str, Any]) -> DataSection:
         items = [SourceItem(**item) if isinstance(item, dict) else item for item in path]
         section["path"] = items
     return DataSection(**section)
+
+
+def _regularization(section: dict[str, Any]) -> RegularizationSection:
+    """The regularization section; the average's name alone stands for the mapping."""
+    averaging = section.get("weight_averaging")
+    if averaging is not None:
+        given = {"name": averaging} if isinstance(averaging, str) else averaging
+        section["weight_averaging"] = WeightAveraging(**given)
+    return RegularizationSection(**section)
 
 
 def _choice(options: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> Choice:

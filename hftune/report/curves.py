@@ -27,6 +27,8 @@ def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     files += _draw(log, rate, "learning rate", folder / "learning_rate")
     gates = {"open gates": ("open_share", TRAINING)}
     files += _draw(log, gates, "expected share of open gates", folder / "gates", scale="log")
+    ranks = {"rank budget": ("rank_budget", TRAINING)}
+    files += _draw(log, ranks, "ranks of all matrices together", folder / "ranks")
     shares = {name: (f"eval_{name}", None) for name in SHARES}
     files += _draw(log, shares, "on the validation rows", folder / "metrics")
     return files

@@ -3,14 +3,18 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError, first_line
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.recipe.recipe import Recipe
+from hftune.recipe.schema import OWN_TRAINING
 from hftune.training.launch import Launch, precision
 
 #: Optimizers that the Trainer can only look at together with a model.
@@ -27,7 +31,9 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
     Raises:
         RecipeError: They refuse a value, fp16 is asked of a CPU, or there is no such optimizer.
     """
-    given = {key: value for key, value in recipe.training.items() if key not in PUSH_FIELDS}
+    not_theirs = {*PUSH_FIELDS, *OWN_TRAINING}
+    given = {key: value for key, value in recipe.training.items() if key not in not_theirs}
+    named = _names_of_our_own(given)
     given["output_dir"] = recipe.training.get("output_dir") or "runs"
     given.setdefault("dataloader_pin_memory", torch.accelerator.is_available())
     given.setdefault("disable_tqdm", True)
@@ -49,11 +55,27 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
         raise RecipeError([f"training: {first_line(error)}"]) from error
     if arguments.fp16 and on_cpu:
         raise RecipeError(["training.fp16: fp16 does nothing on a CPU; leave it out"])
-    _check_optimizer(arguments)
+    _settle_names(arguments, named)
     if arguments.n_gpu > 1:
         say(f"using one of {arguments.n_gpu} GPUs; --accelerate multi_gpu uses all of them")
         arguments._n_gpu = 1
     return arguments
+
+
+def _names_of_our_own(given: dict[str, Any]) -> dict[str, str]:
+    """Take the names out that the lists of Transformers lack, and return them by field.
+
+    A schedule of ours gets a placeholder that asks for no evaluation.
+    """
+    lists: dict[str, Any] = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType}
+    ours = {
+        field: given.pop(field)
+        for field, names in lists.items()
+        if field in given and given[field] not in {item.value for item in names}
+    }
+    if "lr_scheduler_type" in ours:
+        given.pop("lr_scheduler_kwargs", None)
+    return ours
 
 
 def for_device(recipe: Recipe, launch: Launch) -> Recipe:
@@ -70,6 +92,14 @@ def for_device(recipe: Recipe, launch: Launch) -> Recipe:
     compute = {"bnb_4bit_compute_dtype": "bfloat16" if bf16 else "float32"}
     model = replace(recipe.model, quantization={**compute, **(recipe.model.quantization or {})})
     return recipe.replaced(model=model, training={**paged, **recipe.training})
+
+
+def _settle_names(arguments: TrainingArguments, ours: dict[str, str]) -> None:
+    """Put our own names where trackers and checkpoints read them."""
+    if "optim" not in ours:
+        _check_optimizer(arguments)
+    for field, name in ours.items():
+        setattr(arguments, field, name)
 
 
 def _check_optimizer(arguments: TrainingArguments) -> None:

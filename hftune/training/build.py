@@ -57,7 +57,8 @@ def _quantization(plan: Plan) -> BitsAndBytesConfig | None:
     if config is not None:
         skeleton = plan.skeleton()
         heads = {name for name, _ in skeleton.named_children()} - {skeleton.base_model_prefix}
-        config.llm_int8_skip_modules = [*(config.llm_int8_skip_modules or ()), *heads, "pooler"]
+        spared = [*heads, r"(.*\.)?pooler"]  # patterns match from the start of the whole name
+        config.llm_int8_skip_modules = [*(config.llm_int8_skip_modules or ()), *spared]
     return config
 
 
@@ -67,17 +68,25 @@ def build_trainer(
     """Make the Trainer."""
     if plan.method.changes_what_trains and plan.arguments.ddp_find_unused_parameters is None:
         plan.arguments.ddp_find_unused_parameters = True  # also where activations are recomputed
+    averaging = plan.optimization.averaging_of(model, plan.span.total)
     trainer = HftuneTrainer(
         model=model,
         args=plan.arguments,
         task=plan.task,
         loss=plan.loss,
         method=plan.method,
+        optimization=plan.optimization,
+        averaging=averaging,
         train_dataset=plan.train.rows if plan.stream is None else plan.stream,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
         data_collator=plan.task.collator(plan.tokenizer, model),
         processing_class=plan.tokenizer,
-        callbacks=[*plan.method.callbacks(model), *callbacks],
+        callbacks=[
+            *plan.method.callbacks(model),
+            *([] if averaging is None else [averaging]),
+            *plan.optimization.callbacks(model),
+            *callbacks,
+        ],
     )
     name_layers(trainer.accelerator, model)
     trainer.remove_callback(PrinterCallback)

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from hftune.core.errors import RecipeError
 from hftune.losses import LOSSES
 from hftune.losses.contract import Loss
-from hftune.methods import METHODS, PEFT, TUNERS
+from hftune.methods import METHODS, PEFT, PEFT_METHODS, TUNERS
 from hftune.methods.contract import Method
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
@@ -94,5 +94,5 @@ def build_method(recipe: Recipe) -> Method:
     if name in METHODS:
         method: Method = METHODS[name].resolve()(**options)
         return method
-    method = TUNERS.get(name, PEFT).resolve()(name, options)
+    method = {**TUNERS, **PEFT_METHODS}.get(name, PEFT).resolve()(name, options)
     return method

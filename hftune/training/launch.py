@@ -14,6 +14,7 @@ import torch
 
 from hftune.core.errors import RecipeError
 from hftune.methods import FITTED
+from hftune.optimizers.args import values_of
 from hftune.recipe.recipe import Recipe
 
 #: Methods whose sharded step and saved model are tested against one process.
@@ -32,6 +33,9 @@ SHARDED_METHODS = (
 )
 #: Optimizers that are tested on sharded parameters.
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+#: Keys that look at single weights, untested where each process holds a piece of them.
+NOT_SHARDED = ("layer_decay", "param_groups", "loraplus_lr_ratio", "max_grad_value",
+               "log_grad_norms")  # fmt: skip
 FP8_CAPABILITY = (8, 9)  # Ada and Hopper were the first with fp8 matrix units
 
 
@@ -106,9 +110,8 @@ def _bits(recipe: Recipe, switch: str) -> bool:
 
 def _is_plain_sgd(recipe: Recipe) -> bool:
     """Tell whether the optimizer keeps nothing from one step to the next."""
-    pairs = str(recipe.training.get("optim_args") or "").replace(" ", "").split(",")
-    momentum = dict(pair.partition("=")[::2] for pair in pairs).get("momentum", "0")
-    return recipe.training.get("optim") == "sgd" and not momentum.strip("0.")
+    momentum = values_of(recipe.training.get("optim_args")).get("momentum", 0)
+    return recipe.training.get("optim") == "sgd" and not momentum
 
 
 def _storage_is_cast(recipe: Recipe, launch: Launch) -> bool:
@@ -179,6 +182,23 @@ RULES = (
             launch.sharding is not None
             and recipe.training.get("optim", "adamw_torch") not in SHARDED_OPTIMIZERS
         ),
+    ),
+    LaunchRule(
+        "training",
+        f"not tested on a sharded model: {', '.join(NOT_SHARDED)}",
+        lambda recipe, launch: launch.sharding is not None and _training(recipe, *NOT_SHARDED),
+    ),
+    LaunchRule(
+        "regularization.weight_averaging",
+        "an average of sharded weights is not supported; take --accelerate multi_gpu",
+        lambda recipe, launch: (
+            launch.sharding is not None and recipe.regularization.weight_averaging is not None
+        ),
+    ),
+    LaunchRule(
+        "training.optim",
+        "lbfgs searches along its direction by the loss, which two processes would see otherwise",
+        lambda recipe, launch: launch.processes > 1 and recipe.training.get("optim") == "lbfgs",
     ),
     LaunchRule(
         "training.optim_args",

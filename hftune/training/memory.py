@@ -13,8 +13,6 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 FLOAT32, HALF = 4, 2
-ADAM_STATES = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0, "adafactor": 1, "adagrad": 4,
-               "rmsprop": 4}  # fmt: skip
 ADAM_BYTES = 8
 
 
@@ -48,7 +46,7 @@ def estimate_memory(
     length: int,
     bytes_per_weight: float = FLOAT32,
     bytes_per_activation: int = FLOAT32,
-    optimizer: str = "adamw_torch_fused",
+    state_bytes: float = ADAM_BYTES,
     recompute: bool = False,
 ) -> MemoryEstimate:
     """Estimate one process's memory.
@@ -61,7 +59,7 @@ def estimate_memory(
         bytes_per_weight: Of a frozen weight, 4 for float32. Below 2 it is that of quantized linear
             layers, 0.5 for 4-bit, and all else is float32.
         bytes_per_activation: 4, or 2 under mixed precision.
-        optimizer: ``training.optim``.
+        state_bytes: What the optimizer and an average keep of each weight that trains.
         recompute: Whether activations are checkpointed.
     """
     every = sum(p.numel() for p in model.parameters())
@@ -71,7 +69,7 @@ def estimate_memory(
     return MemoryEstimate(
         weights=round(frozen) + trained * FLOAT32,
         gradients=trained * FLOAT32,
-        optimizer=trained * ADAM_STATES.get(optimizer, ADAM_BYTES),
+        optimizer=round(trained * state_bytes),
         activations=bytes_per_activation
         * _activations(config, rows, length, recompute, _is_language_model(model)),
     )

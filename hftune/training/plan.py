@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checked run that only lacks its weights."""
 
-import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,11 +24,14 @@ from hftune.losses.contract import Loss
 from hftune.methods.contract import Method, MethodContext
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.schema import Choice
+from hftune.schedules.factors import Span
 from hftune.tasks.contract import Encoded, Task
 from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.arguments import mixed_precision
 from hftune.training.launch import Launch
+from hftune.training.optimization import Optimization
 from hftune.training.rows import Parts
+from hftune.training.span import span_of
 from hftune.training.streaming import TokenStream
 
 PERCENTILES = (50, 90, 99, 100)
@@ -54,6 +56,7 @@ class Plan:
         method: What trains.
         loss: Fitted to the training rows.
         launch: What the launcher asked for.
+        optimization: Optimizer, schedule, clipping and average.
         loss_choice: Its name and options; None for a loss of one's own.
         adapted: The model without weights as the method changes it, where that can be known.
         stream: What trains in place of ``train``, with ``data.streaming``.
@@ -73,6 +76,7 @@ class Plan:
     method: Method
     loss: Loss
     launch: Launch
+    optimization: Optimization
     loss_choice: Choice | None = None
     adapted: nn.Module | None = None
     stream: TokenStream | None = None
@@ -83,17 +87,21 @@ class Plan:
         return MethodContext(
             task=self.task.name,
             new_modules=new_modules,
-            num_training_steps=num_training_steps(arguments, self.train.num_rows),
+            num_training_steps=self.span.total,
             learning_rate=arguments.learning_rate,
-            steps_per_epoch=(
-                steps_per_epoch(arguments, self.train.num_rows) if self.stream is None else None
-            ),
+            steps_per_epoch=self.span.epoch,
             gradient_checkpointing=bool(
                 arguments.gradient_checkpointing or arguments.activation_checkpointing
             ),
             mixed_precision=mixed_precision(arguments) != "no",
             revision=self.recipe.model.revision,
+            tokenizer=self.tokenizer,
         )
+
+    @property
+    def span(self) -> Span:
+        """How long run, warmup and epoch are."""
+        return span_of(self.arguments, None if self.stream is not None else self.train.num_rows)
 
     def skeleton(self) -> PreTrainedModel:
         """Return the model without weights, on the meta device."""
@@ -152,6 +160,7 @@ class Plan:
         if empty := self.parts.empty_texts:
             rows = number_of(empty, "training row has", "training rows have")
             remarks.append(f"{rows} an empty text")
+        remarks += self.optimization.remarks(self.span, self.arguments.learning_rate)
         return [*remarks, *self.task.remarks(self.parts.train), *report.remarks(self.data_report)]
 
     def num_classes(self) -> int:
@@ -159,21 +168,6 @@ class Plan:
         if self.task.problem_type == "regression":
             return 1
         return len(self.task.label_names) or int(self.config.get_text_config().vocab_size)
-
-
-def num_training_steps(arguments: TrainingArguments, rows: int) -> int:
-    """Return the number of optimizer steps of a run over ``rows`` rows."""
-    if arguments.max_steps > 0:
-        return arguments.max_steps
-    epochs: float = arguments.num_train_epochs
-    return math.ceil(steps_per_epoch(arguments, rows) * epochs)
-
-
-def steps_per_epoch(arguments: TrainingArguments, rows: int) -> int:
-    """Return the number of optimizer steps of one pass over ``rows`` rows."""
-    batches = math.ceil(rows / (arguments.train_batch_size * arguments.world_size))
-    steps: int = math.ceil(batches / arguments.gradient_accumulation_steps)
-    return steps
 
 
 def _part_report(part: Encoded) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from hftune.training.choices import (
 )
 from hftune.training.encode import encode_part
 from hftune.training.launch import check_launch
+from hftune.training.optimization import Optimization, scaled_rate
 from hftune.training.plan import Plan
 from hftune.training.rows import read_parts
 from hftune.training.streaming import open_stream, token_stream
@@ -64,6 +65,7 @@ def prepare(
     launch = check_launch(recipe, own_model is not None)
     recipe = for_device(recipe, launch)
     arguments = training_arguments(recipe, launch)
+    scaled_rate(recipe, arguments)
     task = build_task(recipe)
     location = model_location(recipe.model.path)
     if recipe.model.revision is not None and location != recipe.model.path:
@@ -106,28 +108,43 @@ def prepare(
         loss=loss if loss is not None else build_loss(loss_choice),
         loss_choice=loss_choice,
         launch=launch,
+        optimization=Optimization.of(recipe, arguments),
     )
     if streamed is not None:
         plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
+    _fit_loss(plan)
+    plan.optimization.check_run(arguments, plan.span)
+    if own_model is None:
+        _check_model(plan)
+    else:
+        plan.loss.check(own_model)
+    return plan
+
+
+def _check_model(plan: Plan) -> None:
+    """Try method, loss and parameter groups on a model without weights."""
+    skeleton = plan.skeleton()
+    plan.adapted = plan.method.check(skeleton, plan.context())
+    plan.loss.check(skeleton if plan.adapted is None else plan.adapted)
+    if plan.adapted is not None:
+        plan.optimization.check_model(plan.adapted)
+
+
+def _fit_loss(plan: Plan) -> None:
+    """Tell the loss of the labels, and the task of the shares of the classes it was taught."""
     plan.loss.fit(
         LabelFacts(
-            classes=task.classes(tokenizer, plan.num_classes()),
+            classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
             counts=plan.class_counts().tolist(),
             rows=plan.train.num_rows,
-            label_smoothing=arguments.label_smoothing_factor,
-            causal=task.causal,
-            listed=bool(recipe.data.label_names),
-            problem_type=task.problem_type,
+            label_smoothing=plan.arguments.label_smoothing_factor,
+            causal=plan.task.causal,
+            listed=bool(plan.recipe.data.label_names),
+            problem_type=plan.task.problem_type,
         )
     )
     shares = plan.loss.prior()
-    task.learn_prior(None if shares is None else shares.tolist())
-    if own_model is None:
-        skeleton = plan.skeleton()
-        plan.adapted = plan.method.check(skeleton, plan.context())
-        own_model = skeleton if plan.adapted is None else plan.adapted
-    plan.loss.check(own_model)
-    return plan
+    plan.task.learn_prior(None if shares is None else shares.tolist())
 
 
 def longest_row(

@@ -8,7 +8,10 @@ Overrides, each held by a test of its signature:
 - ``prediction_step`` keeps the few numbers a row that the task's metrics need.
 - ``get_train_dataloader`` leaves a stream alone, which is dealt out to the processes already.
 - ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
-- ``create_scheduler`` multiplies the rate by what the method says.
+- ``create_optimizer`` and ``create_scheduler`` make those that Transformers has no name for; the
+  second multiplies the rate by what the method says.
+- ``_get_grad_norm`` measures the parts of the gradient, before clipping.
+- ``evaluate`` looks at the average of the weights, where the run has one.
 - ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
 - ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
 - ``_issue_warnings_after_load`` does not call tied weights missing, which are saved once.
@@ -16,6 +19,7 @@ Overrides, each held by a test of its signature:
 
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,14 +33,21 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.losses.contract import Loss
 from hftune.methods.contract import Method
+from hftune.optimizers.averaging import Averaging
+from hftune.schedules.factors import Span
 from hftune.tasks.contract import Task
 from hftune.training.checkpoints import STAGING, FindBest, publish
+from hftune.training.gradients import GradientLog
+from hftune.training.optimization import Optimization
 from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
+from hftune.training.span import span_of
 from hftune.training.streaming import TokenStream
 from hftune.training.throughput import Throughput
 
 #: What a method keeps in a checkpoint.
 METHOD_FILE = "method.safetensors"
+#: The average of the weights in a checkpoint.
+AVERAGE_FILE = "average.safetensors"
 #: Rows whose written texts each evaluation shows.
 SAMPLES = 10
 
@@ -48,16 +59,30 @@ class HftuneTrainer(Trainer):
         task: Says what evaluation keeps and which metrics come of it.
         loss: Sum and denominator; see :class:`hftune.losses.contract.Loss`.
         method: Says what it adds to the loss of a step.
+        optimization: Says how the weights move.
+        averaging: Keeps the average that is evaluated and saved, if there is one.
         options: For :class:`transformers.Trainer`.
 
     Attributes:
         samples: First rows of the latest evaluation with what the model wrote.
     """
 
-    def __init__(self, *, task: Task, loss: Loss, method: Method, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        task: Task,
+        loss: Loss,
+        method: Method,
+        optimization: Optimization,
+        averaging: Averaging | None = None,
+        **options: Any,
+    ) -> None:
         self.task = task
         self.loss = loss
         self.method = method
+        self.optimization = optimization
+        self.averaging = averaging
+        self._group: tuple[list[Any], Tensor] | None = None
         self.throughput = Throughput()
         self.samples: list[dict[str, str]] = []
         self._staging: Path | None = None
@@ -93,7 +118,10 @@ class HftuneTrainer(Trainer):
         denominator = denominator.to(device, _float_of(device))
         if self.args.world_size > 1:
             denominator = self.accelerator.reduce(denominator, reduction="sum")
-        return batches, torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+        denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
+        if self.optimization.computes_again:
+            self._group = batches, denominator
+        return batches, denominator
 
     def compute_loss(
         self,
@@ -148,9 +176,45 @@ class HftuneTrainer(Trainer):
             group=batch * args.gradient_accumulation_steps,
         )
 
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """Return the optimizer that the recipe names."""
+        if self.optimizer is None:
+            target = cast(nn.Module, self.model if model is None else model)
+            self.optimizer_cls_and_kwargs = self.optimization.class_and_options(
+                self.args, target, self.get_decay_parameter_names(target), self._span().total
+            )
+        optimizer: Any = super().create_optimizer(model)
+        if self.optimization.computes_again:
+            optimizer.closure = self._loss_again
+        return optimizer
+
+    def _loss_again(self) -> Tensor:
+        """Compute loss and gradients of the batch that is being stepped on once more."""
+        assert self._group is not None
+        cast(torch.optim.Optimizer, self.optimizer).zero_grad()
+        batches, denominator = self._group
+        losses = [self.training_step(self.model_wrapped, batch, denominator) for batch in batches]
+        return torch.stack(losses).sum()
+
+    def _span(self, total: int | None = None) -> Span:
+        """How long the run is; a stream has no epochs."""
+        rows = None if isinstance(self.train_dataset, TokenStream) else self._num_rows()
+        return span_of(self.args, rows, total)
+
+    def _num_rows(self) -> int:
+        rows: Any = self.train_dataset
+        return len(rows.rows if isinstance(rows, WithBlankRow) else rows)
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the schedule, times the method's own factor."""
         fresh = self.lr_scheduler is None
+        if fresh:
+            self.lr_scheduler = self.optimization.make_schedule(
+                self.optimizer if optimizer is None else optimizer,
+                self.args,
+                self._span(num_training_steps),
+            )
+            self._created_lr_scheduler = self.lr_scheduler is not None
         schedule: Any = super().create_scheduler(num_training_steps, optimizer)
         factor = self.method.rate_factor()
         if fresh and factor is not None:
@@ -161,15 +225,40 @@ class HftuneTrainer(Trainer):
             schedule = self.lr_scheduler = LambdaLR(schedule.optimizer, rates)
         return schedule
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, GradientLog):
+                callback.measure(norm, self.args.max_grad_norm)
+        return norm
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate the weights that would be saved."""
+        with self.averaging.in_place() if self.averaging is not None else nullcontext():
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self.method.state_is_whole:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._restore_method(resume_from_checkpoint)
+        path = Path(resume_from_checkpoint) / AVERAGE_FILE
+        if self.averaging is not None and path.is_file():
+            self.averaging.restore(load_file(path))
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
+        if not self.method.state_is_whole:
+            super()._load_best_model()
         self._restore_method(str(self.state.best_model_checkpoint))
+        path = Path(str(self.state.best_model_checkpoint)) / AVERAGE_FILE
+        if self.averaging is not None:
+            self.averaging.settle(load_file(path) if path.is_file() else {})
 
     def _restore_method(self, checkpoint: str) -> None:
         path = Path(checkpoint) / METHOD_FILE
@@ -206,10 +295,13 @@ class HftuneTrainer(Trainer):
             self.state.best_model_checkpoint = str(folder / name)
         if self.args.should_save:
             self.state.save_to_json(str(staging / name / "trainer_state.json"))
-            state = self.method.state(self.accelerator.unwrap_model(model))
-            if state:
-                whole = {key: value.contiguous() for key, value in state.items()}
-                save_file(whole, staging / name / METHOD_FILE)
+            kept = {METHOD_FILE: self.method.state(self.accelerator.unwrap_model(model))}
+            if self.averaging is not None:
+                kept[AVERAGE_FILE] = self.averaging.state()
+            for file, state in kept.items():
+                if state:
+                    whole = {key: value.contiguous() for key, value in state.items()}
+                    save_file(whole, staging / name / file)
             publish(staging / name, folder / name)
             staging.rmdir()
             rotate_checkpoints(

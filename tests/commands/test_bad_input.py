@@ -188,8 +188,8 @@ CASES = [
          recipe(method="{{name: lora, target_modules: [query, vlaue]}}")),
     Case("a pattern that matches nothing", r"method lora does not fit",
          recipe(method="{{name: lora, target_modules: '.*nothing'}}")),
-    Case("options that PEFT refuses", r"method adalora: ",
-         recipe(method="{{name: adalora, tinit: 500, tfinal: 600, total_step: 10}}")),
+    Case("options that PEFT refuses", r"method adalora: .*DoRA",
+         recipe(method="{{name: adalora, use_dora: true}}")),
     # The run folder.
     Case("folder not empty", r"run is not empty\nhint: .*--resume", recipe(), prepare=_not_empty),
     Case("folder is a file", r"run is a file", recipe(),

@@ -16,7 +16,8 @@ from hftune.hub.demo_models import DEMO_MODELS
 from hftune.methods import METHODS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, peft_configs
 from hftune.methods.peft_types import PEFT_TYPES
-from hftune.recipe.listed import OPTIMIZERS, SCHEDULES
+from hftune.optimizers import OPTIMIZERS
+from hftune.schedules import SCHEDULES
 from hftune.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -60,10 +61,14 @@ def test_the_docs_page_says_the_same_of_peft_types() -> None:
 def test_optimizers_and_schedules_are_those_of_transformers(
     kinds: dict[str, list[Entry]],
 ) -> None:
-    assert {kind.value for kind in OptimizerNames} <= names(kinds["optimizers"])
-    assert {kind.value for kind in SchedulerType} <= names(kinds["schedules"])
-    assert set(OPTIMIZERS) <= names(kinds["optimizers"])
-    assert set(SCHEDULES) <= names(kinds["schedules"])
+    assert {kind.value for kind in OptimizerNames} == {
+        name for name, row in OPTIMIZERS.items() if row.target is None
+    }
+    assert {kind.value for kind in SchedulerType} == {
+        name for name, row in SCHEDULES.items() if row.target is None
+    }
+    assert set(OPTIMIZERS) == names(kinds["optimizers"])
+    assert set(SCHEDULES) == names(kinds["schedules"])
 
 
 @pytest.mark.parametrize("name", [kind.value for kind in OptimizerNames])

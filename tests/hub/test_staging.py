@@ -57,6 +57,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_a_prompt_that_started_from_a_text_names_its_tokenizer_by_id(
+    run: Path, tmp_path: Path, tiny_encoder: Path
+) -> None:
+    config = run / "model" / "adapter_config.json"
+    values = json.loads(config.read_text())
+    values |= {"tokenizer_name_or_path": str(tiny_encoder), "tokenizer_kwargs": {"revision": "x"}}
+    config.write_text(json.dumps(values))
+    sent = json.loads((staged(run, tmp_path).folder / "adapter_config.json").read_text())
+    assert sent["tokenizer_name_or_path"] == "me/base"
+    assert sent["tokenizer_kwargs"] is None
+
+
 def test_what_leaves(run: Path, tmp_path: Path, tiny_encoder: Path) -> None:
     model = run / "model"
     for name in ("training_args.bin", "weights.pt", "optimizer.pth", "state.pkl"):

@@ -127,6 +127,26 @@ def test_starts_at_the_base_and_trains_only_its_own(kind: str) -> None:
     assert sum(moved) > 0.8 * len(moved)  # keys' biases, for one, have no gradient
 
 
+def test_penalty_above_an_allowed_share_pulls_as_hard_on_few_gates_as_on_many() -> None:
+    """With equal gates it is ``w log(p / allowed)``, whose slope ``w (1 - p)`` does not fade."""
+    model = adapted("bert", structured=False, gate_lr_ratio=1.0)
+    tuner = model.base_model
+    tuner.allowed_share = 0.005
+    for log_alpha in (3.0, -4.0):
+        p = torch.sigmoid(torch.tensor(log_alpha))
+        for difference in tuner.differences():
+            difference.gates.data.fill_(log_alpha)
+            difference.gates.grad = None
+        penalty = tuner.penalty()
+        penalty.backward()
+        torch.testing.assert_close(penalty, 30 * (p / 0.005).log())
+        slope = sum(difference.gates.grad.sum() for difference in tuner.differences())
+        torch.testing.assert_close(slope, 30 * (1 - p))
+    for difference in tuner.differences():
+        difference.gates.data.fill_(-6.0)
+    assert tuner.penalty() == 0
+
+
 @pytest.mark.parametrize("mode", ["l0", "l1"])
 def test_projection_leaves_exactly_the_budget(kind: str, mode: str) -> None:
     model = adapted(kind, mode=mode)

@@ -104,17 +104,6 @@ def test_variants_of_lora_start_at_the_base(
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_adalora_moves_its_rank_budget(make_recipe: Callable[..., Recipe]) -> None:
-    """The callback that no trainer calls: ranks fall from init_r to target_r on average."""
-    options = {"init_r": 4, "target_r": 1, "tinit": 1, "tfinal": 2, "deltaT": 1}
-    plan = prepare(make_recipe(training={"max_steps": 12}, method={"name": "adalora", **options}))
-    model = build_model(plan)
-    build_trainer(plan, model).train()
-    ranks = [int(value.ne(0).sum()) for name, value in model.named_parameters() if "lora_E" in name]
-    assert sum(ranks) <= len(ranks) * 1
-    assert model.peft_config["default"].total_step == 12
-
-
 def test_modules_that_the_checkpoint_lacks_train_and_are_saved(
     make_recipe: Callable[..., Recipe],
 ) -> None:
@@ -145,26 +134,6 @@ def test_nested_configs_become_their_class(make_recipe: Callable[..., Recipe]) -
     config = plan.method.config(plan.context())
     assert isinstance(config.runtime_config, LoraRuntimeConfig)
     assert config.runtime_config.ephemeral_gpu_offload
-
-
-def test_adalora_pulls_towards_orthogonality_as_peft_does(
-    make_recipe: Callable[..., Recipe],
-) -> None:
-    """PEFT adds the penalty to the loss that a model computes itself: the same number."""
-    options = {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1, "orth_reg_weight": 2.0}
-    plan = prepare(make_recipe("text-generation", method={"name": "adalora", **options}))
-    model = build_model(plan)
-    batch = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(4)])
-    with_penalty = model(**batch).loss
-    model.peft_config["default"].orth_reg_weight = 1e-12
-    without = model(**batch).loss
-    penalty = plan.method.penalty(model)
-    torch.testing.assert_close(penalty, with_penalty - without, atol=1e-5, rtol=1e-5)
-    trainer = build_trainer(plan, model)
-    trainer.current_gradient_accumulation_steps = 2
-    _, denominator = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
-    share = trainer.compute_loss(model, batch, num_items_in_batch=denominator)
-    torch.testing.assert_close(share, without + penalty / 2, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["lily", "peanut"])

@@ -59,7 +59,7 @@ def test_conflicts(sections: dict, says: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "training",
     [
-        {"optim_args": "momentum=0.9, nesterov=true"},
+        {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=true"},
         {"optim_args": None},
         {"save_strategy": "steps", "save_steps": 100},
         {"eval_strategy": "steps", "save_steps": 100},

@@ -47,7 +47,7 @@ def test_epochs_beside_max_steps_are_remarked_on(
 @pytest.mark.parametrize(
     ("training", "says"),
     [
-        ({"optim": "sgd", "optim_args": "momentum=much"}, "sgd: could not convert .*'much'"),
+        ({"optim": "stable_adamw"}, "stable_adamw: .*torch-optimi"),
         ({"optim": "galore_adamw"}, "galore_adamw: .*"),
     ],
 )

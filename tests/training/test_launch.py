@@ -44,7 +44,7 @@ REFUSED: list[tuple[dict[str, str], dict[str, Any], str]] = [
     (FSDP2, {"training": {"optim": "sgd"}}, "training.optim_args: FSDP2 cannot resume"),
     (
         FSDP2,
-        {"training": {"optim": "sgd", "optim_args": "momentum=0.0, weight_decay=0.1"}},
+        {"training": {"optim": "sgd", "optim_args": "momentum=0.0, dampening=0.1"}},
         "training.optim_args: FSDP2 cannot resume",
     ),
     (FSDP2, {"training": {"auto_find_batch_size": True}}, "training.auto_find_batch_size: a shar"),
@@ -78,7 +78,7 @@ ALLOWED: list[tuple[dict[str, str], dict[str, Any]]] = [
     (FSDP2, {}),
     ({**FSDP2, "LOCAL_WORLD_SIZE": "2"}, {"method": "lora"}),
     (FSDP2, QLORA),
-    (FSDP2, {"training": {"optim": "sgd", "optim_args": "weight_decay=0.1, momentum=0.9"}}),
+    (FSDP2, {"training": {"optim": "sgd", "optim_args": "dampening=0.1, momentum=0.9"}}),
     ({}, {"training": {"optim": "sgd"}}),
     ({**FSDP2, "ACCELERATE_MIXED_PRECISION": "no"}, QLORA),
     (DEEPSPEED, {"method": "lora"}),

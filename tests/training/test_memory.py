@@ -17,6 +17,7 @@ from transformers import (
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.methods.contract import MethodContext
 from hftune.methods.head_only import HeadOnly
+from hftune.optimizers.make import state_bytes
 from hftune.training.memory import estimate_memory
 
 ROWS, LENGTH = 8, 64
@@ -60,7 +61,7 @@ def test_counted_exactly(head_only: bool, optimizer: str, states: int) -> None:
     trained = head if head_only else trunk + head
     if head_only:
         HeadOnly().apply(model, MethodContext(task="text-classification"))
-    found = estimate_memory(model, BERT, rows=1, length=1, optimizer=optimizer)
+    found = estimate_memory(model, BERT, rows=1, length=1, state_bytes=state_bytes(optimizer, None))
     assert found.weights == 4 * (trunk + head)
     assert found.gradients == 4 * trained
     assert found.optimizer == states * trained

@@ -29,7 +29,8 @@ class DiffPruningModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  as PEFT declares it
     peft_config: dict[str, Any]
 
-    #: The share of open gates above which the penalty counts; the phases set it.
+    #: The share of open gates above which the penalty counts, in logs, since the pull on the gates
+    #: that are left would fade with their number; the phases set it. Zero: the share itself counts.
     allowed_share = 0.0
 
     def differences(self, adapter_name: str = "default") -> Iterator[Difference]:
@@ -65,7 +66,7 @@ class DiffPruningModel(BaseTuner):
         else:
             gates = [difference.counted_gates() for difference in self.differences(adapter_name)]
             share = torch.stack(gates).sum() / self.num_weights(adapter_name)
-            counted = (share - self.allowed_share).relu()
+            counted = (share / self.allowed_share).log().relu() if self.allowed_share else share
         penalty: Tensor = config.penalty_weight * counted
         return penalty
 

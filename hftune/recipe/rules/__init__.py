@@ -6,6 +6,7 @@ from hftune.recipe.rules.evaluation import EVALUATION_RULES
 from hftune.recipe.rules.loss import LOSS_RULES
 from hftune.recipe.rules.method import METHOD_RULES
 from hftune.recipe.rules.model import MODEL_RULES
+from hftune.recipe.rules.optimization import OPTIMIZATION_RULES
 from hftune.recipe.rules.probe import PROBE_RULES
 from hftune.recipe.rules.training import TRAINING_RULES
 
@@ -15,6 +16,7 @@ RULES = (
     *METHOD_RULES,
     *PROBE_RULES,
     *LOSS_RULES,
+    *OPTIMIZATION_RULES,
     *EVALUATION_RULES,
     *TRAINING_RULES,
 )

@@ -7,9 +7,11 @@ from hftune.recipe.rules.rule import Rule, Sections, option, quantized, training
 LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 #: Schedules that are a factor by step, without restarts of their own.
 SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
-            "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")  # fmt: skip
+            "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+            "step", "multistep", "exponential", "inverse_time", "one_cycle")  # fmt: skip
 #: Optimizers that keep averages in the shape of the parameter.
-PLAIN_STATES = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
+PLAIN_STATES = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad", "adam", "nadam",
+                "radam", "nesterov")  # fmt: skip
 #: Fields of diff_pruning's gates and their defaults, which a resolved recipe spells out.
 GATES = {
     "structured": True,
@@ -76,6 +78,79 @@ METHOD_RULES = (
         "training.load_best_model_at_end",
         "adalora changes its ranks as it goes, so an earlier checkpoint no longer fits the model",
         lambda s: bool(training(s, "load_best_model_at_end")) and s["method"].name in CHANGES_SHAPE,
+    ),
+    Rule(
+        "method.target_r",
+        "the budget of adalora falls from init_r to target_r, so target_r must be below init_r",
+        lambda s: s["method"].name == "adalora" and option(s, "target_r") >= option(s, "init_r"),
+    ),
+    Rule(
+        "method.r",
+        "adalora begins with the rank init_r and has no r",
+        lambda s: s["method"].name == "adalora" and option(s, "r") not in (None, 8),
+    ),
+    Rule(
+        "method.tinit",
+        "tinit and tfinal are whole steps; below 1 they are shares of the run",
+        lambda s: (
+            s["method"].name == "adalora"
+            and any(
+                (option(s, name) or 0) > 1 and option(s, name) % 1 for name in ("tinit", "tfinal")
+            )
+        ),
+    ),
+    Rule(
+        "method.total_step",
+        "the run fills in total_step and rank_pattern of adalora: leave them out",
+        lambda s: (
+            s["method"].name == "adalora"
+            and any(option(s, name) is not None for name in ("total_step", "rank_pattern"))
+        ),
+    ),
+    Rule(
+        "method.prompt_tuning_init_text",
+        "prompt_tuning_init: TEXT starts from a text: give one that is not empty",
+        lambda s: (
+            option(s, "prompt_tuning_init") == "TEXT"
+            and not (option(s, "prompt_tuning_init_text") or "").strip()
+        ),
+    ),
+    Rule(
+        "method.prompt_tuning_init_text",
+        "the text has an effect only with prompt_tuning_init: TEXT",
+        lambda s: (
+            option(s, "prompt_tuning_init_text") is not None
+            and option(s, "prompt_tuning_init") != "TEXT"
+        ),
+    ),
+    Rule(
+        "method.tokenizer_name_or_path",
+        "the text is read by the model's own tokenizer: leave out the name and tokenizer_kwargs",
+        lambda s: any(
+            option(s, name) is not None for name in ("tokenizer_name_or_path", "tokenizer_kwargs")
+        ),
+    ),
+    Rule(
+        "method.encoder_hidden_size",
+        "it is the width of the prefix's network, which prefix_projection: true makes",
+        lambda s: (
+            s["method"].name == "prefix_tuning"
+            and option(s, "encoder_hidden_size") is not None
+            and not option(s, "prefix_projection")
+        ),
+    ),
+    Rule(
+        "method.encoder_reparameterization_type",
+        "encoder_num_layers and encoder_dropout are those of an LSTM; the MLP of p_tuning has "
+        "three layers and no dropout",
+        lambda s: (
+            s["method"].name == "p_tuning"
+            and option(s, "encoder_reparameterization_type") != "LSTM"
+            and (
+                option(s, "encoder_num_layers") not in (None, 2)
+                or bool(option(s, "encoder_dropout"))
+            )
+        ),
     ),
     Rule(
         "training.gradient_checkpointing",

@@ -65,6 +65,11 @@ PROBE_RULES = (
         lambda s: _fitted(s) and s["model"].classifier_pooling != "cls",
     ),
     Rule(
+        "regularization",
+        "no Trainer runs for a probe; method.classifier_kwargs takes C, alpha and their like",
+        lambda s: _fitted(s) and s["regularization"].weight_averaging is not None,
+    ),
+    Rule(
         "data.streaming",
         "a probe is fitted on the features of all rows at once",
         lambda s: _fitted(s) and s["data"].streaming,

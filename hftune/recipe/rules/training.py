@@ -4,16 +4,11 @@
 from functools import partial
 
 from hftune.hub.clean import PUSH_FIELDS
+from hftune.optimizers.args import is_malformed
 from hftune.recipe.rules.rule import Rule, Sections, has_validation, training
 
 #: What Transformers has for ``save_steps``; a resolved recipe spells it out with any strategy.
 DEFAULT_SAVE_STEPS = 500
-
-
-def _is_malformed(optim_args: str) -> bool:
-    """Tell whether Transformers could not read it."""
-    pairs = optim_args.replace(" ", "").split(",") if optim_args else []
-    return any(not all(pair.split("=")) or pair.count("=") != 1 for pair in pairs)
 
 
 def _saves_otherwise(sections: Sections) -> bool:
@@ -31,7 +26,7 @@ TRAINING_RULES = (
     Rule(
         "training.optim_args",
         "it is written key=value, several with commas between them: momentum=0.9,nesterov=true",
-        lambda s: _is_malformed(training(s, "optim_args") or ""),
+        lambda s: is_malformed(training(s, "optim_args") or ""),
     ),
     Rule(
         "training.save_steps",

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuned models of one base as one: what each has changed is weighted and added up.
+
+The differences are those of whole weights, as in Ilharco et al., "Editing Models with Task
+Arithmetic", 2023, arXiv:2212.04089, so it does not matter how they were trained. The combinations
+have PEFT's names and are its functions, which ``add_weighted_adapter`` applies to LoRA's factors.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.utils import merge_utils
+from torch import Tensor
+
+from hftune.core.errors import HftuneError
+
+StateDict = Mapping[str, Tensor]
+
+#: Combinations that leave entries of the differences out -> PEFT's function.
+THINNED = {
+    "magnitude_prune": merge_utils.magnitude_prune,
+    "ties": merge_utils.ties,
+    "dare_linear": merge_utils.dare_linear,
+    "dare_ties": merge_utils.dare_ties,
+}
+COMBINATIONS = ("linear", *THINNED)
+
+
+def merged(model: Any) -> Any:
+    """Return a plain model; an adapter goes into its base.
+
+    Raises:
+        HftuneError: The sum is not finite.
+    """
+    if not isinstance(model, PeftModel):
+        return model
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise HftuneError(f"the adapter cannot be merged: {error}") from error
+
+
+def combine(
+    base: StateDict,
+    parts: Sequence[StateDict],
+    weights: Sequence[float],
+    *,
+    new: Collection[str] = (),
+    combination: str = "linear",
+    density: float = 1.0,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each weight of the combined model.
+
+    ``linear`` is ``base + sum of weight * (part - base)``. What the base lacks is the weighted mean
+    of the parts, whatever the combination.
+
+    Args:
+        base: The base's weights.
+        parts: The weights of the models, the same names and shapes.
+        weights: One for each part; their sum is not 0 where there are ``new`` names.
+        new: Names that the base's checkpoint lacks.
+        combination: One of ``COMBINATIONS``.
+        density: Share of the entries of each difference that stays; ``linear`` keeps all.
+
+    Raises:
+        HftuneError: A shape differs.
+    """
+    factors = torch.tensor(weights)
+    for name, start in base.items():
+        tensors = [part[name] for part in parts]
+        if any(tensor.shape != start.shape for tensor in tensors):
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in [start, *tensors])
+            raise HftuneError(f"{name} has other shapes in base and runs: {shapes}")
+        if name in new:
+            total = sum(weights)
+            yield name, sum(w / total * t for w, t in zip(weights, tensors, strict=True))  # type: ignore[misc]
+            continue
+        changes = [tensor - start for tensor in tensors] if start.is_floating_point() else []
+        if not any(change.any() for change in changes):
+            yield name, start
+        elif combination == "linear":
+            yield name, start + merge_utils.task_arithmetic(changes, factors)
+        else:
+            yield name, start + THINNED[combination](changes, factors, density)
