@@ -88,7 +88,7 @@ def train(
         eval_dataset=eval_dataset,
         loss=loss,
         metrics=metrics,
-        own_model=model is not None,
+        own_model=model,
     )
     _say_rows(plan)
     order = check_push(plan)

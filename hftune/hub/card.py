@@ -63,6 +63,12 @@ MERGING = {
     "bottleneck": "The adapter cannot be merged into its base.",
     "diff_pruning": "`hftune export` merges it into its base, which then needs neither.",
 }
+#: Task options -> what hftune decides by; Transformers reads neither.
+DECIDED_BY = {"thresholds": "thresholds", "prior": "the shares of a prior"}
+DECIDED = (
+    "The figures are of labels that are given by {by}, which `hftune.json` holds. hftune applies "
+    "them; a Transformers pipeline does not."
+)
 MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
@@ -99,6 +105,8 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
         )
     if _needs_mean_pooling(facts):
         lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
+    if decided := [word for key, word in DECIDED_BY.items() if facts.task_options.get(key)]:
+        lines += ["", DECIDED.format(by=" and ".join(decided))]
     if facts.max_length is not None and facts.task != "text-generation":
         lines += ["", f"Texts were cut at {facts.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from datasets import Dataset
+from torch import nn
 from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
@@ -44,7 +45,7 @@ def prepare(
     eval_dataset: Dataset | None = None,
     loss: Loss | None = None,
     metrics: Sequence[Metric] | None = None,
-    own_model: bool = False,
+    own_model: nn.Module | None = None,
     sample: int | None = None,
 ) -> Plan:
     """Turn a recipe into a :class:`Plan`.
@@ -55,13 +56,13 @@ def prepare(
         eval_dataset: Rows in place of ``data.validation``.
         loss: A loss of one's own in place of the recipe's.
         metrics: Metrics of the ``evaluate`` library in place of ``evaluation.metrics``.
-        own_model: Whether a model of one's own takes the place of the recipe's and its method.
+        own_model: A model of one's own in place of the recipe's and its method.
         sample: Encode so many rows of a large part, for a look that does not train.
 
     Raises:
         HftuneError: Something in the recipe, the data or the environment does not fit.
     """
-    launch = check_launch(recipe, own_model)
+    launch = check_launch(recipe, own_model is not None)
     recipe = for_device(recipe, launch)
     arguments = training_arguments(recipe, launch)
     scaled_rate(recipe, arguments)
@@ -113,8 +114,10 @@ def prepare(
         plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
     _fit_loss(plan)
     plan.optimization.check_run(arguments, plan.span)
-    if not own_model:
+    if own_model is None:
         _check_model(plan)
+    else:
+        plan.loss.check(own_model)
     return plan
 
 

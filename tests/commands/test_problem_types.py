@@ -194,6 +194,15 @@ def test_bad_losses(make_recipe: Callable[..., Any], loss: Any, message: str) ->
         hftune.check(make_recipe(loss=loss))
 
 
+def test_a_loss_looks_at_a_model_of_ones_own(
+    make_recipe: Callable[..., Any], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
+    with pytest.raises(HftuneError, match="this model has none"):
+        hftune.train(make_recipe(loss="r_drop"), model=model)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("loss", "method"),
     [

@@ -51,6 +51,15 @@ CONFIGS = {
 }
 
 
+def test_thresholds_and_a_prior_are_said() -> None:
+    def told(**options: Any) -> str:
+        return model_card(dataclasses.replace(FACTS, task_options=options), {}, adapter=False)
+
+    assert "hftune.json" not in told(thresholds=None, prior=None)
+    assert "given by thresholds, which `hftune.json` holds" in told(thresholds={"c": 0.2})
+    assert "by thresholds and the shares of a prior" in told(thresholds=0.3, prior="uniform")
+
+
 def header(card: str) -> dict[str, Any]:
     start, text, _ = card.split("---\n", 2)
     assert start == ""
