@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hftune.commands.evaluate import evaluate
     from hftune.commands.explain import explain
     from hftune.commands.init import init
+    from hftune.commands.lr_find import lr_find
     from hftune.commands.predict import predict
     from hftune.commands.push import push
     from hftune.commands.schema import schema
@@ -46,6 +47,7 @@ __all__ = [
     "explain",
     "init",
     "load",
+    "lr_find",
     "predict",
     "push",
     "schema",
@@ -66,6 +68,7 @@ _PLACES = {
     "explain": "hftune.commands.explain",
     "init": "hftune.commands.init",
     "load": "hftune.training.run",
+    "lr_find": "hftune.commands.lr_find",
     "predict": "hftune.commands.predict",
     "push": "hftune.commands.push",
     "schema": "hftune.commands.schema",
