@@ -70,9 +70,7 @@ def lr_find(
 
 def _check(recipe: Recipe, start: float, end: float, steps: int, path: Path | None) -> None:
     if not 0 < start < end:
-        raise HftuneError(
-            f"--start, --end: rates rise from {start:g} to {end:g}? say 0 < start < end"
-        )
+        raise HftuneError(f"--start, --end: {start:g} to {end:g} does not rise from above 0")
     if steps < 2 * LEAST:
         raise HftuneError(f"--steps: {steps} are too few to see anything; at least {2 * LEAST}")
     if path is not None and path.suffix not in PICTURES:
