@@ -56,7 +56,7 @@ def lr_find(
     """
     path = None if plot is None else Path(plot)
     _check(recipe, start, end, steps, path)
-    plan = prepare(recipe, train_dataset=train_dataset, loss=loss, own_model=model is not None)
+    plan = prepare(recipe, train_dataset=train_dataset, loss=loss, own_model=model)
     if plan.arguments.world_size > 1:
         raise HftuneError("lr_find runs in one process", hint="leave out the launcher")
     say(f"range test: {steps} optimizer steps, rates {start:.1e} to {end:.1e}; nothing is saved")
