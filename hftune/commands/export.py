@@ -113,9 +113,10 @@ def _merged(run: Run, *, checked: bool = False) -> Any:
     if not checked:
         return merged(model)
     ids = probe_ids(run.tokenizer)
-    before = logits_of(model, ids)
+    decodes = facts.task == "text2text-generation"
+    before = logits_of(model, ids, decodes=decodes)
     plain = merged(model)
-    after = logits_of(plain, ids)
+    after = logits_of(plain, ids, decodes=decodes)
     change = max(
         ((after[row] - due).abs().max() / (1 + due.abs().max())).item()
         for row, due in before.items()

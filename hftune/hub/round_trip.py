@@ -49,6 +49,8 @@ with torch.no_grad():
     for index, ids in enumerate(asked["ids"]):
         ids = torch.tensor([ids], device=model.device)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if asked["decodes"]:
+            batch["decoder_input_ids"] = ids
         given = GIVEN
         due = expected[str(index)]
         largest = max(largest, ((given - due).abs().max() / (1 + due.abs().max())).item())
@@ -89,10 +91,12 @@ def check_round_trip(
     tokens = [tokenizer(text)["input_ids"] for text in TEXTS]
     with tempfile.TemporaryDirectory(prefix="hftune-") as place:
         here = Path(place)
-        save_file(logits_of(model, ids), here / "logits.safetensors")
+        decodes = facts.task == "text2text-generation"
+        save_file(logits_of(model, ids, decodes=decodes), here / "logits.safetensors")
         asked = {
             "ids": ids,
             "texts": TEXTS,
+            "decodes": decodes,
             "movable": facts.quantization is None and facts.probe is None,
         }
         (here / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
@@ -143,13 +147,20 @@ def probe_ids(tokenizer: Any) -> list[list[int]]:
     return [row.tolist() for row in torch.tensor(ids).split(LENGTHS)]
 
 
-def logits_of(model: Any, ids: list[list[int]]) -> dict[str, Tensor]:
-    """Return the logits of each row, by its number."""
+def logits_of(model: Any, ids: list[list[int]], *, decodes: bool = False) -> dict[str, Tensor]:
+    """Return the logits of each row, by its number.
+
+    Args:
+        model: In evaluation mode.
+        ids: The rows; see :func:`probe_ids`.
+        decodes: Whether it is an encoder-decoder, whose decoder reads the same row.
+    """
     rows = {}
     with torch.no_grad():
         for index, row in enumerate(ids):
             batch = torch.tensor([row], device=model.device)
-            output = model(input_ids=batch, attention_mask=torch.ones_like(batch))
+            more = {"decoder_input_ids": batch} if decodes else {}
+            output = model(input_ids=batch, attention_mask=torch.ones_like(batch), **more)
             rows[str(index)] = output.logits.float().cpu().contiguous()
     return rows
 

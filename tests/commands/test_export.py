@@ -11,7 +11,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 import hftune
 from hftune import HftuneError, Recipe, Run
@@ -74,6 +79,23 @@ def test_one_run(method: Any, trained: Callable[..., Run], tmp_path: Path) -> No
     card = (plain.path / "README.md").read_text()
     assert "AutoModelForSequenceClassification.from_pretrained" in card
     assert "library_name: transformers" in card
+
+
+@pytest.mark.parametrize(
+    ("task", "auto"),
+    [("token-classification", AutoModelForTokenClassification),
+     ("text-generation", AutoModelForCausalLM), ("text2text-generation", AutoModelForSeq2SeqLM)],
+)  # fmt: skip
+def test_every_task(
+    task: str, auto: Any, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = hftune.train(make_recipe(task, QUICK, method={"name": "lora", "r": 2}))
+    hftune.export(run.path, tmp_path / "plain")
+    more = {"decoder_input_ids": IDS} if task == "text2text-generation" else {}
+    with torch.no_grad():
+        expected = run.model(input_ids=IDS, **more).logits
+        actual = auto.from_pretrained(tmp_path / "plain").eval()(input_ids=IDS, **more).logits
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_run_on_4_bits_goes_into_the_whole_weights(

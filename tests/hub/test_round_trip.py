@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
@@ -41,10 +42,17 @@ def test_adapter(tmp_path: Path, tiny_encoder: Path, pooling: str) -> None:
 
 
 @pytest.mark.slow
-def test_language_model(tmp_path: Path, tiny_decoder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_decoder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
-    facts = ModelFacts(task="text-generation", base_model="me/base")
+@pytest.mark.parametrize(
+    ("task", "auto"),
+    [("text-generation", AutoModelForCausalLM), ("text2text-generation", AutoModelForSeq2SeqLM)],
+)
+def test_models_that_write(
+    tmp_path: Path, tiny_decoder: Path, tiny_seq2seq: Path, task: str, auto: Any
+) -> None:
+    base = tiny_decoder if task == "text-generation" else tiny_seq2seq
+    model = auto.from_pretrained(base).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    facts = ModelFacts(task=task, base_model="me/base")
     save_model(tmp_path / "model", model, tokenizer, facts, "")
     check_round_trip(tmp_path / "model", facts, model, tokenizer, adapter=False)
 
