@@ -32,6 +32,8 @@ from hftune.tasks.problem_types import SINGLE_LABEL, make_problem_type, problem_
 from hftune.tasks.problem_types.contract import LabelSet, ProblemType, Thresholds
 
 SHOWN_LABELS = 20
+#: Validation rows of a label from which on its threshold is more than chance, roughly.
+FEW = 20
 
 
 class TextClassification(Task):
@@ -277,6 +279,12 @@ class TextClassification(Task):
             scores = self._known().corrected(kept["scores"])
             best = self.kind.best_thresholds(scores, kept["labels"])
             self.thresholds = dict(zip(self.label_names, best.tolist(), strict=True))
+            counts = self.kind.counts(kept["labels"], len(self.label_names))
+            if few := [n for n, count in zip(self.label_names, counts, strict=True) if count < FEW]:
+                warn(
+                    f"fewer than {FEW} validation rows chose the thresholds of {shown(few)}: "
+                    "mostly chance; compare with the highest probability on other rows"
+                )
 
     def learn_prior(self, shares: Sequence[float] | None) -> None:
         """Remember what a prior corrects; see :class:`Task`."""

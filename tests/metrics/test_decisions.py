@@ -77,10 +77,15 @@ def test_nothing_to_gain_changes_nothing() -> None:
 
 
 def test_equal_scores_are_not_torn_apart() -> None:
-    """Rows that look the same get the same class, so all are given the commoner one or none."""
-    scores, labels = np.zeros((6, 2)), np.array([0, 0, 0, 0, 1, 1])
+    """Six rows that look the same, half of them of the second class, and six that are the first's.
+
+    The best is to give the six alike to the second: 3 of them are right, and the other six.
+    """
+    scores = np.array([[0.0, 0.0]] * 6 + [[2.0, 0.0]] * 6)
+    labels = np.array([1] * 3 + [0] * 9)
     found = best_macro_f1_thresholds(scores, labels)
-    assert macro_f1(scores, labels, found) == pytest.approx(0.8 / 2)
+    expected = (2 * 6 / (6 + 9) + 2 * 3 / (6 + 3)) / 2
+    assert macro_f1(scores, labels, found) == pytest.approx(expected)
 
 
 def test_a_class_without_rows_stays_out() -> None:

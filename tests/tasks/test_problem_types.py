@@ -264,7 +264,9 @@ def test_a_prior_goes_with_one_label_a_text() -> None:
 
 
 @pytest.mark.parametrize("kind", [SINGLE, MULTI])
-def test_thresholds_found_for_classes_are_remembered(kind: str) -> None:
+def test_thresholds_found_for_classes_are_remembered(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     generator = np.random.default_rng(0)
     labels = generator.choice(3, 90, p=[0.8, 0.15, 0.05])
     scores = generator.normal(size=(90, 3)) + np.log([0.8, 0.15, 0.05]) + np.eye(3)[labels]
@@ -272,6 +274,8 @@ def test_thresholds_found_for_classes_are_remembered(kind: str) -> None:
     task = TextClassification(["a", "b", "c"], problem_type=kind, thresholds="best_f1")
     before = task.metrics(kept)["f1_macro"]
     task.calibrate(kept)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "fewer than 20 validation rows chose the thresholds of b, c: mostly chance" in said
     reached = task.metrics(kept)["f1_macro"]
     assert reached > before
     again = TextClassification(**json.loads(json.dumps(task.options())))
