@@ -18,8 +18,9 @@ from transformers.training_args import OptimizerNames
 
 import hftune
 from hftune import Recipe, RecipeError
-from hftune.optimizers import ADAM, OPTIMIZERS
+from hftune.optimizers import OPTIMIZERS
 from hftune.optimizers.make import OptimizerChoice, class_and_options, state_bytes
+from hftune.optimizers.row import ADAM
 from hftune.training.build import build_model, build_trainer
 from hftune.training.prepare import prepare
 
@@ -376,7 +377,8 @@ def test_schedule_free_warms_up_in_steps(name: str, make_recipe: Callable[..., R
 def test_schedule_free_with_a_best_checkpoint(make_recipe: Callable[..., Recipe]) -> None:
     """Two steps behind the last evaluation the best checkpoint is taken, and stays as it was."""
     training = {"optim": "schedule_free_adamw", "max_steps": 6, "learning_rate": 0.1,
-                "eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "loss"}  # fmt: skip
+                "eval_strategy": "steps", "eval_steps": 4,
+                "metric_for_best_model": "loss"}  # fmt: skip
     run = hftune.train(make_recipe(training=training))
     lines = map(json.loads, (run.path / "log.jsonl").read_text().splitlines())
     losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
