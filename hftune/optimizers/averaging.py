@@ -133,6 +133,14 @@ class WeightAverage(Averaging):
             self.average.update_parameters(self.live)
 
 
+class EndInEvaluation(TrainerCallback):
+    """Leaves the average of a schedule-free optimizer in the model, also without evaluation."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put the average in; it stays if it is there."""
+        kwargs["optimizer"].eval()
+
+
 class OptimizerAverage(Averaging):
     """The average in the state of ``torch.optim.ASGD``; checkpoints of the optimizer hold it."""
 

@@ -112,7 +112,7 @@ def _check_stages(span: Span, kwargs: Mapping[str, Any]) -> None:
 
 
 def _check_bounds(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> None:
-    """Refuse bounds that would move the rate at once; those of Transformers are 1e-3 and 1."""
+    """Refuse bounds that do not hold the rate; those of Transformers are 1e-3 and 1."""
     rate = optimizer.defaults["lr"]
     low, high = kwargs.get("min_lr", 1e-3), kwargs.get("max_lr", 1.0)
     if not low <= rate <= high:

@@ -14,7 +14,7 @@ from hftune.core.console import say
 from hftune.core.errors import RecipeError, first_line
 from hftune.core.steps import steps_of
 from hftune.optimizers import FULL_BATCH, OPTIMIZERS
-from hftune.optimizers.averaging import Averaging, OptimizerAverage, WeightAverage
+from hftune.optimizers.averaging import Averaging, EndInEvaluation, OptimizerAverage, WeightAverage
 from hftune.optimizers.groups import Grouping, check_groups
 from hftune.optimizers.make import (
     FIRST_PART,
@@ -140,12 +140,14 @@ class Optimization:
         return WeightAverage(model, self.averaging.name, start=start, every=every, **options)
 
     def callbacks(self) -> list[TrainerCallback]:
-        """Return what clips by value, and what warms a schedule that follows a metric."""
+        """Return what clips by value, warms a schedule that follows a metric, ends an average."""
         callbacks: list[TrainerCallback] = []
         if self.max_grad_value is not None:
             callbacks.append(GradientValueClipping(self.max_grad_value))
         if self.schedule in MEASURING:
             callbacks.append(Climb())
+        if self.optimizer.name.startswith("schedule_free"):
+            callbacks.append(EndInEvaluation())
         return callbacks
 
     def gradient_log(self, model: nn.Module) -> GradientLog | None:

@@ -259,6 +259,8 @@ class HftuneTrainer(Trainer):
             self.averaging.restore(load_file(path))
 
     def _load_best_model(self) -> None:
+        # A schedule-free optimizer would later turn the weights that are loaded here into others.
+        cast(Any, self.optimizer).eval()
         if not self.method.state_is_whole:
             super()._load_best_model()
         self._restore_method(str(self.state.best_model_checkpoint))

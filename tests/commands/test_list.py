@@ -11,7 +11,7 @@ from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from hftune import HftuneError, Recipe, RecipeError
-from hftune.commands.list import KINDS, Entry, list_, listing
+from hftune.commands.list import KINDS, Entry, list_, listing, plot_schedules
 from hftune.hub.demo_models import DEMO_MODELS
 from hftune.methods import METHODS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, peft_configs
@@ -115,6 +115,16 @@ def test_recipes_are_where_the_list_says(
 def test_demo_models_and_one_kind_alone(kinds: dict[str, list[Entry]]) -> None:
     assert names(kinds["models"]) == {f"demo:{name}" for name in DEMO_MODELS}
     assert list_("tasks") == {"tasks": kinds["tasks"]}
+
+
+def test_schedules_are_drawn(tmp_path: Path) -> None:
+    plot_schedules(tmp_path / "schedules.svg")
+    drawn = (tmp_path / "schedules.svg").read_text()
+    assert all(f"<!-- {name}" in drawn for name in SCHEDULES)
+    with pytest.raises(HftuneError, match="no picture"):
+        plot_schedules(tmp_path / "schedules.txt")
+    with pytest.raises(HftuneError, match="is no folder"):
+        plot_schedules(tmp_path / "absent" / "schedules.png")
 
 
 def test_unknown_kind_is_named() -> None:

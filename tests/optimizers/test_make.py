@@ -2,6 +2,7 @@
 """Each optimizer against its formula, by itself and through the Trainer."""
 
 import inspect
+import json
 import math
 import re
 from collections.abc import Callable
@@ -15,9 +16,11 @@ from transformers import trainer_optimizer as theirs
 from transformers.optimization import Adafactor
 from transformers.training_args import OptimizerNames
 
+import hftune
 from hftune import Recipe, RecipeError
-from hftune.optimizers import ADAM, OPTIMIZERS
+from hftune.optimizers import OPTIMIZERS
 from hftune.optimizers.make import OptimizerChoice, class_and_options, state_bytes
+from hftune.optimizers.row import ADAM
 from hftune.training.build import build_model, build_trainer
 from hftune.training.prepare import prepare
 
@@ -351,6 +354,35 @@ def test_the_trainer_steps_with_it(name: str, make_recipe: Callable[..., Recipe]
     optimizer = trainer.optimizer.optimizer
     stepped_by = {p for group in optimizer.param_groups for p in group["params"]}
     assert stepped_by == {p for p in trainer.model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "name", ["schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam"]
+)
+def test_schedule_free_warms_up_in_steps(name: str, make_recipe: Callable[..., Recipe]) -> None:
+    """A fifth of ten steps is two, where Transformers would hand over 0.2: a first rate of five
+    times the highest. Evaluated and saved are the averaged weights, which the optimizer puts in."""
+    training = {"optim": name, "max_steps": 10, "warmup_steps": 0.2, "learning_rate": 1e-3,
+                "eval_strategy": "no", "save_strategy": "no"}  # fmt: skip
+    plan = prepare(make_recipe(training=training))
+    trainer = build_trainer(plan, build_model(plan))
+    group = trainer.create_optimizer().param_groups[0]
+    if name != "schedule_free_radam":  # it has a warmup by nature
+        assert group["warmup_steps"] == 2
+    trainer.train()
+    assert trainer.optimizer.param_groups[0]["lr_max"] <= 1e-3 * (1 + 1e-9)
+    assert trainer.optimizer.param_groups[0]["train_mode"] is False
+
+
+def test_schedule_free_with_a_best_checkpoint(make_recipe: Callable[..., Recipe]) -> None:
+    """Two steps behind the last evaluation the best checkpoint is taken, and stays as it was."""
+    training = {"optim": "schedule_free_adamw", "max_steps": 6, "learning_rate": 0.1,
+                "eval_strategy": "steps", "eval_steps": 4,
+                "metric_for_best_model": "loss"}  # fmt: skip
+    run = hftune.train(make_recipe(training=training))
+    lines = map(json.loads, (run.path / "log.jsonl").read_text().splitlines())
+    losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    assert run.metrics["eval_loss"] == pytest.approx(losses[0], abs=1e-6)
 
 
 def test_norms_and_biases_do_not_decay(make_recipe: Callable[..., Recipe]) -> None:

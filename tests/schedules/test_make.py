@@ -158,7 +158,7 @@ def test_what_does_not_fit_the_run(name: str, span: Span, kwargs: dict, says: st
         make_schedule(name, idle_optimizer(RATE), span, kwargs)
 
 
-def test_greedy_would_jump_to_its_own_bounds() -> None:
+def test_greedy_would_stay_at_its_own_bounds() -> None:
     """Transformers' lowest rate, 1e-3, lies above the rates of fine-tuning."""
     with pytest.raises(ValueError, match="min_lr"):
         make_schedule("greedy", idle_optimizer(5e-5), Span(100), {})

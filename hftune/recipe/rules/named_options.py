@@ -7,9 +7,10 @@ Transformers reads the options that it looks for and passes over all others with
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hftune.optimizers import ADAM, OPTIMIZERS
 from hftune.optimizers import DEFAULT as ADAMW
+from hftune.optimizers import OPTIMIZERS
 from hftune.optimizers.args import is_malformed, values_of
+from hftune.optimizers.row import ADAM
 from hftune.recipe.check import mismatch, show
 from hftune.recipe.limits import Schema
 from hftune.recipe.rules.rule import Sections, training
