@@ -292,6 +292,7 @@ def model_facts(plan: Plan) -> ModelFacts:
         config=config,
         quantization=recipe.model.quantization if plan.method.saves_adapter else None,
         tuner_module=_tuner_module(recipe.method.name),
+        base_fingerprint=plan.base_fingerprint,
     )
 
 

@@ -24,6 +24,7 @@ from hftune.core.console import warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write_json, sha256_of
 from hftune.core.pooling import Pooling, features
+from hftune.hub.adapter import check_base
 from hftune.hub.load import load_config, load_weights, model_location
 from hftune.hub.save import ModelFacts
 
@@ -202,6 +203,7 @@ def load_probe(folder: Path, facts: ModelFacts) -> ProbedModel:
         dtype=getattr(torch, reading.dtype),
         revision=facts.base_revision,
     )
+    check_base(folder, facts.base_model, facts.base_fingerprint, trunk.named_parameters())
     head = Head(
         pipeline=pipeline,
         reading=reading,

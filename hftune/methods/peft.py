@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.errors import HftuneError
+from hftune.methods import method_row
 from hftune.methods.contract import Method, MethodContext
 from hftune.methods.peft_tuners import register_tuners
 
@@ -45,6 +46,7 @@ NEEDS = {
 }
 #: How torch says that a model on the meta device has shapes and no numbers.
 NO_WEIGHTS = re.compile("meta tensor|register_meta|device meta|meta device", re.IGNORECASE)
+TAKE_LORA = "lora works on every kind of model"
 ORTHOGONALITY_WEIGHT = AdaLoraConfig.orth_reg_weight
 PEFT_TASKS = {
     "text-classification": "SEQ_CLS",
@@ -80,8 +82,13 @@ class Peft(Method):
         """Build the PEFT config, with the recipe's options and ``overrides`` over them.
 
         Raises:
-            HftuneError: PEFT's own constructor refuses the options.
+            HftuneError: PEFT's own constructor refuses the options, or there are no texts.
         """
+        no_images = method_row(self.name).no_images
+        if no_images is not None and context.task not in PEFT_TASKS:
+            raise HftuneError(
+                f"method {self.name} {no_images}, and {context.task} has no texts", hint=TAKE_LORA
+            )
         fields = {field.name for field in dataclasses.fields(self.config_class)}
         hints = get_type_hints(self.config_class)
         options = {
@@ -90,7 +97,7 @@ class Peft(Method):
             else value
             for key, value in (self.options | overrides).items()
         }
-        options["task_type"] = PEFT_TASKS[context.task]
+        options["task_type"] = PEFT_TASKS.get(context.task)  # of images PEFT knows no task
         if "modules_to_save" in fields and context.new_modules:
             chosen = options.get("modules_to_save") or []
             options["modules_to_save"] = [*chosen, *(set_minus(context.new_modules, chosen))]

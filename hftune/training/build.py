@@ -15,7 +15,9 @@ from transformers import (
 )
 
 from hftune.core.console import say
+from hftune.core.fingerprint import fingerprint
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
+from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
 from hftune.training.distribution import name_layers
 from hftune.training.plan import Plan
@@ -38,6 +40,8 @@ def build_model(plan: Plan) -> nn.Module:
         attn_implementation=section.attn_implementation,
         quantization_config=_quantization(plan),
     )
+    if plan.method.saves_adapter:
+        plan.base_fingerprint = fingerprint(loaded_weights(model, missing))
     new = new_modules(model, missing)
     if section.classifier_pooling == "mean":
         pool_by_mean(model)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A row of the table of methods: what a method does, and what it cannot do."""
+
+from dataclasses import dataclass
+
+from hftune.core.rows import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRow(Row):
+    """One method. What is said here is held by tests/methods/test_conformance.py.
+
+    A field that starts with ``no_`` is None, or says why not, to follow the method's name.
+
+    Attributes:
+        saves_adapter: Whether the result lies beside a base that keeps every bit; else it is a
+            whole model.
+        starts_at_base: Whether the model's output is that of the base before the first step.
+        fitted: Whether it is fitted on features; no Trainer runs.
+        quantizes: Whether its base is kept in 4 bits, if the recipe does not say otherwise.
+        changes_shape: Whether its weights have other shapes at the end than at the start.
+        no_merge: Why the adapter cannot be put into its base.
+        no_unmerge: Why it cannot be taken out again.
+        no_checkpointing: Why activations cannot be computed again in the backward pass.
+        no_images: Why it cannot work on a model of images.
+    """
+
+    saves_adapter: bool = False
+    starts_at_base: bool = True
+    fitted: bool = False
+    quantizes: bool = False
+    changes_shape: bool = False
+    no_merge: str | None = None
+    no_unmerge: str | None = None
+    no_checkpointing: str | None = None
+    no_images: str | None = None
+
+    @property
+    def merges(self) -> bool:
+        """Tell whether there is an adapter that can be put into its base."""
+        return self.saves_adapter and self.no_merge is None
