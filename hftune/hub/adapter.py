@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hftune.core.errors import HftuneError, first_line
+from hftune.core.files import sha256_of
 from hftune.core.fingerprint import NamedWeights, differing
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -29,11 +30,12 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_WEIGHTS).exists() and not (folder / "config.json").exists()
 
 
-def check_adapter_files(folder: Path) -> None:
+def check_adapter_files(folder: Path, sha256: str | None = None) -> None:
     """Look at an adapter's files before its base is loaded.
 
     Args:
         folder: On this machine.
+        sha256: Of its weights, where it is known.
 
     Raises:
         HftuneError: One is missing or cannot be read.
@@ -52,6 +54,12 @@ def check_adapter_files(folder: Path) -> None:
         _stored_names(weights)
     except SafetensorError as error:
         raise HftuneError(f"{weights}: damaged: {first_line(error)}", hint=COPY_AGAIN) from error
+    if sha256 is not None and sha256_of(weights) != sha256:
+        raise HftuneError(
+            f"{weights}: damaged, or not the file that hftune.json was written with",
+            hint=f"{COPY_AGAIN}; if it was changed on purpose, take adapter_sha256 out of "
+            "hftune.json",
+        )
 
 
 def put_adapter(model: Any, place: str) -> PeftModel:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -195,6 +196,11 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
             ignore_mismatched_sizes=True,
             **options,
         )
+    except SafetensorError as error:
+        raise HftuneError(
+            f"model.path: {location}: its weights are damaged: {first_line(error)}",
+            hint="copy or download them again",
+        ) from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         if "cannot be loaded with `safetensors`" in str(error):
             raise HftuneError(
@@ -230,7 +236,7 @@ def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
     """
     adapter = is_adapter(folder)
     if adapter:
-        check_adapter_files(folder)
+        check_adapter_files(folder, facts.adapter_sha256)
     location = model_location(facts.base_model) if adapter else str(folder)
     options: dict[str, Any] = {}
     if adapter:
@@ -246,6 +252,11 @@ def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
             "quantization_config": quantization_config(facts.quantization),
         }
     model, missing = load_weights(auto_model, location, dtype=torch.float32, **options)
+    if missing and not adapter:
+        raise HftuneError(
+            f"{folder}: its weights are damaged: they lack {', '.join(missing[:3])}",
+            hint="copy the folder again",
+        )
     if facts.classifier_pooling == "mean":
         pool_by_mean(model)
     if adapter:

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hftune.core.errors import HftuneError, first_line
-from hftune.core.files import atomic_write, atomic_write_json
+from hftune.core.files import atomic_write, atomic_write_json, sha256_of
+from hftune.hub.adapter import ADAPTER_WEIGHTS
 
 FACTS_FILE = "hftune.json"
 
@@ -38,6 +39,7 @@ class ModelFacts:
         probe: How a probe reads its base; None for what was trained by gradients.
         base_fingerprint: Some numbers of the base, where an adapter or a probe needs it; see
             :mod:`hftune.core.fingerprint`.
+        adapter_sha256: Of the adapter's weights; None of a whole model.
     """
 
     task: str
@@ -55,6 +57,7 @@ class ModelFacts:
     tuner_module: str | None = None
     probe: dict[str, Any] | None = None
     base_fingerprint: dict[str, str] | None = None
+    adapter_sha256: str | None = None
 
 
 def save_model(
@@ -81,6 +84,8 @@ def save_model(
     try:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
+        if (partial / ADAPTER_WEIGHTS).exists():
+            facts = dataclasses.replace(facts, adapter_sha256=sha256_of(partial / ADAPTER_WEIGHTS))
         atomic_write_json(partial / FACTS_FILE, dataclasses.asdict(facts))
         atomic_write(partial / "README.md", card)
         if folder.exists():
@@ -112,5 +117,5 @@ def read_facts_file(path: Path) -> ModelFacts:
     except (ValueError, TypeError) as error:
         raise HftuneError(
             f"{path}: damaged, or of another version of hftune: {first_line(error)}",
-            hint="copy the folder again",
+            hint="copy the folder again, or train with this version",
         ) from error

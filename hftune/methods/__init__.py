@@ -41,6 +41,7 @@ METHODS = {
         target="hftune.methods.relora:ReLora",
         options="hftune.methods.relora:ReLoraConfig",
         summary="Low-rank updates, merged again and again: their sum has a high rank.",
+        rewrites_base=True,
     ),
     "probe": MethodRow(
         target="hftune.methods.probe.method:Probe",
@@ -73,6 +74,7 @@ TUNERS = {
         options="hftune.methods.diff_pruning:DiffPruningConfig",
         summary="A difference to every weight, of which half a percent stays.",
         saves_adapter=True,
+        draws=True,
     ),
 }
 

@@ -82,12 +82,17 @@ class Peft(Method):
         """Build the PEFT config, with the recipe's options and ``overrides`` over them.
 
         Raises:
-            HftuneError: PEFT's own constructor refuses the options, or there are no texts.
+            HftuneError: PEFT's own constructor refuses the options, or the method cannot work so.
         """
-        no_images = method_row(self.name).no_images
-        if no_images is not None and context.task not in PEFT_TASKS:
+        row = method_row(self.name)
+        if row.no_images is not None and context.task not in PEFT_TASKS:
             raise HftuneError(
-                f"method {self.name} {no_images}, and {context.task} has no texts", hint=TAKE_LORA
+                f"method {self.name} {row.no_images}, and {context.task} has no texts",
+                hint=TAKE_LORA,
+            )
+        if row.no_checkpointing is not None and context.gradient_checkpointing:
+            raise HftuneError(
+                f"training.gradient_checkpointing: {self.name} {row.no_checkpointing}"
             )
         fields = {field.name for field in dataclasses.fields(self.config_class)}
         hints = get_type_hints(self.config_class)

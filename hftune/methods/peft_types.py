@@ -27,7 +27,10 @@ PEFT_TYPES = {
         tasks=LANGUAGE_MODELS,
         no_merge=PROMPTS,
     ),
-    "beft": adapter("Biases of the value projections."),
+    "beft": adapter(
+        "Biases of the value projections.",
+        no_merge="adds biases to layers that may have none",
+    ),
     "boft": adapter("Orthogonal rotations as butterfly products."),
     "c3a": adapter(
         "Circulant blocks.",
@@ -80,7 +83,7 @@ PEFT_TYPES = {
         no_images=TOKENS,
     ),
     "psoft": adapter("An orthogonal map inside the leading subspace."),
-    "pvera": adapter("VeRA's vectors with a distribution."),
+    "pvera": adapter("VeRA's vectors with a distribution.", draws=True),
     "randlora": adapter("Scalings of a sum of fixed random low-rank matrices."),
     "road": adapter("Rotations of pairs of outputs."),
     "shira": adapter("A sparse random selection of the weights."),

@@ -16,6 +16,8 @@ class MethodRow(Row):
         saves_adapter: Whether the result lies beside a base that keeps every bit; else it is a
             whole model.
         starts_at_base: Whether the model's output is that of the base before the first step.
+        rewrites_base: Whether it also changes weights that get no gradient, by merging into them.
+        draws: Whether a forward pass in training draws noise of its own, on each process another.
         fitted: Whether it is fitted on features; no Trainer runs.
         quantizes: Whether its base is kept in 4 bits, if the recipe does not say otherwise.
         changes_shape: Whether its weights have other shapes at the end than at the start.
@@ -27,6 +29,8 @@ class MethodRow(Row):
 
     saves_adapter: bool = False
     starts_at_base: bool = True
+    rewrites_base: bool = False
+    draws: bool = False
     fitted: bool = False
     quantizes: bool = False
     changes_shape: bool = False

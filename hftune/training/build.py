@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    BitsAndBytesConfig,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
@@ -38,7 +37,7 @@ def build_model(plan: Plan) -> nn.Module:
         dtype=weight_dtype(plan),
         revision=section.revision,
         attn_implementation=section.attn_implementation,
-        quantization_config=_quantization(plan),
+        quantization_config=quantization_config(base_quantization(plan)),
     )
     if plan.method.saves_adapter:
         plan.base_fingerprint = fingerprint(loaded_weights(model, missing))
@@ -55,14 +54,15 @@ def build_model(plan: Plan) -> nn.Module:
     return plan.method.apply(model, plan.context(new))
 
 
-def _quantization(plan: Plan) -> BitsAndBytesConfig | None:
-    """The recipe's quantization, with heads and poolers left as they are: those train."""
-    config = quantization_config(plan.recipe.model.quantization)
-    if config is not None:
-        skeleton = plan.skeleton()
-        heads = {name for name, _ in skeleton.named_children()} - {skeleton.base_model_prefix}
-        config.llm_int8_skip_modules = [*(config.llm_int8_skip_modules or ()), *heads, "pooler"]
-    return config
+def base_quantization(plan: Plan) -> dict[str, Any] | None:
+    """Return the recipe's quantization, with heads and poolers left as they are: those train."""
+    given = plan.recipe.model.quantization
+    if given is None:
+        return None
+    skeleton = plan.skeleton()
+    heads = {name for name, _ in skeleton.named_children()} - {skeleton.base_model_prefix}
+    spared = [*(given.get("llm_int8_skip_modules") or ()), *sorted(heads), "pooler"]
+    return {**given, "llm_int8_skip_modules": list(dict.fromkeys(spared))}
 
 
 def build_trainer(

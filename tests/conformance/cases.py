@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every method is tried on: tiny models of each kind, and what a method needs on these."""
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
+from hftune.core.surgery import keep_unpacked
 from hftune.methods import PEFT_TYPES, ROWS, make_method, method_row
 from hftune.methods.contract import Method, MethodContext
 from hftune.recipe.resolve import NF4
@@ -30,7 +32,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "decoder": (
         "text-generation",
         "LlamaForCausalLM",
-        {**SIZES, **WORDS, "num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True},
+        {**SIZES, **WORDS, "num_key_value_heads": 2, "mlp_bias": True},
     ),
     "encoder-decoder": (
         "text2text-generation",
@@ -106,19 +108,19 @@ def options_of(name: str, kind: str | None = None) -> dict[str, Any]:
 
 
 @cache
-def state_of(kind: str) -> tuple[Any, dict[str, Tensor]]:
-    """Return config and weights of the random model of a kind; all weights count."""
+def original(kind: str) -> Any:
+    """Return the random model of a kind; no weight is as it would be by default."""
     _, name, fields = KINDS[kind]
     torch.manual_seed(0)
     model_class = getattr(transformers, name)
-    model = model_class(model_class.config_class(**fields))
+    model = model_class(model_class.config_class(**fields)).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
-    return model.config, {key: value.clone() for key, value in model.state_dict().items()}
+    return model
 
 
 class Bases:
-    """The random models as they lie on a disk.
+    """The random models, on a disk where that is needed.
 
     Args:
         root: A folder for them.
@@ -131,20 +133,26 @@ class Bases:
         """Return where the model of a kind lies."""
         folder = self.root / kind
         if not folder.exists():
-            self.fresh(kind).save_pretrained(folder)
+            original(kind).save_pretrained(folder)
         return folder
 
     def fresh(self, kind: str, *, quantized: bool = False) -> Any:
-        """Return the model of a kind, on request with 4-bit weights."""
-        model_class = getattr(transformers, KINDS[kind][1])
-        if quantized:
-            return model_class.from_pretrained(
-                self.folder(kind), quantization_config=BitsAndBytesConfig(**NF4)
-            ).eval()
-        config, state = state_of(kind)
-        model = model_class(type(config)(**config.to_dict()))
-        model.load_state_dict(state)
+        """Return the model of a kind; on request with 4-bit weights, but for its head."""
+        if not quantized:
+            return copy.deepcopy(original(kind))
+        model = getattr(transformers, KINDS[kind][1]).from_pretrained(
+            self.folder(kind),
+            quantization_config=BitsAndBytesConfig(
+                **NF4, llm_int8_skip_modules=["classifier", "lm_head"]
+            ),
+        )
+        keep_unpacked(model)
         return model.eval()
+
+
+def seed(number: int) -> None:
+    """Seed the CPU's generator; ``torch.manual_seed`` is slow where there is no GPU."""
+    torch.default_generator.manual_seed(number)
 
 
 def context_of(kind: str, **more: Any) -> MethodContext:
@@ -167,7 +175,7 @@ def apply(name: str, kind: str, bases: Bases, **more: Any) -> tuple[Any, Method,
     if more.get("gradient_checkpointing"):
         base.gradient_checkpointing_enable({"use_reentrant": False})
     method = make_method(name, options_of(name, kind))
-    torch.manual_seed(0)
+    seed(0)
     return base, method, method.apply(base, context_of(kind, **more))
 
 
@@ -192,7 +200,7 @@ def logits(model: Any, kind: str) -> Tensor:
 
 def backward(model: Any, method: Method, kind: str, *, autocast: bool = False) -> Tensor:
     """Compute the gradients of a step with a fixed draw of whatever is drawn; return the loss."""
-    torch.manual_seed(1)
+    seed(1)
     model.train()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output = model(**batch(kind)).logits

@@ -4,8 +4,6 @@
 Nothing is exempted by name: what a method cannot do is a field of its row, and is tried, too.
 """
 
-import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,26 +15,24 @@ from hftune.methods import PEFT, ROWS, method_row
 from hftune.methods.merging import merge, merged, unmerge
 from hftune.methods.peft import peft_configs
 from tests.conformance.cases import (
-    IMAGES,
     KINDS,
     Bases,
     apply,
     backward,
-    batch,
-    context_of,
     gradients,
     logits,
-    options_of,
     pairs,
     train,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what PEFT's types say of themselves
-TEXTS = ("encoder", "decoder", "encoder-decoder")
-CASES = [*pairs(*TEXTS, "vit"), *pairs("swin", marks=pytest.mark.slow)]
-TRAINED = [case for case in CASES if not ROWS[case.values[0]].fitted]
-every = pytest.mark.parametrize(("name", "kind"), CASES)
-every_trained = pytest.mark.parametrize(("name", "kind"), TRAINED)
+
+
+def trained(*plain: str) -> list[Any]:
+    """Return the cases of every method that a Trainer serves; kinds that are not named are slow."""
+    rest = [kind for kind in KINDS if kind not in plain]
+    cases = [*pairs(*plain), *pairs(*rest, marks=pytest.mark.slow)]
+    return [case for case in cases if not ROWS[case.values[0]].fitted]
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +50,19 @@ def test_every_name_that_a_recipe_takes_has_a_row() -> None:
     assert method_row("a type of tomorrow") is PEFT
 
 
-@every
-def test_starts_at_the_base(name: str, kind: str, bases: Bases) -> None:
-    """As its row says: a method that claims less than it does is a fault, too."""
-    expected = logits(bases.fresh(kind, quantized=ROWS[name].quantizes), kind)
-    actual = logits(apply(name, kind, bases)[2], kind)
-    same = actual.shape == expected.shape and torch.allclose(actual, expected, atol=2e-5)
-    assert same == ROWS[name].starts_at_base
-
-
-@every_trained
-def test_trains_what_it_declares_and_merges_if_it_can(name: str, kind: str, bases: Bases) -> None:
+@pytest.mark.parametrize(("name", "kind"), trained("encoder", "decoder", "encoder-decoder", "vit"))
+def test_starts_at_the_base_trains_what_it_declares_and_merges(
+    name: str, kind: str, bases: Bases
+) -> None:
+    """As its row says, where it claims less, too."""
     row = ROWS[name]
+    expected = logits(bases.fresh(kind, quantized=row.quantizes), kind)
     base, method, model = apply(name, kind, bases)
     assert method.saves_adapter == row.saves_adapter
+    at_start = logits(model, kind)
+    same = at_start.shape == expected.shape and torch.allclose(at_start, expected, atol=2e-5)
+    assert same == row.starts_at_base
+
     of_base = {key: (weight, weight.detach().clone()) for key, weight in base.named_parameters()
                if not weight.requires_grad}  # fmt: skip
     before = {key: weight.detach().clone() for key, weight in model.named_parameters()}
@@ -78,14 +73,14 @@ def test_trains_what_it_declares_and_merges_if_it_can(name: str, kind: str, base
     changed = {key for key in before.keys() & after.keys()
                if not torch.equal(before[key], after[key])}  # fmt: skip
     assert changed | (before.keys() - after.keys()), "nothing learned"
-    assert changed <= declared
-    trained = logits(model, kind)
-    assert trained.isfinite().all()
+    assert (changed <= declared) != row.rewrites_base
+    learned = logits(model, kind)
+    assert learned.isfinite().all()
     if not row.saves_adapter:
         for refused in (merge, merged, unmerge):
             with pytest.raises(HftuneError, match=f"{name} leaves a whole model"):
                 refused(model, name)
-        close(logits(method.finish(model), kind), trained)
+        close(logits(method.finish(model), kind), learned)
         return
     for weight, bits in of_base.values():
         assert torch.equal(weight, bits)
@@ -99,32 +94,32 @@ def test_trains_what_it_declares_and_merges_if_it_can(name: str, kind: str, base
             merge(model, name)
     else:
         merge(model, name)
-        close(logits(model, kind), trained)
+        close(logits(model, kind), learned)
         unmerge(model, name)
-        close(logits(model, kind), trained)
+        close(logits(model, kind), learned)
     whole = merged(model, name)
     assert type(whole) is type(base)
     assert not isinstance(whole, PeftModel)
-    close(logits(whole, kind), trained)
+    close(logits(whole, kind), learned)
 
 
-@every_trained
+@pytest.mark.parametrize(("name", "kind"), trained("encoder", "decoder"))
 def test_gradients_recomputed_and_in_half_precision(name: str, kind: str, bases: Bases) -> None:
     _, method, model = apply(name, kind, bases)
     loss = backward(model, method, kind)
     expected = gradients(model)
     assert expected
 
-    _, method, model = apply(name, kind, bases, gradient_checkpointing=True)
-    if ROWS[name].no_checkpointing is None:
+    if (why := ROWS[name].no_checkpointing) is not None:
+        with pytest.raises(HftuneError, match=f"gradient_checkpointing: {name} {why}"):
+            apply(name, kind, bases, gradient_checkpointing=True)
+    else:
+        _, method, model = apply(name, kind, bases, gradient_checkpointing=True)
         assert torch.equal(backward(model, method, kind), loss)
         recomputed = gradients(model)
         assert recomputed.keys() == expected.keys()
         for key, value in expected.items():
             torch.testing.assert_close(recomputed[key], value, atol=1e-6, rtol=1e-4)
-    else:
-        with pytest.raises(ValueError, match="gradient checkpointing"):
-            backward(model, method, kind)
 
     _, method, model = apply(name, kind, bases, mixed_precision=True)
     close(backward(model, method, kind, autocast=True), loss, 0.1)
