@@ -20,7 +20,7 @@ from hftune.core.files import atomic_write, atomic_write_json
 from hftune.hub.card import model_card
 from hftune.hub.save import ModelFacts, save_model
 from hftune.losses.contract import Loss
-from hftune.methods import TUNERS
+from hftune.methods import TUNERS, method_row
 from hftune.methods.probe.method import Probe
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
@@ -293,6 +293,7 @@ def model_facts(plan: Plan) -> ModelFacts:
         quantization=base_quantization(plan) if plan.method.saves_adapter else None,
         tuner_module=_tuner_module(recipe.method.name),
         base_fingerprint=plan.base_fingerprint,
+        no_merge=method_row(recipe.method.name).no_merge,
     )
 
 

@@ -56,7 +56,7 @@ stack.register_forward_hook(mean_first)
 OWN_TYPE = """
 PEFT itself has no adapter of the type {kind}: hftune adds it, so hftune must be installed, and
 `import {module}` must come before the adapter is loaded. Without it PEFT stops with
-`KeyError: '{KIND}'`. The adapter cannot be merged into its base.
+`KeyError: '{KIND}'`.
 """
 MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -87,6 +87,11 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
         lines.append(
             OWN_TYPE.format(module=facts.tuner_module, kind=facts.method, KIND=facts.method.upper())
         )
+    if adapter and facts.no_merge:
+        lines += [
+            "",
+            f"The adapter cannot be merged into its base: {facts.method} {facts.no_merge}.",
+        ]
     if _needs_mean_pooling(facts):
         lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
     if facts.max_length is not None and facts.task != "text-generation":

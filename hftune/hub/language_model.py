@@ -86,7 +86,13 @@ def _adapter_config(path: str) -> PeftConfig | None:
         check_adapter_files(folder)
     elif folder.is_dir() or _on_the_hub(path, ADAPTER_CONFIG) is None:
         return None
-    config: PeftConfig = PeftConfig.from_pretrained(path)
+    try:
+        config: PeftConfig = PeftConfig.from_pretrained(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise HftuneError(
+            f"{path}: the adapter does not load: its type or a field is unknown: {error}",
+            hint="it may be of another version of PEFT, or of a package that adds types to it",
+        ) from error
     return config
 
 

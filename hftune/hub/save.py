@@ -39,6 +39,7 @@ class ModelFacts:
         probe: How a probe reads its base; None for what was trained by gradients.
         base_fingerprint: Some numbers of the base, where an adapter or a probe needs it; see
             :mod:`hftune.core.fingerprint`.
+        no_merge: Why an adapter cannot be put into its base, to follow the method's name.
         adapter_sha256: Of the adapter's weights; None of a whole model.
     """
 
@@ -57,6 +58,7 @@ class ModelFacts:
     tuner_module: str | None = None
     probe: dict[str, Any] | None = None
     base_fingerprint: dict[str, str] | None = None
+    no_merge: str | None = None
     adapter_sha256: str | None = None
 
 

@@ -43,3 +43,23 @@ class MethodRow(Row):
     def merges(self) -> bool:
         """Tell whether there is an adapter that can be put into its base."""
         return self.saves_adapter and self.no_merge is None
+
+    @property
+    def leaves(self) -> str:
+        """Say what a run leaves."""
+        if self.fitted:
+            return "a fitted classifier"
+        if not self.saves_adapter:
+            return "a whole model"
+        return "an adapter" if self.merges else "an adapter that cannot be merged"
+
+    @property
+    def cannot(self) -> dict[str, str]:
+        """Return what it cannot do -> why."""
+        reasons = {
+            "be merged": self.no_merge,
+            "be taken out of a merged base": self.no_unmerge,
+            "recompute activations": self.no_checkpointing,
+            "work on images": self.no_images,
+        }
+        return {what: why for what, why in reasons.items() if why is not None}

@@ -10,6 +10,7 @@ from typing import Any
 from hftune.core.errors import RecipeError
 from hftune.losses import LOSSES
 from hftune.methods import METHODS, ROWS, TUNERS
+from hftune.methods.rows import MethodRow
 from hftune.recipe.load import KeyPath, Source
 from hftune.recipe.rules import RULES
 from hftune.recipe.rules.probe import NO_TRAINER, training_without_trainer
@@ -67,7 +68,17 @@ def compatibility_page() -> str:
     lines += ["| key | why a recipe is refused |", "|---|---|"]
     lines += [f"| `{rule.key}` | {rule.says} |" for rule in RULES]
     lines += [f"| `training` | {NO_TRAINER}, and where to push |"]
+    lines += ["", "## What a method leaves, and what it cannot do", ""]
+    lines += ["An adapter lies beside a base that keeps every bit.", ""]
+    lines += ["| method | leaves | starts at the base | cannot |", "|---|---|---|---|"]
+    lines += [_cannot_line(name, row) for name, row in ROWS.items()]
     return "\n".join(lines) + "\n"
+
+
+def _cannot_line(name: str, row: MethodRow) -> str:
+    start = "yes" if row.starts_at_base else "no"
+    reasons = "; ".join(f"{what}: it {why}" for what, why in row.cannot.items())
+    return f"| `{name}` | {row.leaves} | {start} | {reasons} |"
 
 
 if __name__ == "__main__":

@@ -59,6 +59,15 @@ def test_the_docs_page_says_the_same_of_peft_types() -> None:
         assert f"| `{name}` | {row.summary.removesuffix('.')} |".lower() in page.lower(), name
 
 
+def test_what_a_method_leaves_is_said(kinds: dict[str, list[Entry]]) -> None:
+    left = {entry.name: entry.leaves for entry in kinds["methods"]}
+    assert {left["full"], left["relora"]} == {"a whole model"}
+    assert (left["lora"], left["lily"]) == ("an adapter", "an adapter that cannot be merged")
+    assert left["probe"] == "a fitted classifier"
+    assert "[leaves an adapter that" in listing({"methods": kinds["methods"]})
+    assert not any(entry.leaves for entry in kinds["losses"])
+
+
 def test_optimizers_and_schedules_are_those_of_transformers(
     kinds: dict[str, list[Entry]],
 ) -> None:

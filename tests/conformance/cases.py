@@ -74,7 +74,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"num_virtual_tokens": 4},
     "prune": {"sparsity": 0.5},
     "psoft": {"r": 8},
-    "qlora": {"r": 8, "target_modules": "all-linear"},
+    "qlora": {"r": 8, "lora_dropout": 0.0, "target_modules": "all-linear"},
     "relora": {"merge_every": 2, "target_modules": "all-linear"},
     "road": {"group_size": 16},
     "shira": {"r": 4},

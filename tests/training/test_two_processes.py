@@ -270,6 +270,7 @@ def test_two_processes_equal_one_in_every_method(
     config = str(accelerate_config("multi_cpu"))
     accelerate = str(Path(sys.executable).parent / "accelerate")
     start(accelerate, "launch", "--config_file", config, str(PROCESS), str(listed))
+    wrong: dict[str, list[str]] = {}
     file = {True: "adapter_model.safetensors", False: "model.safetensors"}
     for name in names:
         train_alone(recipes["one"][name])
@@ -278,8 +279,11 @@ def test_two_processes_equal_one_in_every_method(
             for number in recipes
         )
         assert alone.keys() == shared.keys(), name
-        for key, value in alone.items():
-            if ROWS[name].draws:
-                assert shared[key].isfinite().all(), (name, key)
-            else:
-                torch.testing.assert_close(shared[key], value, atol=2e-5, rtol=1e-4, msg=name + key)
+        far = [
+            key
+            for key, value in alone.items()
+            if not shared[key].isfinite().all()
+            or not (ROWS[name].draws or torch.allclose(shared[key], value, atol=2e-5, rtol=1e-4))
+        ]
+        wrong |= {name: far} if far else {}
+    assert wrong == {}
