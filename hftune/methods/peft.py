@@ -146,11 +146,11 @@ class Peft(Method):
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap the model; see :class:`Method`."""
+        # What a table of tokens returns must have a gradient; models of images have no table.
+        from_table = context.gradient_checkpointing and context.task in PEFT_TASKS
         if getattr(model, "is_quantized", False):
-            model = prepare_model_for_kbit_training(
-                model, use_gradient_checkpointing=context.gradient_checkpointing
-            )
-        elif context.gradient_checkpointing:
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=from_table)
+        elif from_table:
             model.enable_input_require_grads()
         adapted = get_peft_model(
             model,

@@ -149,6 +149,10 @@ def test_a_classifiers_head_stays_whole(make_recipe: Callable[..., Recipe]) -> N
     assert {kind for name, kind in kinds.items() if "classifier" in name} & {"Linear4bit"} == set()
     assert "Linear4bit" in kinds.values()
     assert run.metrics["eval_loss"] > 0
+    batch = run.tokenizer("alpha red", return_tensors="pt")
+    with torch.no_grad():
+        expected = run.model(**batch).logits
+        torch.testing.assert_close(hftune.load(run.path).model(**batch).logits, expected)
 
 
 def test_check_counts_the_bytes_of_the_base(make_recipe: Callable[..., Recipe]) -> None:
