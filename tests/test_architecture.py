@@ -10,13 +10,13 @@ import pytest
 
 from hftune.core.rows import Row
 from hftune.losses import LOSSES
-from hftune.methods import METHODS, PEFT, PEFT_METHODS, TUNERS
+from hftune.methods import PEFT, ROWS
 from hftune.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 TABLES: dict[str, Mapping[str, Any]] = {
     "losses": LOSSES,
-    "methods": {**METHODS, **TUNERS, **PEFT_METHODS, "peft": PEFT},
+    "methods": {**ROWS, "peft": PEFT},
     "tasks": TASKS,
 }
 

@@ -2,7 +2,6 @@
 """``hftune export``: one finished run, or several of one base, as a plain Transformers model."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,14 @@ from transformers import AutoConfig
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
+from hftune.hub.adapter import is_adapter
 from hftune.hub.card import model_card
 from hftune.hub.load import load_base, load_saved, model_location
-from hftune.hub.merge import COMBINATIONS, combine, merged
+from hftune.hub.merge import COMBINATIONS, combine
 from hftune.hub.round_trip import logits_of, probe_ids
 from hftune.hub.save import ModelFacts, save_model
-from hftune.methods import CANNOT_MERGE
+from hftune.methods import method_row
+from hftune.methods.merging import merged
 from hftune.methods.peft_tuners import register_tuners
 from hftune.training.run import Run, load
 
@@ -110,12 +111,14 @@ def _merged(run: Run, *, checked: bool = False) -> Any:
             "so logits differ by the rounding of the base"
         )
     model = load_saved(run.model_path, facts, run.task.auto_model)
+    if not is_adapter(run.model_path):
+        return model
     if not checked:
-        return merged(model)
+        return merged(model, facts.method)
     ids = probe_ids(run.tokenizer)
     decodes = facts.task == "text2text-generation"
     before = logits_of(model, ids, decodes=decodes)
-    plain = merged(model)
+    plain = merged(model, facts.method)
     after = logits_of(plain, ids, decodes=decodes)
     change = max(
         ((after[row] - due).abs().max() / (1 + due.abs().max())).item()
@@ -162,10 +165,10 @@ def _check_runs(runs: Sequence[Run]) -> None:
         facts = run.facts
         if facts.probe is not None:
             raise HftuneError(f"{run.path}: a probe is no Transformers model, and cannot be merged")
-        kind = _adapter_type(run)
-        if kind in CANNOT_MERGE:
+        method = facts.method
+        if (why := method_row(method).no_merge) is not None:
             raise HftuneError(
-                f"{run.path}: {kind} cannot be merged: {CANNOT_MERGE[kind]}",
+                f"{run.path}: {method} {why}, so it cannot be merged into its base",
                 hint=f"the model card in {run.model_path} tells how to load it as it is",
             )
     first = runs[0]
@@ -183,14 +186,6 @@ def _check_runs(runs: Sequence[Run]) -> None:
                 f"{first.path} and {run.path} have another problem type: "
                 f"{problem_types[0]} and {problem_types[1]}"
             )
-
-
-def _adapter_type(run: Run) -> str | None:
-    path = run.model_path / "adapter_config.json"
-    if not path.exists():
-        return None
-    kind: str = json.loads(path.read_text(encoding="utf-8"))["peft_type"]
-    return kind.lower()
 
 
 def _facts(runs: Sequence[Run]) -> ModelFacts:
@@ -214,7 +209,7 @@ def _dtype(given: str, run: Run) -> torch.dtype:
     if given != "auto":
         dtype: torch.dtype = getattr(torch, given)
         return dtype
-    adapter = _adapter_type(run) is not None
+    adapter = is_adapter(run.model_path)
     place = model_location(run.facts.base_model) if adapter else str(run.model_path)
     config = AutoConfig.from_pretrained(
         place, revision=run.facts.base_revision if adapter else None

@@ -4,13 +4,14 @@
 import ast
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hftune.core.errors import HftuneError
 from hftune.core.shipped import shipped_folder
 from hftune.data import DEMO_DATA
 from hftune.hub.demo_models import DEMO_MODELS
+from hftune.methods import method_row
 from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.compatibility import conflicts
 from hftune.recipe.export import EDITOR_LINE
@@ -35,12 +36,14 @@ class Entry:
         summary: One line for people.
         tasks: The tasks it goes with; all of them when empty.
         package: What must be installed beside hftune, as pip calls it.
+        leaves: What a run with it leaves, of a method.
     """
 
     name: str
     summary: str
     tasks: tuple[str, ...] = ()
     package: str | None = None
+    leaves: str | None = None
 
 
 def list_(kind: str | None = None) -> dict[str, list[Entry]]:
@@ -104,6 +107,7 @@ def listing(kinds: dict[str, list[Entry]]) -> str:
 def _sentence(entry: Entry) -> str:
     remarks = [f"[{', '.join(entry.tasks)}]"] if entry.tasks else []
     remarks += [f"[needs {entry.package}]"] if entry.package else []
+    remarks += [f"[leaves {entry.leaves}]"] if entry.leaves else []
     return " ".join([entry.summary, *remarks])
 
 
@@ -117,6 +121,11 @@ def _choices(section: str) -> list[Entry]:
         Entry(name=name, summary=option["description"], tasks=_suited(section, name))
         for name, option in options.items()
     ]
+
+
+def _methods() -> list[Entry]:
+    entries = _choices("method")
+    return [replace(entry, leaves=method_row(entry.name).leaves) for entry in entries]
 
 
 def _suited(section: str, name: str) -> tuple[str, ...]:
@@ -205,7 +214,7 @@ def _first_sentence(prose: str) -> str:
 
 KINDS: dict[str, Callable[[], list[Entry]]] = {
     "tasks": _tasks,
-    "methods": lambda: _choices("method"),
+    "methods": _methods,
     "losses": lambda: _choices("loss"),
     "optimizers": _optimizers,
     "schedules": _schedules,

@@ -20,7 +20,7 @@ from hftune.core.files import atomic_write, atomic_write_json
 from hftune.hub.card import model_card
 from hftune.hub.save import ModelFacts, save_model
 from hftune.losses.contract import Loss
-from hftune.methods import TUNERS
+from hftune.methods import TUNERS, method_row
 from hftune.methods.probe.method import Probe
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
@@ -28,7 +28,7 @@ from hftune.report.curves import draw_curves
 from hftune.report.sparsity import sparsity_figures, write_sparsity
 from hftune.report.summary import print_fit, print_samples, print_summary
 from hftune.training.agreement import once
-from hftune.training.build import build_model, build_trainer, parameter_counts
+from hftune.training.build import base_quantization, build_model, build_trainer, parameter_counts
 from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.distribution import (
@@ -290,8 +290,10 @@ def model_facts(plan: Plan) -> ModelFacts:
         max_length=plan.max_length,
         classifier_pooling=recipe.model.classifier_pooling,
         config=config,
-        quantization=recipe.model.quantization if plan.method.saves_adapter else None,
+        quantization=base_quantization(plan) if plan.method.saves_adapter else None,
         tuner_module=_tuner_module(recipe.method.name),
+        base_fingerprint=plan.base_fingerprint,
+        no_merge=method_row(recipe.method.name).no_merge,
     )
 
 

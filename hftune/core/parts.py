@@ -30,7 +30,8 @@ def layer_names(model: PreTrainedModel) -> list[str]:
     """
     config = model.config.get_text_config()
     fields = config.to_dict()
-    lengths = {int(config.num_hidden_layers), *(fields[k] for k in DECODER_LAYERS if k in fields)}
+    lengths = {getattr(config, "num_hidden_layers", None)}  # a convolutional model has stages
+    lengths |= {fields[key] for key in DECODER_LAYERS if key in fields}
     stacks = [(name, part) for name, part in _outer_lists(model) if len(part) in lengths]
     if len(stacks) != (2 if model.config.is_encoder_decoder else 1):
         raise HftuneError(
@@ -128,10 +129,13 @@ def _outer_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
 
 def _embedding_modules(model: PreTrainedModel) -> set[str]:
     """Every table, and what surrounds that of the tokens without reaching into the layers."""
-    tokens: Any = model.get_input_embeddings()
+    try:
+        tokens: Any = model.get_input_embeddings()
+    except NotImplementedError:  # a model of images
+        tokens = None
     modules = dict(model.named_modules(remove_duplicate=False))
     found = {name for name, part in modules.items() if isinstance(part, nn.Embedding)}
-    for name in [name for name, part in modules.items() if part is tokens]:
+    for name in [name for name, part in modules.items() if part is tokens and part is not None]:
         holders = [part for part in _with_holders(name) if not _holds_a_list(modules[part])]
         found.add(holders[0])
     return found

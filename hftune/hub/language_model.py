@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from hftune.core.errors import HftuneError
+from hftune.hub.adapter import (
+    ADAPTER_CONFIG,
+    check_adapter_files,
+    check_base,
+    is_adapter,
+    put_adapter,
+)
 from hftune.hub.load import DEMO, load_config, load_tokenizer, load_weights, model_location
+from hftune.hub.save import FACTS_FILE, ModelFacts, read_facts, read_facts_file
 
-ADAPTER_FILE = "adapter_config.json"
 #: The classes whose models write text.
 WRITERS = (AutoModelForCausalLM, AutoModelForSeq2SeqLM)
 #: PEFT's words for what such an adapter is made for.
@@ -37,12 +44,16 @@ def load_language_model(path: str) -> tuple[Any, PreTrainedTokenizerBase]:
     base = path if adapter is None else str(adapter.base_model_name_or_path)
     revision = None if adapter is None else adapter.revision
     model, location = _base_model(base, revision)
+    if adapter is not None:
+        facts = _facts(path)
+        expected = None if facts is None else facts.base_fingerprint
+        check_base(path, base, expected, model.named_parameters())
     if adapter is None:
         return model, load_tokenizer(location)
     tokenizer = _adapter_tokenizer(path, location, revision)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))  # the adapter was trained with new tokens
-    return PeftModel.from_pretrained(model, path).eval(), tokenizer
+    return put_adapter(model, path).eval(), tokenizer
 
 
 def _base_model(path: str, revision: str | None) -> tuple[Any, str]:
@@ -71,21 +82,41 @@ def _adapter_config(path: str) -> PeftConfig | None:
     if path.startswith(DEMO):
         return None
     folder = Path(path)
-    there = (folder / ADAPTER_FILE).is_file() if folder.is_dir() else _on_the_hub(path)
-    return PeftConfig.from_pretrained(path) if there else None
-
-
-def _on_the_hub(path: str) -> bool:
+    if folder.is_dir() and is_adapter(folder):
+        check_adapter_files(folder)
+    elif folder.is_dir() or _on_the_hub(path, ADAPTER_CONFIG) is None:
+        return None
     try:
-        found = cached_file(
+        config: PeftConfig = PeftConfig.from_pretrained(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise HftuneError(
+            f"{path}: the adapter does not load: its type or a field is unknown: {error}",
+            hint="it may be of another version of PEFT, or of a package that adds types to it",
+        ) from error
+    return config
+
+
+def _facts(path: str) -> ModelFacts | None:
+    """What hftune remembers of an adapter; None of one that it did not make."""
+    folder = Path(path)
+    if folder.is_dir():
+        return read_facts(folder)
+    found = _on_the_hub(path, FACTS_FILE)
+    return None if found is None else read_facts_file(Path(found))
+
+
+def _on_the_hub(path: str, name: str) -> str | None:
+    """Return where a file of a repository lies now; None where there is none."""
+    try:
+        found: str | None = cached_file(
             path,
-            ADAPTER_FILE,
+            name,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
     except OSError:  # no such repository: loading says so
-        return False
-    return found is not None
+        return None
+    return found
 
 
 def _adapter_tokenizer(path: str, base: str, revision: str | None) -> PreTrainedTokenizerBase:

@@ -16,7 +16,6 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -30,8 +29,15 @@ from transformers.utils.hub import cached_file
 from hftune.core.errors import HftuneError, first_line
 from hftune.core.pooling import Pooling
 from hftune.core.surgery import keep_unpacked, pool_by_mean
+from hftune.hub.adapter import (
+    check_adapter_files,
+    check_base,
+    is_adapter,
+    loaded_weights,
+    put_adapter,
+)
 from hftune.hub.demo_models import demo_model_path
-from hftune.hub.save import ModelFacts
+from hftune.hub.save import ModelFacts, read_facts
 
 DEMO = "demo:"
 #: Our word for a pooling -> its switch in ``1_Pooling/config.json``.
@@ -56,10 +62,7 @@ def model_location(path: str) -> str:
             raise HftuneError(f"model.path: {path}: no such folder")
         return path
     if not (folder / "config.json").exists():
-        hint = None
-        if (folder / "adapter_config.json").exists():
-            hint = "it is an adapter; name its base model"
-        raise HftuneError(f"model.path: {path}: no config.json in it", hint=hint)
+        raise HftuneError(f"model.path: {path}: no config.json in it", hint=_what_is_there(folder))
     if not list(folder.glob("*.safetensors")):
         pickles = [item.name for item in folder.glob("*.bin")]
         what = f"only pickled weights ({', '.join(pickles)})" if pickles else "no weights"
@@ -68,6 +71,22 @@ def model_location(path: str) -> str:
             hint="convert them: load with Transformers, then save_pretrained" if pickles else None,
         )
     return path
+
+
+def _what_is_there(folder: Path) -> str | None:
+    """What to name in place of a folder without a model of its own."""
+    if read_facts(folder / "model") is not None:
+        return f"it is a run; its model is {folder / 'model'}"
+    facts = read_facts(folder)
+    base = "its base model" if facts is None else f"its base model, {facts.base_model}"
+    if is_adapter(folder):
+        return (
+            f"it is an adapter, which is not trained on: name {base}, or a folder that the adapter "
+            "was merged into"
+        )
+    if facts is not None and facts.probe is not None:
+        return f"it is a probe, which is fitted anew: name {base}"
+    return None
 
 
 def was_pooled_by_mean(location: str, revision: str | None = None) -> bool:
@@ -177,6 +196,11 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
             ignore_mismatched_sizes=True,
             **options,
         )
+    except SafetensorError as error:
+        raise HftuneError(
+            f"model.path: {location}: its weights are damaged: {first_line(error)}",
+            hint="copy or download them again",
+        ) from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         if "cannot be loaded with `safetensors`" in str(error):
             raise HftuneError(
@@ -230,15 +254,28 @@ def load_saved(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
         folder: A run's ``model/``.
         facts: What the folder remembers.
         auto_model: The ``AutoModelFor...`` class.
+
+    Raises:
+        HftuneError: A file is missing or damaged, or the base is not the one that was trained on.
     """
-    adapter = (folder / "adapter_config.json").exists()
+    adapter = is_adapter(folder)
     if adapter:
-        model, _ = load_base(facts, auto_model)
+        check_adapter_files(folder, facts.adapter_sha256)
+        model, missing = load_base(facts, auto_model)
     else:
-        model, _ = load_weights(auto_model, str(folder), dtype=torch.float32)
+        model, missing = load_weights(auto_model, str(folder), dtype=torch.float32)
+        if missing:
+            raise HftuneError(
+                f"{folder}: its weights are damaged: they lack {', '.join(missing[:3])}",
+                hint="copy the folder again",
+            )
     if facts.classifier_pooling == "mean":
         pool_by_mean(model)
-    return _with_adapter(model, folder).eval() if adapter else model.eval()
+    if adapter:
+        weights = loaded_weights(model, missing)
+        check_base(folder, facts.base_model, facts.base_fingerprint, weights)
+        model = put_adapter(model, str(folder))
+    return model.eval()
 
 
 def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
@@ -248,17 +285,13 @@ def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
         folder: A run's ``model/``.
         facts: What the folder remembers.
         auto_model: The ``AutoModelFor...`` class.
+
+    Raises:
+        HftuneError: A file is missing or damaged, or the base is not the one that was trained on.
     """
     model = load_saved(folder, facts, auto_model)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model if facts.quantization else model.to(device)
-
-
-def _with_adapter(model: Any, folder: Path) -> Any:
-    try:
-        return PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise HftuneError(f"{folder}: the adapter does not load: {first_line(error)}") from error
 
 
 def _hub_hint(error: BaseException | None) -> str | None:

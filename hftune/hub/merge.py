@@ -7,10 +7,8 @@ have PEFT's names and are its functions, which ``add_weighted_adapter`` applies 
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.utils import merge_utils
 from torch import Tensor
 
@@ -26,20 +24,6 @@ THINNED = {
     "dare_ties": merge_utils.dare_ties,
 }
 COMBINATIONS = ("linear", *THINNED)
-
-
-def merged(model: Any) -> Any:
-    """Return a plain model; an adapter goes into its base.
-
-    Raises:
-        HftuneError: The sum is not finite.
-    """
-    if not isinstance(model, PeftModel):
-        return model
-    try:
-        return model.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise HftuneError(f"the adapter cannot be merged: {error}") from error
 
 
 def combine(

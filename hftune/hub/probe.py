@@ -24,6 +24,7 @@ from hftune.core.console import warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write_json, sha256_of
 from hftune.core.pooling import Pooling, features
+from hftune.hub.adapter import check_base
 from hftune.hub.load import load_config, load_weights, model_location
 from hftune.hub.save import ModelFacts
 
@@ -41,6 +42,7 @@ TRUSTED = (
 )
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
 MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
+AGAIN = "copy the folder again, or fit the probe again"
 #: No probability is written as 0 or 1, whose logits are infinite.
 LEAST = 1e-12
 
@@ -202,6 +204,7 @@ def load_probe(folder: Path, facts: ModelFacts) -> ProbedModel:
         dtype=getattr(torch, reading.dtype),
         revision=facts.base_revision,
     )
+    check_base(folder, facts.base_model, facts.base_fingerprint, trunk.named_parameters())
     head = Head(
         pipeline=pipeline,
         reading=reading,
@@ -225,18 +228,18 @@ def _read_config(folder: Path) -> tuple[Reading, dict[str, Any]]:
         names = Reading.__dataclass_fields__
         return Reading(**{name: said.pop(name) for name in names}), said
     except DAMAGE as error:
-        raise HftuneError(f"{path}: missing or damaged: {error!r}") from error
+        raise HftuneError(f"{path}: missing or damaged: {error!r}", hint=AGAIN) from error
 
 
 def _read_pipeline(path: Path, sha256: str | None) -> Any:
     import skops.io
 
     if not path.is_file():
-        raise HftuneError(f"{path}: missing")
+        raise HftuneError(f"{path}: missing", hint=AGAIN)
     if sha256_of(path) != sha256:
         raise HftuneError(
             f"{path}: damaged, or not the file that {PROBE_CONFIG} was written with",
-            hint="copy the folder again, or fit the probe again",
+            hint=AGAIN,
         )
     needed = _check_types(path)
     try:

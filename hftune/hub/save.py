@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hftune.core.files import atomic_write, atomic_write_json
+from hftune.core.errors import HftuneError, first_line
+from hftune.core.files import atomic_write, atomic_write_json, sha256_of
+from hftune.hub.adapter import ADAPTER_WEIGHTS
 
 FACTS_FILE = "hftune.json"
 
@@ -35,6 +37,10 @@ class ModelFacts:
         quantization: Fields of ``BitsAndBytesConfig`` that the base was loaded with.
         tuner_module: What must be imported before PEFT knows the adapter's type, if anything.
         probe: How a probe reads its base; None for what was trained by gradients.
+        base_fingerprint: Some numbers of the base, where an adapter or a probe needs it; see
+            :mod:`hftune.core.fingerprint`.
+        no_merge: Why an adapter cannot be put into its base, to follow the method's name.
+        adapter_sha256: Of the adapter's weights; None of a whole model.
     """
 
     task: str
@@ -51,6 +57,9 @@ class ModelFacts:
     quantization: dict[str, Any] | None = None
     tuner_module: str | None = None
     probe: dict[str, Any] | None = None
+    base_fingerprint: dict[str, str] | None = None
+    no_merge: str | None = None
+    adapter_sha256: str | None = None
 
 
 def save_model(
@@ -77,6 +86,8 @@ def save_model(
     try:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
+        if (partial / ADAPTER_WEIGHTS).exists():
+            facts = dataclasses.replace(facts, adapter_sha256=sha256_of(partial / ADAPTER_WEIGHTS))
         atomic_write_json(partial / FACTS_FILE, dataclasses.asdict(facts))
         atomic_write(partial / "README.md", card)
         if folder.exists():
@@ -92,6 +103,21 @@ def save_model(
 
 
 def read_facts(folder: Path) -> ModelFacts | None:
-    """Return what a folder remembers, or None when hftune did not save it."""
+    """Return what a folder remembers, or None when hftune did not save it.
+
+    Raises:
+        HftuneError: The file is damaged.
+    """
     path = folder / FACTS_FILE
-    return ModelFacts(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return read_facts_file(path) if path.exists() else None
+
+
+def read_facts_file(path: Path) -> ModelFacts:
+    """Return what ``hftune.json`` says; see :func:`read_facts`."""
+    try:
+        return ModelFacts(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise HftuneError(
+            f"{path}: damaged, or of another version of hftune: {first_line(error)}",
+            hint="copy the folder again, or train with this version",
+        ) from error

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
+from hftune.methods import method_row
 from hftune.methods.contract import Method, MethodContext
 from hftune.methods.peft_tuners import register_tuners
 
@@ -38,6 +39,7 @@ NEEDS = {
 }
 #: How torch says that a model on the meta device has shapes and no numbers.
 NO_WEIGHTS = re.compile("meta tensor|register_meta|device meta|meta device", re.IGNORECASE)
+TAKE_LORA = "lora works on every kind of model"
 PEFT_TASKS = {
     "text-classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
@@ -72,8 +74,18 @@ class Peft(Method):
         """Build the PEFT config, with the recipe's options and ``overrides`` over them.
 
         Raises:
-            HftuneError: PEFT's own constructor refuses the options.
+            HftuneError: PEFT's own constructor refuses the options, or the method cannot work so.
         """
+        row = method_row(self.name)
+        if row.no_images is not None and context.task not in PEFT_TASKS:
+            raise HftuneError(
+                f"method {self.name} {row.no_images}, and {context.task} has no texts",
+                hint=TAKE_LORA,
+            )
+        if row.no_checkpointing is not None and context.gradient_checkpointing:
+            raise HftuneError(
+                f"training.gradient_checkpointing: {self.name} {row.no_checkpointing}"
+            )
         fields = {field.name for field in dataclasses.fields(self.config_class)}
         hints = get_type_hints(self.config_class)
         options = {
@@ -82,7 +94,7 @@ class Peft(Method):
             else value
             for key, value in (self.options | overrides).items()
         }
-        options["task_type"] = PEFT_TASKS[context.task]
+        options["task_type"] = PEFT_TASKS.get(context.task)  # of images PEFT knows no task
         if "modules_to_save" in fields and context.new_modules:
             chosen = options.get("modules_to_save") or []
             options["modules_to_save"] = [*chosen, *(set_minus(context.new_modules, chosen))]
@@ -117,11 +129,11 @@ class Peft(Method):
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap the model; see :class:`Method`."""
+        # What a table of tokens returns must have a gradient; models of images have no table.
+        from_table = context.gradient_checkpointing and context.task in PEFT_TASKS
         if getattr(model, "is_quantized", False):
-            model = prepare_model_for_kbit_training(
-                model, use_gradient_checkpointing=context.gradient_checkpointing
-            )
-        elif context.gradient_checkpointing:
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=from_table)
+        elif from_table:
             model.enable_input_require_grads()
         adapted = get_peft_model(
             model,

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -26,6 +26,7 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.steps import steps_of
 from hftune.methods.contract import MethodContext
+from hftune.methods.merging import merged_low_rank
 from hftune.methods.peft import Peft
 
 Reset = Literal["magnitude", "random", "zero"]
@@ -214,16 +215,7 @@ class ReLora(Peft):
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Return the whole model, the last LoRA merged; a quantized base comes back as floats."""
-        assert isinstance(model, PeftModel)
-        base: Any = model.get_base_model()
-        if not getattr(base, "is_quantized", False):
-            return cast(nn.Module, model.merge_and_unload())
-        base.dequantize()
-        with torch.no_grad():
-            for _, layer in lora_layers(model):
-                weight = layer.get_base_layer().weight
-                weight += layer.get_delta_weight(layer.active_adapters[0]).to(weight)
-        return cast(nn.Module, model.unload())
+        return merged_low_rank(model)
 
 
 class Restart(TrainerCallback):

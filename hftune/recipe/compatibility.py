@@ -9,7 +9,8 @@ from typing import Any
 
 from hftune.core.errors import RecipeError
 from hftune.losses import LOSSES
-from hftune.methods import METHODS, TUNERS
+from hftune.methods import METHODS, ROWS, TUNERS
+from hftune.methods.rows import MethodRow
 from hftune.recipe.load import KeyPath, Source
 from hftune.recipe.rules import RULES
 from hftune.recipe.rules.named_options import option_problems
@@ -22,7 +23,7 @@ from hftune.tasks import TASKS
 def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
     """Yield the key and the sentence of every rule that the recipe breaks."""
     task = sections["task"]
-    for section, table in (("method", {**METHODS, **TUNERS}), ("loss", LOSSES)):
+    for section, table in (("method", ROWS), ("loss", LOSSES)):
         choice = sections[section]
         row = None if choice is None else table.get(choice.name)
         if row is not None and not row.suits(task):
@@ -61,14 +62,25 @@ def compatibility_page() -> str:
     lines = ["# What goes with what", ""]
     lines += ["Made from the tables that the check itself reads; a test keeps both equal.", ""]
     lines += ["| technique | " + " | ".join(TASKS) + " |", "|---|" + "---|" * len(TASKS)]
-    for name, row in {**METHODS, **TUNERS, **LOSSES}.items():
+    own = {name: row for name, row in ROWS.items() if row.tasks or name in {**METHODS, **TUNERS}}
+    for name, row in {**own, **LOSSES}.items():
         marks = ("yes" if row.suits(task) else "no" for task in TASKS)
         lines.append(f"| `{name}` | " + " | ".join(marks) + " |")
-    lines += ["", "Every PEFT type goes with every task, but for what is said below.", ""]
+    lines += ["", "Every other PEFT type goes with every task, but for what is said below.", ""]
     lines += ["| key | why a recipe is refused |", "|---|---|"]
     lines += [f"| `{rule.key}` | {rule.says} |" for rule in RULES]
     lines += [f"| `training` | {NO_TRAINER}, and where to push |"]
+    lines += ["", "## What a method leaves, and what it cannot do", ""]
+    lines += ["An adapter lies beside a base that keeps every bit.", ""]
+    lines += ["| method | leaves | starts at the base | cannot |", "|---|---|---|---|"]
+    lines += [_cannot_line(name, row) for name, row in ROWS.items()]
     return "\n".join(lines) + "\n"
+
+
+def _cannot_line(name: str, row: MethodRow) -> str:
+    start = "yes" if row.starts_at_base else "no"
+    reasons = "; ".join(f"{what}: it {why}" for what, why in row.cannot.items())
+    return f"| `{name}` | {row.leaves} | {start} | {reasons} |"
 
 
 if __name__ == "__main__":

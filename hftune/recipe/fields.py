@@ -18,8 +18,7 @@ from typing import Any, get_type_hints
 from hftune.core.files import atomic_write, cache_folder
 from hftune.core.rows import Row
 from hftune.losses import LOSSES
-from hftune.methods import METHODS, PEFT, TUNERS
-from hftune.methods.peft_types import PEFT_TYPES
+from hftune.methods import METHODS, method_row
 from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.limits import AT_LEAST_ONE, RANGES, Schema, refused_training
 from hftune.recipe.schema import (
@@ -97,8 +96,7 @@ def build_schema() -> Schema:
     methods = {name: _row_schema(name, row, RANGES["method"]) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
         methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
-        summary = TUNERS.get(name, PEFT).summary
-        methods[name]["description"] = PEFT_TYPES.get(name, summary)
+        methods[name]["description"] = method_row(name).summary
     losses = {name: _row_schema(name, row, RANGES["loss"]) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -4,7 +4,7 @@
 from enum import Enum
 from typing import Any
 
-from hftune.methods import CHANGES_SHAPE, FITTED
+from hftune.methods import CHANGES_SHAPE, FITTED, method_row
 from hftune.optimizers import DEFAULT as ADAMW
 from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.schema import (
@@ -181,7 +181,7 @@ def _spelled_out(tree: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _model(section: dict[str, Any], method: str) -> ModelSection:
     """The model section; qlora quantizes the base, but for what the recipe says itself."""
-    if method == "qlora":
+    if method_row(method).quantizes:
         section["quantization"] = {**NF4, **(section.get("quantization") or {})}
     return ModelSection(**section)
 

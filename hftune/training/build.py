@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    BitsAndBytesConfig,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
@@ -15,7 +14,9 @@ from transformers import (
 )
 
 from hftune.core.console import say
+from hftune.core.fingerprint import fingerprint
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
+from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
 from hftune.training.distribution import name_layers
 from hftune.training.plan import Plan
@@ -36,8 +37,10 @@ def build_model(plan: Plan) -> nn.Module:
         dtype=weight_dtype(plan),
         revision=section.revision,
         attn_implementation=section.attn_implementation,
-        quantization_config=_quantization(plan),
+        quantization_config=quantization_config(base_quantization(plan)),
     )
+    if plan.method.saves_adapter:
+        plan.base_fingerprint = fingerprint(loaded_weights(model, missing))
     new = new_modules(model, missing)
     if section.classifier_pooling == "mean":
         pool_by_mean(model)
@@ -51,15 +54,16 @@ def build_model(plan: Plan) -> nn.Module:
     return plan.method.apply(model, plan.context(new))
 
 
-def _quantization(plan: Plan) -> BitsAndBytesConfig | None:
-    """The recipe's quantization, with heads and poolers left as they are: those train."""
-    config = quantization_config(plan.recipe.model.quantization)
-    if config is not None:
-        skeleton = plan.skeleton()
-        heads = {name for name, _ in skeleton.named_children()} - {skeleton.base_model_prefix}
-        spared = [*heads, r"(.*\.)?pooler"]  # patterns match from the start of the whole name
-        config.llm_int8_skip_modules = [*(config.llm_int8_skip_modules or ()), *spared]
-    return config
+def base_quantization(plan: Plan) -> dict[str, Any] | None:
+    """Return the recipe's quantization, with heads and poolers left as they are: those train."""
+    given = plan.recipe.model.quantization
+    if given is None:
+        return None
+    skeleton = plan.skeleton()
+    heads = {name for name, _ in skeleton.named_children()} - {skeleton.base_model_prefix}
+    spared = [*(given.get("llm_int8_skip_modules") or ()), *sorted(heads)]
+    spared.append(r"(.*\.)?pooler")  # patterns match from the start of the whole name
+    return {**given, "llm_int8_skip_modules": list(dict.fromkeys(spared))}
 
 
 def build_trainer(

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from hftune.core.errors import RecipeError
 from hftune.losses import LOSSES
 from hftune.losses.contract import Loss
-from hftune.methods import METHODS, PEFT, PEFT_METHODS, TUNERS
+from hftune.methods import make_method
 from hftune.methods.contract import Method
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
@@ -90,9 +90,4 @@ def build_loss(choice: Choice | None) -> Loss:
 
 def build_method(recipe: Recipe) -> Method:
     """Return the method that the recipe names."""
-    name, options = recipe.method.name, recipe.method.options
-    if name in METHODS:
-        method: Method = METHODS[name].resolve()(**options)
-        return method
-    method = {**TUNERS, **PEFT_METHODS}.get(name, PEFT).resolve()(name, options)
-    return method
+    return make_method(recipe.method.name, recipe.method.options)

@@ -60,6 +60,7 @@ class Plan:
         loss_choice: Its name and options; None for a loss of one's own.
         adapted: The model without weights as the method changes it, where that can be known.
         stream: What trains in place of ``train``, with ``data.streaming``.
+        base_fingerprint: What an adapter remembers of its base, once that is loaded.
     """
 
     recipe: Recipe
@@ -80,6 +81,7 @@ class Plan:
     loss_choice: Choice | None = None
     adapted: nn.Module | None = None
     stream: TokenStream | None = None
+    base_fingerprint: dict[str, str] | None = None
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
         """Return what the method may know."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
+from hftune.core.fingerprint import fingerprint
 from hftune.core.pooling import Pooling
 from hftune.hub.load import checkpoint_pooling
 from hftune.hub.probe import Head, Reading, load_trunk
@@ -167,6 +168,7 @@ def fit_probe(fitting: Fitting) -> Fitted:
         candidates = len(ParameterGrid(estimator.grid))
         say(f"cross-validation: {candidates} candidates, {len(fitting.folds)} folds")
     pipeline, tried, converged = estimator.fit(X, fitting.labels, fitting.folds)
+    plan.base_fingerprint = fingerprint(embedder.trunk().named_parameters())
     if not converged:
         warn("the classifier stopped before it converged; raise method.classifier_kwargs.max_iter")
     head = Head(

@@ -49,13 +49,24 @@ def test_every_installed_peft_type_has_a_line(kinds: dict[str, list[Entry]]) -> 
     )
     assert names(kinds["methods"]) == set(PEFT_TYPES) | set(METHODS) | set(TUNERS)
     shown = {entry.name: entry.summary for entry in kinds["methods"]}
-    assert {name: shown[name] for name in PEFT_TYPES} == PEFT_TYPES
+    assert {name: shown[name] for name in PEFT_TYPES} == {
+        name: row.summary for name, row in PEFT_TYPES.items()
+    }
 
 
 def test_the_docs_page_says_the_same_of_peft_types() -> None:
     page = (ROOT / "docs" / "methods" / "peft.md").read_text(encoding="utf-8")
-    for name, line in PEFT_TYPES.items():
-        assert f"| `{name}` | {line.removesuffix('.')} |".lower() in page.lower(), name
+    for name, row in PEFT_TYPES.items():
+        assert f"| `{name}` | {row.summary.removesuffix('.')} |".lower() in page.lower(), name
+
+
+def test_what_a_method_leaves_is_said(kinds: dict[str, list[Entry]]) -> None:
+    left = {entry.name: entry.leaves for entry in kinds["methods"]}
+    assert {left["full"], left["relora"]} == {"a whole model"}
+    assert (left["lora"], left["lily"]) == ("an adapter", "an adapter that cannot be merged")
+    assert left["probe"] == "a fitted classifier"
+    assert "[leaves an adapter that" in listing({"methods": kinds["methods"]})
+    assert not any(entry.leaves for entry in kinds["losses"])
 
 
 def test_optimizers_and_schedules_are_those_of_transformers(

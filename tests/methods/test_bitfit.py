@@ -72,3 +72,15 @@ def test_a_language_model_keeps_its_pretrained_head(seq2seq_models: Any) -> None
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trains == {name for name, _ in model.named_parameters() if name.endswith(".bias")}
     assert len(trains) > 20
+
+
+def test_a_convolutional_model_has_no_table_of_tokens() -> None:
+    from hftune.methods.bitfit import BitFit
+    from hftune.methods.contract import MethodContext
+    from tests.methods.tiny_models import build
+
+    model = build("convnext")
+    BitFit().apply(model, MethodContext(task="image-classification", new_modules=("classifier",)))
+    trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    biases = {name for name, _ in model.named_parameters() if name.endswith(".bias")}
+    assert trains == biases | {"classifier.weight"}

@@ -403,13 +403,6 @@ def test_half_precision_bases(dtype: torch.dtype, placement: str) -> None:
         assert torch.corrcoef(torch.stack([half.float().flatten(), whole.flatten()]))[0, 1] > 0.99
 
 
-def test_autocast() -> None:
-    model = adapted("bert", "pfeiffer")
-    with torch.autocast("cpu", torch.bfloat16):
-        half = logits(model, "bert")
-    torch.testing.assert_close(half.float(), logits(model, "bert"), atol=0.3, rtol=0.1)
-
-
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("family", ["llama", "bart"])
 @pytest.mark.parametrize("placement", PLACEMENTS)

@@ -213,18 +213,6 @@ def test_a_quantized_base_is_refused(make_recipe: Callable[..., Recipe]) -> None
         make_recipe(method=METHOD, model=model)
 
 
-def test_damaged_and_missing_adapters_are_named(make_recipe: Callable[..., Recipe]) -> None:
-    run = hftune.train(make_recipe(training=STEPS, method=METHOD))
-    file = run.model_path / "adapter_model.safetensors"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-50])
-    with pytest.raises(HftuneError, match="the adapter does not load"):
-        print(hftune.load(run.path).model)
-    file.unlink()
-    with pytest.raises(HftuneError, match="the adapter does not load"):
-        print(hftune.load(run.path).model)
-
-
 @pytest.mark.slow
 def test_the_cards_lines_load_it_in_a_fresh_process(
     make_recipe: Callable[..., Recipe], tmp_path: Path

@@ -399,7 +399,7 @@ def test_the_config_says_what_it_is(saved: Path) -> None:
     fields = json.loads((saved / "adapter_config.json").read_text())
     assert fields["peft_type"] == "DIFF_PRUNING"
     assert fields["finished"]
-    assert len(bytes.fromhex(fields["base_fingerprint"])) == 128
+    assert set(fields["base_fingerprint"]) <= set(fields["target_modules"])
 
 
 def test_no_warning_of_whole_embeddings_saved(saved: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 import hftune
 from hftune import HftuneError, Recipe, Run
 from hftune.methods.contract import MethodContext
-from hftune.methods.freeze import FreezeConfig, trained_layers
+from hftune.methods.freeze import Freeze, FreezeConfig, trained_layers
 from hftune.methods.unfreezing import Phases, Unfreezing
 from hftune.training.build import build_model, build_trainer
 from hftune.training.checkpoints import latest_checkpoint
@@ -287,3 +287,14 @@ def test_resumed_in_any_phase_it_ends_with_the_same_bits(
         weights = load_file(resumed.model_path / "model.safetensors")
         assert weights.keys() == expected.keys()
         assert all(torch.equal(weights[name], expected[name]) for name in expected), stop
+
+
+def test_a_convolutional_model_has_parts_and_no_layers_to_count() -> None:
+    from tests.methods.tiny_models import build
+
+    context = MethodContext(task="image-classification")
+    model = Freeze(train_modules=["classifier"]).apply(build("convnext"), context)
+    trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trains == {"classifier.weight", "classifier.bias"}
+    with pytest.raises(HftuneError, match="no plain stack of layers"):
+        Freeze(freeze_layers=0).apply(build("convnext"), context)

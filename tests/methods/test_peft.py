@@ -12,44 +12,30 @@ from hftune import HftuneError, Recipe
 from hftune.commands.train import model_facts
 from hftune.hub.load import load_finetuned
 from hftune.hub.save import save_model
-from hftune.methods import TUNERS
+from hftune.methods import ROWS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, Peft, peft_configs
 from hftune.training.build import build_model, build_trainer
 from hftune.training.prepare import prepare
+from tests.conformance.cases import options_of
 
 TASKS = ("text-classification", "token-classification", "text-generation", "text2text-generation")
 WITH_NEW_HEAD = TASKS[:2]
-#: What a type needs on models this small or this new; everything else runs on its defaults.
-OPTIONS = {
-    "adalora": {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1, "deltaT": 1},
-    "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
-    "c3a": {"block_size": 8},
-    "ln_tuning": {"target_modules": r".*(LayerNorm|layernorm|layer_norm)"},
-    "miss": {"r": 8},
-    "road": {"group_size": 16},
-    "shira": {"r": 4},
-    "trainable_tokens": {"token_indices": [6, 7, 8]},
-    "vblora": {"vector_length": 8, "num_vectors": 16},
-    "waveft": {"n_frequency": 64},
-}
 #: A tagger's head must be spared by name where the type cannot exclude modules.
 TAGGER_OPTIONS = {"osf": {"target_modules": ["query", "value"]}}
 pytestmark = pytest.mark.filterwarnings("ignore")  # what PEFT's types say of themselves
-LANGUAGE_MODELS_ONLY = {"adaption_prompt", "trainable_tokens"}
-
-
-#: What the decoder of an encoder-decoder is tried with in every run of the tests; the rest is slow.
-TYPES_OF_SEQ2SEQ = {"lora", "ia3", "adalora", "ln_tuning", "p_tuning", "prefix_tuning"}
+#: What taggers are tried with in every run of the tests; the rest is slow, and the conformance
+#: suite has every type on one task.
+TYPES_OF_TAGGERS = {"lora", "ia3", "boft", "ln_tuning", "osf", "p_tuning", "prefix_tuning"}
 
 
 def cases() -> list[Any]:
     return [
-        pytest.param(name, task, marks=pytest.mark.slow)
-        if task == "text2text-generation" and name not in TYPES_OF_SEQ2SEQ
-        else (name, task)
+        (name, task)
+        if task == "token-classification" and name in TYPES_OF_TAGGERS
+        else pytest.param(name, task, marks=pytest.mark.slow)
         for name in sorted(peft_configs())
         for task in TASKS
-        if task == "text-generation" or name not in LANGUAGE_MODELS_ONLY
+        if ROWS[name].suits(task)
     ]
 
 
@@ -58,7 +44,7 @@ def test_trains_only_its_own_and_survives_saving(
     name: str, task: str, make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     training = {"max_steps": 3, "eval_strategy": "no", "save_strategy": "no"}
-    own = OPTIONS.get(name, {})
+    own = options_of(name)
     if task == "token-classification":
         own = {**own, **TAGGER_OPTIONS.get(name, {})}
     recipe = make_recipe(task, training, method={"name": name, **own})

@@ -150,6 +150,10 @@ def test_a_classifiers_head_and_pooler_stay_whole(make_recipe: Callable[..., Rec
     assert packed
     assert not [name for name in packed if "classifier" in name or "pooler" in name]
     assert run.metrics["eval_loss"] > 0
+    batch = run.tokenizer("alpha red", return_tensors="pt")
+    with torch.no_grad():
+        expected = run.model(**batch).logits
+        torch.testing.assert_close(hftune.load(run.path).model(**batch).logits, expected)
 
 
 def test_check_counts_the_bytes_of_the_base(make_recipe: Callable[..., Recipe]) -> None:

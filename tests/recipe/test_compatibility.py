@@ -19,7 +19,7 @@ def test_the_docs_page_is_the_table() -> None:
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
-        ({"method": "adaption_prompt"}, "made for language models"),
+        ({"method": "adaption_prompt"}, "goes with text-generation only"),
         ({"model": {"path": "x", "classifier_pooling": "mean"}, "method": "prompt_tuning"},
          "cannot see the virtual tokens"),
         ({"model": {"path": "x", "attn_implementation": "flash_attention_2"}},

@@ -82,7 +82,7 @@ class DiffPruningConfig(PeftConfig):
     finished: bool = field(
         default=False, metadata={"help": "Whether the difference is stored sparse; set by itself."}
     )
-    base_fingerprint: str | None = field(
+    base_fingerprint: dict[str, str] | None = field(
         default=None, metadata={"help": "Some numbers of the base's weights; set by itself."}
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hftune.core.fingerprint import differing, fingerprint
 from hftune.methods.diff_pruning import packing
 from hftune.methods.diff_pruning.difference import Difference
 from hftune.methods.diff_pruning.gates import keep_largest, num_kept
@@ -103,7 +104,7 @@ class DiffPruningModel(BaseTuner):
             return
         for difference in self.differences(adapter_name):
             difference.finish()
-        config.base_fingerprint = packing.fingerprint(_base_weights(self.model, adapter_name))
+        config.base_fingerprint = fingerprint(_base_weights(self.model, adapter_name))
         config.finished = True
 
     def _prepare_adapter_config(
@@ -246,16 +247,25 @@ def _is_indices(key: str) -> bool:
     return key.endswith(".indices") and any(f".{place}." in f".{key}" for place in PLACES.values())
 
 
-def _base_weights(model: nn.Module, adapter_name: str) -> list[Any]:
-    layers = [layer for layer in model.modules() if isinstance(layer, DiffPruningLayer)]
-    return [layer.get_base_layer().weight for layer in layers if adapter_name in layer.diffp_weight]
+def _base_weights(model: nn.Module, adapter_name: str) -> list[tuple[str, Any]]:
+    """Name and weight of what the differences sit on; no numbers while PEFT loads on meta."""
+    return [
+        (name.removeprefix("base_model.model."), layer.get_base_layer().weight)
+        for name, layer in model.named_modules()
+        if isinstance(layer, DiffPruningLayer) and adapter_name in layer.diffp_weight
+    ]
 
 
 def _make_room(
     model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Unpack the indices of a file, checked against the model, and size its tensors to them."""
-    packing.check_base(config.base_fingerprint, _base_weights(model, adapter_name))
+    wrong = differing(config.base_fingerprint, _base_weights(model, adapter_name))
+    if wrong:
+        raise ValueError(
+            "this base model is not the one that the difference was trained on: "
+            f"{len(wrong)} of {len(config.base_fingerprint)} compared weights differ"
+        )
     unpacked = dict(state_dict)
     for name, layer in model.named_modules():
         if not isinstance(layer, DiffPruningLayer):

@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a sparse difference lies in its file, and how a file is known to belong to a base.
+"""How a sparse difference lies in its file.
 
 Indices are stored as the steps from one to the next, in the narrowest of 8, 16 and 32 bits that
 holds them all. With one weight in 200 kept, that is two bytes beside the four of a value.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 WIDTHS = ((torch.uint8, 2**8), (torch.uint16, 2**16), (torch.uint32, 2**32))
-#: Weights of the base that are remembered, and how far each may be off: bfloat16 has 8 bits.
-SAMPLES = 64
-TOLERANCE = 2**-7
-#: Share of the remembered weights that must agree.
-AGREEMENT = 0.95
 
 
 def pack(indices: Tensor) -> Tensor:
@@ -58,43 +51,3 @@ def unpack(packed: Tensor | None, values: Tensor | None, shape: torch.Size, name
     if not values.isfinite().all():
         raise ValueError(f"the adapter file has values for {name} that are not finite")
     return indices
-
-
-def fingerprint(weights: Sequence[Tensor]) -> str | None:
-    """Return some of the base's weights, spread over all, as bfloat16 in hex; None on meta."""
-    if not weights or any(weight.device.type == "meta" for weight in weights):
-        return None
-    return bytes(_sample(weights).view(torch.uint8).tolist()).hex()
-
-
-def check_base(expected: str | None, weights: Sequence[Tensor]) -> None:
-    """Compare a base with the one that an adapter was trained on.
-
-    A base in another floating-point type passes; one of other training does not.
-
-    Raises:
-        ValueError: It is another one.
-    """
-    if expected is None or not weights or any(w.device.type == "meta" for w in weights):
-        return
-    then = torch.tensor(list(bytes.fromhex(expected)), dtype=torch.uint8).view(torch.bfloat16)
-    now = _sample(weights)
-    close = (now.float() - then.float()).abs() <= TOLERANCE * then.float().abs()
-    if close.float().mean() < AGREEMENT:
-        raise ValueError(
-            "this base model is not the one that the difference was trained on: "
-            f"{int((~close).sum())} of {len(close)} compared weights differ"
-        )
-
-
-def _sample(weights: Sequence[Tensor]) -> Tensor:
-    sizes = torch.tensor([weight.numel() for weight in weights])
-    ends = sizes.cumsum(0)
-    picks = torch.linspace(0, int(ends[-1]) - 1, SAMPLES, dtype=torch.float64).long()
-    owners = torch.searchsorted(ends, picks, right=True)
-    starts = ends - sizes
-    numbers = [
-        weights[int(owner)].detach().reshape(-1)[int(pick - starts[owner])].float().cpu()
-        for owner, pick in zip(owners, picks, strict=True)
-    ]
-    return torch.stack(numbers).to(torch.bfloat16)

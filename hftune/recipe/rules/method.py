@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules of single methods."""
 
-from hftune.methods import CHANGES_SHAPE
+from hftune.methods import CHANGES_SHAPE, ROWS
 from hftune.recipe.rules.rule import Rule, Sections, option, quantized, training
 
-LANGUAGE_MODELS_ONLY = ("adaption_prompt", "trainable_tokens")
 #: Schedules that are a factor by step, without restarts of their own.
 SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
             "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
@@ -34,7 +33,21 @@ def _reentrant(sections: Sections) -> bool:
     return any(isinstance(item, dict) and item.get("use_reentrant") for item in given)
 
 
+def _no_checkpointing(name: str, why: str) -> Rule:
+    keys = ("gradient_checkpointing", "activation_checkpointing")
+    return Rule(
+        "training.gradient_checkpointing",
+        f"{name} {why}",
+        lambda s: s["method"].name == name and any(training(s, key) for key in keys),
+    )
+
+
 METHOD_RULES = (
+    *(
+        _no_checkpointing(name, row.no_checkpointing)
+        for name, row in ROWS.items()
+        if row.no_checkpointing is not None
+    ),
     Rule(
         "model.quantization",
         "relora merges into 4-bit weights or whole ones, not into 8-bit ones",
@@ -44,11 +57,6 @@ METHOD_RULES = (
         "method.warm_start_steps",
         "a warm start trains every weight, and quantized ones cannot train",
         lambda s: s["model"].quantization is not None and bool(option(s, "warm_start_steps")),
-    ),
-    Rule(
-        "method",
-        f"{', '.join(LANGUAGE_MODELS_ONLY)} are made for language models",
-        lambda s: s["task"] != "text-generation" and s["method"].name in LANGUAGE_MODELS_ONLY,
     ),
     Rule(
         "method",
@@ -149,16 +157,6 @@ METHOD_RULES = (
             and (
                 option(s, "encoder_num_layers") not in (None, 2)
                 or bool(option(s, "encoder_dropout"))
-            )
-        ),
-    ),
-    Rule(
-        "training.gradient_checkpointing",
-        "prefix_tuning hands its prefix over as past keys, which checkpointing drops",
-        lambda s: (
-            s["method"].name == "prefix_tuning"
-            and bool(
-                training(s, "gradient_checkpointing") or training(s, "activation_checkpointing")
             )
         ),
     ),
