@@ -102,7 +102,7 @@ def _report(found: RangeTest, given: float, scaled: float) -> None:
     if scaled != 1:
         say(f"learning_rate_scaling makes {found.suggestion:.1e} of it, as the sweep had it")
     say(
-        "It bounds the rate from above: what the loss does not survive in these few steps it will hardly "
-        "survive in a run. It says little of how low is too low, and each rate has seen one "
+        "It bounds the rate from above: what the loss does not survive in these few steps it will "
+        "hardly survive in a run. It says little of how low is too low, and each rate has seen one "
         "batch only. Try it beside half and twice as much."
     )
