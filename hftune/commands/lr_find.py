@@ -61,7 +61,8 @@ def lr_find(
         raise HftuneError("lr_find runs in one process", hint="leave out the launcher")
     say(f"range test: {steps} optimizer steps, rates {start:.1e} to {end:.1e}; nothing is saved")
     found = sweep(plan, start=start, end=end, steps=steps, model=model)
-    _report(found, plan.arguments.learning_rate)
+    given: float = recipe.training["learning_rate"]
+    _report(found, given, scaled=plan.arguments.learning_rate / given)
     if path is not None:
         draw_range_test(found, path)
         say(f"picture: {path}")
@@ -85,7 +86,7 @@ def _check(recipe: Recipe, start: float, end: float, steps: int, path: Path | No
         raise HftuneError(f"training.optim: {optim} {why}, so there is no rate to sweep")
 
 
-def _report(found: RangeTest, given: float) -> None:
+def _report(found: RangeTest, given: float, scaled: float) -> None:
     say("      rate   loss")
     every = max(1, len(found.rates) // SHOWN)
     for rate, loss in list(zip(found.rates, found.smoothed, strict=True))[::every]:
@@ -96,9 +97,12 @@ def _report(found: RangeTest, given: float) -> None:
         say("the loss did not fall, so there is nothing to suggest: sweep higher, or longer")
         return
     say(f"the loss fell until {found.lowest:.1e}, fastest at {found.suggestion:.1e}")
-    say(f"suggestion: training.learning_rate={found.suggestion:.1e}  (the recipe has {given:.1e})")
+    written = found.suggestion / scaled
+    say(f"suggestion: training.learning_rate={written:.1e}  (the recipe has {given:.1e})")
+    if scaled != 1:
+        say(f"learning_rate_scaling makes {found.suggestion:.1e} of it, as the sweep had it")
     say(
         "It bounds the rate from above: what the loss does not survive in these few steps it will "
-        "not survive in a run. It says little of how low is too low, and each rate has seen one "
+        "hardly survive in a run. It says little of how low is too low, and each rate has seen one "
         "batch only. Try it beside half and twice as much."
     )
