@@ -97,6 +97,8 @@ def test_starts_at_the_base_trains_what_it_declares_and_merges(
         close(logits(model, kind), learned)
         unmerge(model, name)
         close(logits(model, kind), learned)
+        for weight, bits in of_base.values():
+            close(weight, bits)
     whole = merged(model, name)
     assert type(whole) is type(base)
     assert not isinstance(whole, PeftModel)
