@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hftune.commands.explain import explain
     from hftune.commands.export import export
     from hftune.commands.init import init
+    from hftune.commands.lr_find import lr_find
     from hftune.commands.predict import predict
     from hftune.commands.push import push
     from hftune.commands.schema import schema
@@ -48,6 +49,7 @@ __all__ = [
     "export",
     "init",
     "load",
+    "lr_find",
     "predict",
     "push",
     "schema",
@@ -69,6 +71,7 @@ _PLACES = {
     "export": "hftune.commands.export",
     "init": "hftune.commands.init",
     "load": "hftune.training.run",
+    "lr_find": "hftune.commands.lr_find",
     "predict": "hftune.commands.predict",
     "push": "hftune.commands.push",
     "schema": "hftune.commands.schema",

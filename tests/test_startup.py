@@ -27,6 +27,7 @@ finally:
         (["--version"], 0, "0.1.0"),
         (["chat", "--help"], 0, "--temperature"),
         (["doctor", "--help"], 0, "--json"),
+        (["export", "--help"], 0, "--combination"),
         (["init", "--help"], 0, "--column"),
         (["list"], 0, "adalora"),
         (["list", "optimizers", "--json"], 0, '"name": "adamw_torch"'),

@@ -50,7 +50,7 @@ def low_rank(name: str, r: int, **restarts: float) -> dict[str, Any]:
 
 
 METHODS: dict[str, tuple[dict[str, Any], list[float]]] = {
-    "full": ({"name": "full"}, [1e-3, 2e-3]),
+    "full": ({"name": "full"}, [1e-3, 2e-3, 5e-3]),
     "lora r=4": (low_rank("lora", 4), [3e-3, 1e-2]),
     "relora r=4": (low_rank("relora", 4, **RESTARTS), [3e-3, 1e-2]),
     "lora r=16": (low_rank("lora", 16), [3e-3, 1e-2]),

@@ -119,3 +119,31 @@ def train(
         raise HftuneError("--num-processes: Accelerate starts them; say --accelerate, too")
     metrics = loaded.evaluation.metrics if trust_metrics else None
     verb("train")(loaded, resume=resume, metrics=metrics)
+
+
+@app.command(name="lr_find")
+def lr_find(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    start: Annotated[float, typer.Option(help="The first rate.")] = 1e-7,
+    end: Annotated[float, typer.Option(help="The last rate.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps from the one to the other.")] = 100,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw loss over rate into this picture.")
+    ] = None,
+) -> None:
+    """Find a learning rate: raise it from step to step and watch the loss.
+
+    Trains on the recipe's own rows, with its method, loss and optimizer. Nothing is saved or
+    changed: there is no run folder. It stops where the loss diverges.
+
+    For example:
+
+    ```
+    hftune lr_find mine.yaml
+    hftune lr_find mine.yaml --plot lr_find.png
+    hftune lr_find mine.yaml method.r=16 --start 1e-6 --end 0.1 --steps 200
+    ```
+    """
+    loaded = load(recipe, overrides)
+    verb("lr_find")(loaded, start=start, end=end, steps=steps, plot=plot)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hftune.cli.app import app
+from hftune.core.errors import HftuneError
 from hftune.terminal import quieten, show
 
 
@@ -19,6 +20,9 @@ def list_(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="With schedules: draw them all into this picture.")
+    ] = None,
 ) -> None:
     """List what a recipe can name, one line each.
 
@@ -30,11 +34,17 @@ def list_(
     hftune list
     hftune list methods
     hftune list optimizers --json
+    hftune list schedules --plot schedules.png
     ```
     """
-    from hftune.commands.list import list_, listing
+    from hftune.commands.list import list_, listing, plot_schedules
 
     entries = list_(kind)
+    if plot is not None:
+        if kind != "schedules":
+            raise HftuneError("--plot: it draws schedules", hint="hftune list schedules --plot ...")
+        quieten()
+        plot_schedules(plot)
     show(entries if as_json else listing(entries))
 
 

@@ -22,6 +22,7 @@ from hftune.tasks import TASKS
 
 COMMENT = re.compile(r"#\s?(.*)")
 TASK = re.compile(r"^task:\s*([\w-]+)", re.MULTILINE)
+PICTURES = (".png", ".svg", ".pdf")
 COMMANDS = ("hftune ", "accelerate ", EDITOR_LINE.removeprefix("# "))
 
 
@@ -60,6 +61,34 @@ def list_(kind: str | None = None) -> dict[str, list[Entry]]:
             f"unknown kind {kind!r}{did_you_mean(kind, KINDS)}", hint=f"kinds: {', '.join(KINDS)}"
         )
     return {name: entries() for name, entries in KINDS.items() if kind in (None, name)}
+
+
+def plot_schedules(path: Path) -> None:
+    """Draw every schedule over a run of 100 optimizer steps, 10 of them warmup.
+
+    Those that follow a metric see one that improves until step 40 and stands still from there on,
+    evaluated every 5 steps.
+
+    Args:
+        path: The picture, such as schedules.png.
+
+    Raises:
+        HftuneError: The ending is that of no picture, or the folder is not there.
+    """
+    if path.suffix not in PICTURES:
+        raise HftuneError(f"{path}: no picture", hint=f"endings: {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise HftuneError(f"{path}: {path.parent} is no folder")
+    from hftune.report.grid import draw_grid
+    from hftune.schedules.make import sample_rates
+
+    captions = {
+        name: ", ".join(f"{key}: {value}" for key, value in row.example.items())
+        for name, row in SCHEDULES.items()
+    }
+    curves = {name: sample_rates(name) for name in SCHEDULES}
+    words = {"xlabel": "optimizer step", "ylabel": "share of learning_rate"}
+    draw_grid(curves, captions, path, **words)
 
 
 def listing(kinds: dict[str, list[Entry]]) -> str:

@@ -56,8 +56,13 @@ stack.register_forward_hook(mean_first)
 OWN_TYPE = """
 PEFT itself has no adapter of the type {kind}: hftune adds it, so hftune must be installed, and
 `import {module}` must come before the adapter is loaded. Without it PEFT stops with
-`KeyError: '{KIND}'`. The adapter cannot be merged into its base.
+`KeyError: '{KIND}'`. {merging}
 """
+#: What becomes of an adapter of ours without hftune.
+MERGING = {
+    "bottleneck": "The adapter cannot be merged into its base.",
+    "diff_pruning": "`hftune export` merges it into its base, which then needs neither.",
+}
 #: Task options -> what hftune decides by; Transformers reads neither.
 DECIDED_BY = {"thresholds": "thresholds", "prior": "the shares of a prior"}
 DECIDED = (
@@ -91,7 +96,12 @@ def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) 
     lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
     if facts.tuner_module:
         lines.append(
-            OWN_TYPE.format(module=facts.tuner_module, kind=facts.method, KIND=facts.method.upper())
+            OWN_TYPE.format(
+                module=facts.tuner_module,
+                kind=facts.method,
+                KIND=facts.method.upper(),
+                merging=MERGING[facts.method],
+            )
         )
     if _needs_mean_pooling(facts):
         lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))

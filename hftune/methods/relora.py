@@ -314,22 +314,30 @@ def reset_state(
 ) -> None:
     """Drop most of an optimizer's state of a parameter, in place.
 
+    The same entries stay in all averages: Adam's first without the second would be a step many
+    times too long. Its count of steps begins anew for the same reason, since it corrects averages
+    that start at zero.
+
     Args:
-        state: Of the parameter; tensors of its shape are averages, all else stays.
+        state: Of the parameter; tensors of its shape are averages, and the first says which
+            entries are large.
         parameter: Whose state it is.
         restarts: Which entries survive, and which share is dropped, rounded down to an entry.
         chance: Draws them if chance decides.
     """
     how = restarts.reset_optimizer
-    for value in state.values():
-        if not isinstance(value, Tensor) or value.shape != parameter.shape:
-            continue
-        dropped = math.floor((1.0 if how == "zero" else restarts.reset_ratio) * value.numel())
-        if how == "random":
-            order = torch.randperm(value.numel(), generator=chance)
-        else:
-            order = value.abs().flatten().argsort(stable=True)
-        value.view(-1)[order[:dropped].to(value.device)] = 0
+    averages = [v for v in state.values() if isinstance(v, Tensor) and v.shape == parameter.shape]
+    if not averages:
+        return
+    dropped = math.floor((1.0 if how == "zero" else restarts.reset_ratio) * parameter.numel())
+    if how == "random":
+        order = torch.randperm(parameter.numel(), generator=chance)
+    else:
+        order = averages[0].abs().flatten().argsort(stable=True)
+    for average in averages:
+        average.view(-1)[order[:dropped].to(average.device)] = 0
+    if isinstance(state.get("step"), Tensor):
+        state["step"].zero_()
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from hftune.schedules import SCHEDULES
 from hftune.schedules.factors import Factor, Span
 from hftune.schedules.measuring import WarmedGreedy, WarmedPlateau
 
+SAMPLE = Span(total=100, warmup=10, epoch=25)
 MEASURING = {"reduce_lr_on_plateau": WarmedPlateau, "greedy": WarmedGreedy}
 
 
@@ -72,6 +73,27 @@ def make_factor(name: str, span: Span, kwargs: Mapping[str, Any], rate: float) -
     schedule = make_schedule(name, idle_optimizer(rate), span, kwargs)
     factor: Factor = schedule.lr_lambdas[0]
     return factor
+
+
+def sample_rates(name: str, span: Span = SAMPLE) -> list[float]:
+    """Return the rates of a schedule with the options of its row, as shares of the highest.
+
+    Those that follow a metric are shown a loss that falls for four tenths of the run and stands
+    still from there on, at every twentieth of it.
+    """
+    row, optimizer = SCHEDULES[name], idle_optimizer(1.0)
+    schedule = make_schedule(name, optimizer, span, row.example)
+    rates = []
+    for done in range(span.total):
+        if row.measures:
+            schedule.climb(done)
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if not row.measures:
+            schedule.step()
+        elif (done + 1) % (span.total // 20) == 0:
+            schedule.step(max(1 - (done + 1) / span.total, 0.6))
+    return rates
 
 
 def idle_optimizer(rate: float) -> Optimizer:

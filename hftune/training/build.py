@@ -84,7 +84,7 @@ def build_trainer(
         callbacks=[
             *plan.method.callbacks(model),
             *([] if averaging is None else [averaging]),
-            *plan.optimization.callbacks(model),
+            *plan.optimization.callbacks(),
             *callbacks,
         ],
     )

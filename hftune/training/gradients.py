@@ -5,12 +5,12 @@ Clipping by norm is the Trainer's own, ``training.max_grad_norm``: Pascanu et al
 difficulty of training recurrent neural networks", 2013, arXiv:1211.5063.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_value_
+from torch.nn.utils import clip_grad_value_, get_total_norm
 from transformers import TrainerCallback
 
 from hftune.optimizers.groups import NAME, place_name, places_of
@@ -33,8 +33,8 @@ class GradientValueClipping(TrainerCallback):
         clip_grad_value_(kwargs["model"].parameters(), self.value)
 
 
-class GradientLog(TrainerCallback):
-    """Adds the parts of a model to the log: norms before clipping, and rates where they differ.
+class GradientLog:
+    """The parts of a model in the log: norms before clipping, and rates where they differ.
 
     Args:
         model: Not wrapped.
@@ -43,51 +43,38 @@ class GradientLog(TrainerCallback):
 
     def __init__(self, model: nn.Module, norms: str | None) -> None:
         self.norms = norms
-        self.parts: dict[str, list[nn.Parameter]] = {}
-        self.measured: dict[str, Tensor] = {}
+        self.layers: dict[str, list[nn.Parameter]] = {}
+        self.measured: dict[str, Tensor | float] = {}
         if norms == "layers":
             for (_, parameter), place in zip(
                 model.named_parameters(), places_of(model).values(), strict=True
             ):
-                self.parts.setdefault(place_name(place), []).append(parameter)
+                self.layers.setdefault(place_name(place), []).append(parameter)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the optimizer's groups."""
-        if self.norms == "groups":
-            self.parts = {
-                str(group.get(NAME, index)): group["params"]
-                for index, group in enumerate(kwargs["optimizer"].param_groups)
-            }
-
-    def measure(self, norm: float | Tensor, max_norm: float) -> None:
-        """Take the norms of the parts as they were before clipping.
+    def measure(
+        self, norm: float | Tensor, max_norm: float, groups: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take norms and rates of the step that comes; what is clipped already is scaled back.
 
         Args:
             norm: Of the whole gradient, before clipping.
             max_norm: What it was clipped to; 0 for nothing.
+            groups: Of the optimizer.
         """
-        limit = max_norm or torch.inf
-        scale = torch.clamp((torch.as_tensor(norm) + NORM_EPSILON) / limit, min=1.0)
+        scale = max(1.0, (float(norm) + NORM_EPSILON) / (max_norm or math.inf))
+        by_name = {str(group.get(NAME, index)): group for index, group in enumerate(groups)}
+        parts = self.layers
+        if self.norms == "groups":
+            parts = {name: group["params"] for name, group in by_name.items()}
         self.measured = {
-            name: torch.linalg.vector_norm(torch.stack(norms)) * scale.to(norms[0])
-            for name, parameters in self.parts.items()
-            if (norms := [p.grad.norm() for p in parameters if p.grad is not None])
+            f"grad_norm/{name}": get_total_norm(gradients) * scale
+            for name, parameters in parts.items()
+            if (gradients := [p.grad for p in parameters if p.grad is not None])
         }
+        rates = {f"learning_rate/{name}": float(group["lr"]) for name, group in by_name.items()}
+        if len(set(rates.values())) > 1:
+            self.measured |= rates
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add norms and rates to a line that tells the loss."""
-        logs = kwargs["logs"]
-        if "loss" not in logs:
-            return
-        logs |= {f"grad_norm/{name}": value.item() for name, value in self.measured.items()}
-        groups = kwargs["optimizer"].param_groups
-        if len({group["lr"] for group in groups}) > 1:
-            logs |= rates_of(groups)
-
-
-def rates_of(groups: list[Mapping[str, Any]]) -> dict[str, float]:
-    """Return ``learning_rate/NAME`` of each group."""
-    return {
-        f"learning_rate/{group.get(NAME, index)}": float(group["lr"])
-        for index, group in enumerate(groups)
-    }
+    def figures(self) -> dict[str, float]:
+        """Return what was measured last, as numbers."""
+        return {name: float(value) for name, value in self.measured.items()}

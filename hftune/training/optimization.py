@@ -139,17 +139,21 @@ class Optimization:
         options = {} if self.averaging.decay is None else {"decay": self.averaging.decay}
         return WeightAverage(model, self.averaging.name, start=start, every=every, **options)
 
-    def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
-        """Return what clips by value, logs groups, and warms a schedule that follows a metric."""
+    def callbacks(self) -> list[TrainerCallback]:
+        """Return what clips by value, and what warms a schedule that follows a metric."""
         callbacks: list[TrainerCallback] = []
         if self.max_grad_value is not None:
             callbacks.append(GradientValueClipping(self.max_grad_value))
-        grouped = self.optimizer.grouping.is_said or bool(self.optimizer.loraplus)
-        if self.log_grad_norms is not None or grouped:
-            callbacks.append(GradientLog(model, self.log_grad_norms))
         if self.schedule in MEASURING:
             callbacks.append(Climb())
         return callbacks
+
+    def gradient_log(self, model: nn.Module) -> GradientLog | None:
+        """Return what measures parts of a model, if that is asked for or they have own rates."""
+        grouped = self.optimizer.grouping.is_said or bool(self.optimizer.loraplus)
+        if self.log_grad_norms is None and not grouped:
+            return None
+        return GradientLog(model, self.log_grad_norms)
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse groups and optimizers that mean nothing in this model.

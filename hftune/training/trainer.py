@@ -10,7 +10,7 @@ Overrides, each held by a test of its signature:
 - ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
 - ``create_optimizer`` and ``create_scheduler`` make those that Transformers has no name for; the
   second multiplies the rate by what the method says.
-- ``_get_grad_norm`` measures the parts of the gradient, before clipping.
+- ``_get_grad_norm`` measures the parts of the gradient, before clipping, and ``log`` tells them.
 - ``evaluate`` looks at the average of the weights, where the run has one.
 - ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
 - ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
@@ -37,7 +37,6 @@ from hftune.optimizers.averaging import Averaging
 from hftune.schedules.factors import Span
 from hftune.tasks.contract import Task
 from hftune.training.checkpoints import STAGING, FindBest, publish
-from hftune.training.gradients import GradientLog
 from hftune.training.optimization import Optimization
 from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
 from hftune.training.span import span_of
@@ -82,6 +81,7 @@ class HftuneTrainer(Trainer):
         self.method = method
         self.optimization = optimization
         self.averaging = averaging
+        self.gradient_log = optimization.gradient_log(options["model"])
         self._group: tuple[list[Any], Tensor] | None = None
         self.throughput = Throughput()
         self.samples: list[dict[str, str]] = []
@@ -227,10 +227,16 @@ class HftuneTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, GradientLog):
-                callback.measure(norm, self.args.max_grad_norm)
+        if self.gradient_log is not None:
+            groups = cast(torch.optim.Optimizer, self.optimizer).param_groups
+            self.gradient_log.measure(norm, self.args.max_grad_norm, groups)
         return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the parts of the model beside the whole."""
+        if self.gradient_log is not None and "loss" in logs:
+            logs = {**logs, **self.gradient_log.figures()}
+        super().log(logs, start_time)
 
     def evaluate(
         self,

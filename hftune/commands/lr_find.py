@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hftune lr_find``: a range test of the learning rate on the recipe itself."""
+
+from pathlib import Path
+
+from datasets import Dataset
+from torch import nn
+
+from hftune.core.console import say
+from hftune.core.errors import HftuneError
+from hftune.losses.contract import Loss
+from hftune.optimizers import FULL_BATCH
+from hftune.recipe.recipe import Recipe
+from hftune.recipe.rules.optimization import IN_BACKWARD
+from hftune.report.range_test import draw_range_test
+from hftune.schedules.range_test import RangeTest
+from hftune.training.prepare import prepare
+from hftune.training.range_test import LEAST, sweep
+
+PICTURES = (".png", ".svg", ".pdf")
+SHOWN = 10
+
+
+def lr_find(
+    recipe: Recipe,
+    *,
+    start: float = 1e-7,
+    end: float = 1.0,
+    steps: int = 100,
+    plot: str | Path | None = None,
+    train_dataset: Dataset | None = None,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+) -> RangeTest:
+    """Raise the rate from step to step, watch the loss, and suggest a rate to begin with.
+
+    Nothing is saved: there is no run folder, and the weights are thrown away, or put back where
+    they are one's own.
+
+    Args:
+        recipe: What training would do.
+        start: The first rate.
+        end: The last; the sweep stops before it where the loss diverges.
+        steps: Optimizer steps.
+        plot: A picture to draw, if any.
+        train_dataset: Rows in place of ``data.path``.
+        model: A model of one's own in place of ``model.path`` and its method.
+        loss: A loss of one's own.
+
+    Returns:
+        The curve and what it says.
+
+    Raises:
+        HftuneError: Something does not fit, or the optimizer has no rate that could be swept.
+        RunError: The loss diverges at once.
+    """
+    path = None if plot is None else Path(plot)
+    _check(recipe, start, end, steps, path)
+    plan = prepare(recipe, train_dataset=train_dataset, loss=loss, own_model=model)
+    if plan.arguments.world_size > 1:
+        raise HftuneError("lr_find runs in one process", hint="leave out the launcher")
+    say(f"range test: {steps} optimizer steps, rates {start:.1e} to {end:.1e}; nothing is saved")
+    found = sweep(plan, start=start, end=end, steps=steps, model=model)
+    _report(found, plan.arguments.learning_rate)
+    if path is not None:
+        draw_range_test(found, path)
+        say(f"picture: {path}")
+    return found
+
+
+def _check(recipe: Recipe, start: float, end: float, steps: int, path: Path | None) -> None:
+    if not 0 < start < end:
+        raise HftuneError(f"--start, --end: {start:g} to {end:g} does not rise from above 0")
+    if steps < 2 * LEAST:
+        raise HftuneError(f"--steps: {steps} are too few to see anything; at least {2 * LEAST}")
+    if path is not None and path.suffix not in PICTURES:
+        raise HftuneError(f"{path}: no picture", hint=f"endings: {', '.join(PICTURES)}")
+    if path is not None and not path.parent.is_dir():
+        raise HftuneError(f"{path}: {path.parent} is no folder")
+    if recipe.method.name == "probe":
+        raise HftuneError("a probe has no learning rate")
+    optim = recipe.training.get("optim")
+    if optim in (*FULL_BATCH, *IN_BACKWARD):
+        why = "takes steps of its own length" if optim in FULL_BATCH else "steps in the backward"
+        raise HftuneError(f"training.optim: {optim} {why}, so there is no rate to sweep")
+
+
+def _report(found: RangeTest, given: float) -> None:
+    say("      rate   loss")
+    every = max(1, len(found.rates) // SHOWN)
+    for rate, loss in list(zip(found.rates, found.smoothed, strict=True))[::every]:
+        say(f"  {rate:8.1e}   {loss:.4f}")
+    if found.diverged is not None:
+        say(f"stopped at {found.diverged:.1e}, where the loss diverged")
+    if found.suggestion is None:
+        say("the loss did not fall, so there is nothing to suggest: sweep higher, or longer")
+        return
+    say(f"the loss fell until {found.lowest:.1e}, fastest at {found.suggestion:.1e}")
+    say(f"suggestion: training.learning_rate={found.suggestion:.1e}  (the recipe has {given:.1e})")
+    say(
+        "It bounds the rate from above: what the loss does not survive in these few steps it will "
+        "not survive in a run. It says little of how low is too low, and each rate has seen one "
+        "batch only. Try it beside half and twice as much."
+    )
