@@ -289,12 +289,15 @@ def test_resumed_in_any_phase_it_ends_with_the_same_bits(
         assert all(torch.equal(weights[name], expected[name]) for name in expected), stop
 
 
-def test_a_convolutional_model_has_parts_and_no_layers_to_count() -> None:
+def test_the_layers_of_a_convolutional_model_are_its_stages() -> None:
+    """It has no table of tokens."""
     from tests.methods.tiny_models import build
 
     context = MethodContext(task="image-classification")
     model = Freeze(train_modules=["classifier"]).apply(build("convnext"), context)
     trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trains == {"classifier.weight", "classifier.bias"}
-    with pytest.raises(HftuneError, match="no plain stack of layers"):
-        Freeze(freeze_layers=0).apply(build("convnext"), context)
+    model = Freeze(freeze_layers=0).apply(build("convnext"), context)
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    first = {name for name, _ in model.named_parameters() if ".stages.0." in name}
+    assert frozen == first
