@@ -22,8 +22,8 @@ from torch import Tensor
 import hftune
 
 NATS, SHARE = 0.03, 0.35
-SETTINGS: dict[str, Any] = {"model": "demo:smollm2", "data": "demo:docstrings", "rows": 240,
-                            "eval_rows": 120, "epochs": 1, "rate": 2e-4}  # fmt: skip
+SETTINGS: dict[str, Any] = {"model": "demo:smollm2", "data": "demo:docstrings", "rows": 120,
+                            "eval_rows": 80, "epochs": 1, "rate": 2e-4}  # fmt: skip
 #: What both do, so that only the base differs.
 ADAPTER = {"r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}
 SCHEDULE = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.03, "max_grad_norm": 0.3}

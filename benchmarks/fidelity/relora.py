@@ -5,12 +5,14 @@
 
 ``pretraining``: a small Llama with random weights learns the docstrings of installed packages; all
 its weights train for a while, and from there each method goes on for the same number of steps.
-``teacher``: the same warm start learns texts that were drawn from itself with a random change of
-full rank added to every weight, so the update that is wanted has a high rank by construction.
 As in the paper, embeddings, head and norms train whole beside the low-rank updates.
+``teacher``: the same warm start learns the answers of a copy of itself, to every weight of whose
+layers a random change was added, all of its singular values equal. So the update that is wanted has
+the full rank by construction, and no other: embeddings, head and norms stand still. The loss is the
+Kullback-Leibler divergence from teacher to student, in nats a token.
 
-Each method runs at two rates with the first seed; the one with the lower loss on validation texts
-is taken for the other seeds, and the loss told is that of test texts.
+Each method runs at two rates or more with the first seed; the one with the lowest loss on
+validation texts is taken for the other seeds, and the loss told is that of test texts.
 """
 
 import argparse
@@ -23,12 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from cells import RESULTS, Cell, Cells, spread
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 import hftune
+from hftune.losses.contract import Batch, Loss, forward
 
 SOURCES = ("sklearn", "pandas", "networkx", "sympy")
 CHARACTERS = 6_000_000
@@ -37,16 +42,15 @@ BLOCK, BATCH = 128, 8
 #: Steps of the warm start, and of each method after it.
 STEPS = {"warm": 300, "pretraining": 600, "teacher": 300}
 #: Size of the teacher's change of a weight, as a share of the weight's own.
-CHANGE = 0.5
-DRAWN_TEXTS, HELD_OUT = 3000, 200
+CHANGE = 0.3
+HELD_OUT = 200
 WHOLE = ["embed_tokens", "lm_head", "input_layernorm", "post_attention_layernorm", "norm"]
 RESTARTS = {"merge_every": 0.125, "rewarm_steps": 0.1}
 
 
 def low_rank(name: str, r: int, **restarts: float) -> dict[str, Any]:
     """Return the section of a recipe; the scaling is 1."""
-    return {"name": name, "r": r, "lora_alpha": r, "target_modules": "all-linear",
-            "modules_to_save": WHOLE, **restarts}  # fmt: skip
+    return {"name": name, "r": r, "lora_alpha": r, "target_modules": "all-linear", **restarts}
 
 
 METHODS: dict[str, tuple[dict[str, Any], list[float]]] = {
@@ -101,25 +105,26 @@ class Start:
     def __init__(self, folder: Path, seed: int, steps: dict[str, int]) -> None:
         self.folder, self.seed, self.steps = folder, seed, steps
         self.model: Path | None = None
-        self.texts: dict[str, Texts] = {}
-        self.floor: float | None = None
+        self.texts: Texts = {}
 
     def cell(self, part: str, method: str, rate: float) -> Cell:
         """Train one method from the warm start and judge it on the test texts."""
         model = self.warm()
-        texts = self.of(part)
-        began = time.perf_counter()
         section = METHODS[method][0]
-        run = self.train(f"{part} {method} {rate:g}", model, texts, section, rate, part)
+        taught = part == "teacher"
+        if not taught and section["name"] != "full":
+            section = section | {"modules_to_save": WHOLE}
+        judge = Teaching(self.teacher()) if taught else None
+        began = time.perf_counter()
+        run = self.train(f"{part} {method} {rate:g}", model, section, rate, part, judge)
+        measure = loss if judge is None else judge.divergence
         figures: Cell = {
-            "validation_loss": round(run.metrics["eval_loss"], 4),
-            "test_loss": round(loss(run, texts["test"]), 4),
-            "start_loss": round(loss(hftune.load(self.folder / "warm"), texts["test"]), 4),
+            "validation_loss": round(measure(run, self.texts["validation"]), 4),
+            "test_loss": round(measure(run, self.texts["test"]), 4),
+            "start_loss": round(measure(hftune.load(self.folder / "warm"), self.texts["test"]), 4),
             "seconds": round(time.perf_counter() - began),
             "trainable_parameters": run.metrics["trainable_parameters"],
         }
-        if part == "teacher":
-            figures["teacher_loss"] = self.floor
         if section["name"] == "relora":
             figures["ranks"] = ranks(model, run.model_path)
         return figures
@@ -128,43 +133,34 @@ class Start:
         """Return the folder of the model that every method starts from."""
         if self.model is None:
             base = self.folder / "random"
-            self.texts["pretraining"] = held_out(corpus(), self.seed)
-            random_model(base, self.texts["pretraining"]["train"], self.seed)
-            texts = self.texts["pretraining"]
-            self.train("warm", base, texts, METHODS["full"][0], 1e-3, "warm")
+            self.texts = held_out(corpus(), self.seed)
+            random_model(base, self.texts["train"], self.seed)
+            self.train("warm", base, METHODS["full"][0], 1e-3, "warm")
             self.model = self.folder / "warm" / "model"
         return self.model
 
-    def of(self, part: str) -> Texts:
-        """Return the texts of a part."""
-        if part == "teacher" and part not in self.texts:
-            self.texts[part], self.floor = self.drawn()
-        return self.texts[part]
-
-    def drawn(self) -> tuple[Texts, float]:
-        """Draw texts from the changed model; return them and its own loss on the test texts."""
-        set_seed(self.seed)
-        run = hftune.load(self.folder / "warm")
-        teacher: Any = run.model
+    def teacher(self) -> nn.Module:
+        """Return the warm start with a change of full rank on every weight of its layers."""
+        model: Any = LlamaForCausalLM.from_pretrained(self.warm())
+        chance = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
-            for name, weight in teacher.named_parameters():
-                if weight.dim() == 2 and "embed" not in name and "lm_head" not in name:
-                    noise = torch.randn_like(weight)
-                    weight.add_(noise, alpha=float(CHANGE * weight.norm() / noise.norm()))
-        texts: list[str] = []
-        tokenizer: Any = run.tokenizer
-        while len(texts) < DRAWN_TEXTS:
-            starts = torch.full((100, 1), tokenizer.eos_token_id)
-            ids = teacher.generate(
-                starts, attention_mask=torch.ones_like(starts), do_sample=True, top_k=0,
-                max_new_tokens=BLOCK, pad_token_id=tokenizer.eos_token_id,
-            )  # fmt: skip
-            texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
-        parts = held_out(texts, self.seed)
-        return parts, round(loss(run, parts["test"]), 4)
+            for name, weight in model.named_parameters():
+                if name.endswith("proj.weight"):
+                    noise = torch.linalg.svd(
+                        torch.randn(weight.shape, generator=chance), full_matrices=False
+                    )
+                    turned = noise.U @ noise.Vh
+                    weight.add_(turned, alpha=float(CHANGE * weight.norm() / turned.norm()))
+        return model.eval().requires_grad_(False)
 
     def train(
-        self, name: str, model: Path, texts: Texts, method: dict[str, Any], rate: float, part: str
+        self,
+        name: str,
+        model: Path,
+        method: dict[str, Any],
+        rate: float,
+        part: str,
+        judge: Loss | None = None,
     ) -> hftune.Run:
         """Train a model on texts cut in blocks, for the steps of a part."""
         recipe = hftune.Recipe(
@@ -186,8 +182,43 @@ class Start:
                 "seed": self.seed,
             },
         )
-        rows = {part: Dataset.from_dict({"text": texts[part]}) for part in ("train", "validation")}
-        return hftune.train(recipe, train_dataset=rows["train"], eval_dataset=rows["validation"])
+        rows = [Dataset.from_dict({"text": self.texts[part]}) for part in ("train", "validation")]
+        return hftune.train(recipe, train_dataset=rows[0], eval_dataset=rows[1], loss=judge)
+
+
+class Teaching(Loss):
+    """The divergence from a teacher's answers to the model's, at every position.
+
+    Args:
+        teacher: Stands still.
+    """
+
+    def __init__(self, teacher: nn.Module) -> None:
+        self.teacher = teacher
+
+    def denominator(self, batch: Batch) -> Tensor:
+        """Return the number of positions."""
+        return torch.tensor(batch["labels"].numel(), dtype=torch.float64)
+
+    def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
+        """Return the summed divergence and the model's outputs."""
+        outputs = forward(model, inputs)
+        with torch.no_grad():
+            due = forward(self.teacher, inputs).logits.log_softmax(-1)
+        own = outputs.logits.log_softmax(-1)
+        return F.kl_div(own, due, reduction="sum", log_target=True), outputs
+
+    def divergence(self, run: hftune.Run, texts: list[str]) -> float:
+        """Return the divergence a token over whole blocks of texts, in nats."""
+        model: Any = run.model.cpu().eval()
+        tokenizer: Any = run.tokenizer
+        ids = [token for text in texts for token in tokenizer(text)["input_ids"]]
+        blocks = torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).view(-1, BLOCK)
+        total = torch.zeros((), dtype=torch.float64)
+        with torch.no_grad():
+            for rows in blocks.split(BATCH):
+                total += self.total(model, {"input_ids": rows, "labels": rows})[0]
+        return float(total / blocks.numel())
 
 
 def corpus() -> list[str]:
