@@ -148,6 +148,7 @@ def test_damaged(name: str, runs: Runs, tmp_path: Path) -> None:
     assert tried >= 6
 
 
+@pytest.mark.timeout(900)
 def test_another_process_gives_the_same_logits(runs: Runs, tmp_path: Path) -> None:
     """One process loads what all methods saved, with head, added token and tokenizer."""
     bases = Bases(tmp_path / "bases")
