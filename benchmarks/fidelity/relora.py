@@ -42,7 +42,7 @@ BLOCK, BATCH = 128, 8
 #: Steps of the warm start, and of each method after it.
 STEPS = {"warm": 300, "pretraining": 600, "teacher": 300}
 #: Size of the teacher's change of a weight, as a share of the weight's own.
-CHANGE = 0.3
+CHANGE = 1.0
 HELD_OUT = 200
 WHOLE = ["embed_tokens", "lm_head", "input_layernorm", "post_attention_layernorm", "norm"]
 RESTARTS = {"merge_every": 0.125, "rewarm_steps": 0.1}

@@ -142,9 +142,14 @@ def test_penalty_above_an_allowed_share_pulls_as_hard_on_few_gates_as_on_many() 
         torch.testing.assert_close(penalty, 30 * (p / 0.005).log())
         slope = sum(difference.gates.grad.sum() for difference in tuner.differences())
         torch.testing.assert_close(slope, 30 * (1 - p))
-    for difference in tuner.differences():
-        difference.gates.data.fill_(-6.0)
-    assert tuner.penalty() == 0
+    for log_alpha in (-6.0, -200.0):  # below what is allowed, and so far that no share is left
+        for difference in tuner.differences():
+            difference.gates.data.fill_(log_alpha)
+            difference.gates.grad = None
+        penalty = tuner.penalty()
+        penalty.backward()
+        assert penalty == 0
+        assert not any(difference.gates.grad.any() for difference in tuner.differences())
 
 
 @pytest.mark.parametrize("mode", ["l0", "l1"])

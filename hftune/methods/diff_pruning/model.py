@@ -67,7 +67,8 @@ class DiffPruningModel(BaseTuner):
         else:
             gates = [difference.counted_gates() for difference in self.differences(adapter_name)]
             share = torch.stack(gates).sum() / self.num_weights(adapter_name)
-            counted = (share / self.allowed_share).log().relu() if self.allowed_share else share
+            allowed = self.allowed_share
+            counted = (share.clamp(min=allowed) / allowed).log() if allowed else share
         penalty: Tensor = config.penalty_weight * counted
         return penalty
 
