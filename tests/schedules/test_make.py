@@ -94,7 +94,7 @@ def test_plateau_falls_at_the_third_bad_evaluation() -> None:
     optimizer = idle_optimizer(RATE)
     schedule = make_schedule("reduce_lr_on_plateau", optimizer, Span(100, 10), {"patience": 2})
     seen = []
-    for done, loss in enumerate([9.0, 1.0, 1.0, 1.0, 1.0, 1.0]):
+    for done, loss in enumerate([0.1, 1.0, 1.0, 1.0, 1.0, 1.0]):
         schedule.climb(5 if done == 0 else 20 + done)
         schedule.step(loss)
         seen.append(optimizer.param_groups[0]["lr"])
