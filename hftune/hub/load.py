@@ -81,8 +81,8 @@ def _what_is_there(folder: Path) -> str | None:
     base = "its base model" if facts is None else f"its base model, {facts.base_model}"
     if is_adapter(folder):
         return (
-            f"it is an adapter, which is not trained on: name {base}, or a folder that the adapter "
-            "was merged into"
+            f"it is an adapter, which is not trained on: name {base}, or merge it first: "
+            f"hftune export {folder} --output FOLDER"
         )
     if facts is not None and facts.probe is not None:
         return f"it is a probe, which is fitted anew: name {base}"
