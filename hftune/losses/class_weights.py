@@ -78,7 +78,10 @@ class ClassWeighted(Loss):
 
 
 def class_weight_tensor(
-    weights: ClassWeights, classes: Sequence[str], counts: Sequence[int], beta: float | None = None
+    weights: ClassWeights,
+    classes: Sequence[str],
+    counts: Sequence[float],
+    beta: float | None = None,
 ) -> Tensor:
     """Return one weight a class, float32, shape ``(C,)``.
 

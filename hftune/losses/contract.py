@@ -24,7 +24,8 @@ class LabelFacts:
 
     Attributes:
         classes: Name of each class, by id; a language model's classes are its tokens.
-        counts: Training labels of each class, by id.
+        counts: Training labels of each class, by id; where rows are drawn, those of an epoch on
+            average.
         rows: Training rows.
         label_smoothing: ``training.label_smoothing_factor``, in [0, 1).
         causal: Whether position ``t`` predicts label ``t + 1``, as in causal language models.
@@ -33,7 +34,7 @@ class LabelFacts:
     """
 
     classes: Sequence[str]
-    counts: Sequence[int]
+    counts: Sequence[float]
     rows: int = 0
     label_smoothing: float = 0.0
     causal: bool = False

@@ -11,10 +11,12 @@ from hftune.recipe.schema import (
     DEFAULT_NAMES,
     SHORT_FORMS,
     Choice,
+    CurriculumChoice,
     DataSection,
     EvaluationSection,
     ModelSection,
     RegularizationSection,
+    SamplingChoice,
     SourceItem,
     WeightAveraging,
 )
@@ -187,11 +189,14 @@ def _model(section: dict[str, Any], method: str) -> ModelSection:
 
 
 def _data(section: dict[str, Any]) -> DataSection:
-    """The data section; sources that are mappings become records."""
+    """The data section; sources, sampling and curriculum become records."""
     path = section.get("path")
     if isinstance(path, list | tuple):
         items = [SourceItem(**item) if isinstance(item, dict) else item for item in path]
         section["path"] = items
+    for key, record in (("sampling", SamplingChoice), ("curriculum", CurriculumChoice)):
+        if (given := section.get(key)) is not None:
+            section[key] = record(**({"name": given} if isinstance(given, str) else given))
     return DataSection(**section)
 
 

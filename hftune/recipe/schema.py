@@ -12,6 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
+SamplingName = Literal["balanced", "oversample", "undersample", "weighted"]
+Difficulty = Literal["length", "rarity", "column"]
 
 #: The key that a section's short form, a mere text, stands for.
 SHORT_FORMS: dict[str, str] = {"model": "path", "data": "path", "method": "name", "loss": "name"}
@@ -78,6 +80,27 @@ class SourceItem:
     split: str | None = None
     columns: Columns = field(default_factory=dict)
     weight: Annotated[float, Gt(0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingChoice:
+    """How the rows of an epoch are drawn, where it does not have each once."""
+
+    name: SamplingName
+    column: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumChoice:
+    """What makes a row hard, and how fast hard rows come in."""
+
+    name: Difficulty
+    column: str | None = None
+    pacing: Literal["linear", "root", "exponential", "staged"] = "linear"
+    start: Annotated[float, Gt(0), Le(1)] | None = None
+    duration: Annotated[float, Gt(0), Le(1)] = 0.5
+    stages: Annotated[int, Ge(2)] | None = None
+    hardest_first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +194,23 @@ class DataSection:
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on this many rows, drawn by seed."}
+    )
+    sampling: SamplingChoice | SamplingName | None = field(
+        default=None,
+        metadata={
+            "help": "The training rows of an epoch, each once if absent: balanced draws all "
+            "classes alike, with replacement; oversample and undersample give each as many rows as "
+            "the largest or smallest has; {name: weighted, column: ...} draws by a column of "
+            "weights."
+        },
+    )
+    curriculum: CurriculumChoice | Difficulty | None = field(
+        default=None,
+        metadata={
+            "help": "Easy training rows first, by length, rarity or {name: column, column: ...}; "
+            "with pacing (linear, root, exponential, staged), start, duration (shares of the rows "
+            "and of the run), stages, hardest_first."
+        },
     )
 
 

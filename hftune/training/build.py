@@ -81,6 +81,7 @@ def build_trainer(
         method=plan.method,
         optimization=plan.optimization,
         averaging=averaging,
+        drawing=plan.drawing,
         train_dataset=plan.train.rows if plan.stream is None else plan.stream,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
         data_collator=plan.task.collator(plan.tokenizer, model),

@@ -20,6 +20,7 @@ from transformers import (
 from hftune.core.console import number_of
 from hftune.data import report
 from hftune.data.report import data_report, imbalance, label_counts
+from hftune.data.sampling import Draw
 from hftune.losses.contract import Loss
 from hftune.methods.contract import Method, MethodContext
 from hftune.recipe.recipe import Recipe
@@ -59,6 +60,7 @@ class Plan:
         optimization: Optimizer, schedule, clipping and average.
         loss_choice: Its name and options; None for a loss of one's own.
         adapted: The model without weights as the method changes it, where that can be known.
+        drawing: Chooses the rows of an epoch, where that is not each of them once.
         stream: What trains in place of ``train``, with ``data.streaming``.
         base_fingerprint: What an adapter remembers of its base, once that is loaded.
     """
@@ -80,6 +82,7 @@ class Plan:
     optimization: Optimization
     loss_choice: Choice | None = None
     adapted: nn.Module | None = None
+    drawing: Draw | None = None
     stream: TokenStream | None = None
     base_fingerprint: dict[str, str] | None = None
 
@@ -103,7 +106,10 @@ class Plan:
     @property
     def span(self) -> Span:
         """How long run, warmup and epoch are."""
-        return span_of(self.arguments, None if self.stream is not None else self.train.num_rows)
+        if self.stream is not None:
+            return span_of(self.arguments, None)
+        rows = self.train.num_rows if self.drawing is None else self.drawing.size
+        return span_of(self.arguments, rows)
 
     def skeleton(self) -> PreTrainedModel:
         """Return the model without weights, on the meta device."""

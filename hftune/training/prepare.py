@@ -28,6 +28,7 @@ from hftune.training.choices import (
     settle_best_metric,
     settle_metrics,
 )
+from hftune.training.drawing import build_drawing, drawn_counts
 from hftune.training.encode import encode_part
 from hftune.training.launch import check_launch
 from hftune.training.optimization import Optimization, scaled_rate
@@ -112,6 +113,7 @@ def prepare(
     )
     if streamed is not None:
         plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
+    plan.drawing = build_drawing(recipe, task, parts.train, parts.drawn_by, plan.train)
     _fit_loss(plan)
     plan.optimization.check_run(arguments, plan.span)
     if own_model is None:
@@ -132,10 +134,11 @@ def _check_model(plan: Plan) -> None:
 
 def _fit_loss(plan: Plan) -> None:
     """Tell the loss of the labels, and the task of the shares of the classes it was taught."""
+    counts = drawn_counts(plan.drawing, plan.task, plan.parts.train, plan.class_counts())
     plan.loss.fit(
         LabelFacts(
             classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
-            counts=plan.class_counts().tolist(),
+            counts=counts.tolist(),
             rows=plan.train.num_rows,
             label_smoothing=plan.arguments.label_smoothing_factor,
             causal=plan.task.causal,

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
@@ -16,6 +17,7 @@ from hftune.data.select import blank_rows
 from hftune.data.slices import is_slice
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
+from hftune.training.drawing import beside, set_aside
 from hftune.training.sources import hold_out, read_mixture, source_items
 
 TEXTS = ("text", "prompt", "completion", "target")
@@ -32,12 +34,14 @@ class Parts:
         columns: Role to column name.
         sources: File to SHA-256, a record of each source of several, or what else the rows came
             from.
+        drawn_by: Weights or difficulties of the training rows, where the recipe names a column.
     """
 
     train: Dataset
     validation: Dataset | None
     columns: dict[str, str]
     sources: dict[str, str] | list[dict[str, Any]] | str
+    drawn_by: NDArray[np.float64] | None = None
 
     @property
     def empty_texts(self) -> int:
@@ -70,18 +74,22 @@ def read_parts(
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
     columns = task.columns(given.column_names, named)
-    rows = task.select(given, columns)
+    rows = beside(task.select(given, columns), given, data)
     if held_out is not None:
         present = {role: name for role, name in columns.items() if name in held_out.column_names}
         found = task.columns(held_out.column_names, present)
         selected: Dataset | None = task.select(held_out, found)
     else:
         rows, selected = _split(rows, task, data.validation_size, seed)
+    chosen, drawn_by = set_aside(_sample(rows, data.max_train_samples, seed))
+    if selected is not None:
+        selected, _ = set_aside(_sample(selected, data.max_eval_samples, seed))
     return Parts(
-        train=_sample(rows, data.max_train_samples, seed),
-        validation=None if selected is None else _sample(selected, data.max_eval_samples, seed),
+        train=chosen,
+        validation=selected,
         columns=columns,
         sources=HANDED_OVER if train is not None else _sources(recipe),
+        drawn_by=drawn_by,
     )
 
 

@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from hftune.data.sampling import Draw, Place
+from hftune.schedules.factors import Span
 from hftune.tasks.contract import blank_row
 
 Strategy = Literal["random", "sequential", "group_by_length"]
@@ -27,7 +29,9 @@ class SeededSampler(Sampler[int]):
         seed: With the epoch, decides the order.
         multiple: The number of indices is padded up to a multiple of this.
         lengths: Tokens of each row, for ``group_by_length``.
-        group: Rows of one optimizer step, for ``group_by_length``.
+        group: Rows of one optimizer step, for ``group_by_length`` and a curriculum.
+        drawing: Chooses the rows of an epoch; without it each stands once.
+        span: How long run and epoch are, for a curriculum.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class SeededSampler(Sampler[int]):
         multiple: int = 1,
         lengths: Sequence[int] = (),
         group: int = 1,
+        drawing: Draw | None = None,
+        span: Span | None = None,
     ) -> None:
         self.rows = rows
         self.strategy = strategy
@@ -46,6 +52,9 @@ class SeededSampler(Sampler[int]):
         self.multiple = multiple
         self.lengths = list(lengths)
         self.group = group
+        self.drawing = drawing
+        self.span = Span(1) if span is None else span
+        self.size = rows if drawing is None else drawing.size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,19 +62,30 @@ class SeededSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.rows // self.multiple) * self.multiple
+        return -(-self.size // self.multiple) * self.multiple
 
     def __iter__(self) -> Iterator[int]:
         yield from self._order()
-        yield from [self.rows] * (len(self) - self.rows)
+        yield from [self.rows] * (len(self) - self.size)
 
     def _order(self) -> list[int]:
         if self.strategy == "sequential":
             return list(range(self.rows))
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self.drawing is not None:
+            return self._drawn(self.drawing, generator)
         if self.strategy == "group_by_length":
             return list(get_length_grouped_indices(self.lengths, self.group, generator=generator))
         return list(map(int, torch.randperm(self.rows, generator=generator)))
+
+    def _drawn(self, drawing: Draw, generator: torch.Generator) -> list[int]:
+        place = Place(self.epoch, self.span.epoch or 1, self.span.total, self.group)
+        drawn = drawing.rows(generator, place)
+        if self.strategy == "group_by_length":
+            lengths = [self.lengths[index] for index in drawn]
+            order = get_length_grouped_indices(lengths, self.group, generator=generator)
+            return [drawn[number] for number in order]
+        return drawn
 
 
 class WithBlankRow(Dataset[dict[str, Any]]):

@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from hftune.data.sampling import Draw
 from hftune.losses.contract import Loss
 from hftune.methods.contract import Method
 from hftune.optimizers.averaging import Averaging
@@ -60,6 +61,7 @@ class HftuneTrainer(Trainer):
         method: Says what it adds to the loss of a step.
         optimization: Says how the weights move.
         averaging: Keeps the average that is evaluated and saved, if there is one.
+        drawing: Chooses the rows of an epoch, where that is not each of them once.
         options: For :class:`transformers.Trainer`.
 
     Attributes:
@@ -74,6 +76,7 @@ class HftuneTrainer(Trainer):
         method: Method,
         optimization: Optimization,
         averaging: Averaging | None = None,
+        drawing: Draw | None = None,
         **options: Any,
     ) -> None:
         self.task = task
@@ -81,6 +84,7 @@ class HftuneTrainer(Trainer):
         self.method = method
         self.optimization = optimization
         self.averaging = averaging
+        self.drawing = drawing
         self.gradient_log = optimization.gradient_log(options["model"])
         self._group: tuple[list[Any], Tensor] | None = None
         self.throughput = Throughput()
@@ -174,6 +178,8 @@ class HftuneTrainer(Trainer):
             multiple=batch if args.world_size > 1 else 1,
             lengths=[len(ids) for ids in rows["input_ids"]] if by_length else (),
             group=batch * args.gradient_accumulation_steps,
+            drawing=self.drawing,
+            span=self._span(),
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
@@ -202,6 +208,8 @@ class HftuneTrainer(Trainer):
         return span_of(self.args, rows, total)
 
     def _num_rows(self) -> int:
+        if self.drawing is not None:
+            return self.drawing.size
         rows: Any = self.train_dataset
         return len(rows.rows if isinstance(rows, WithBlankRow) else rows)
 

@@ -8,10 +8,12 @@ from hftune.recipe.rules.method import METHOD_RULES
 from hftune.recipe.rules.model import MODEL_RULES
 from hftune.recipe.rules.optimization import OPTIMIZATION_RULES
 from hftune.recipe.rules.probe import PROBE_RULES
+from hftune.recipe.rules.sampling import SAMPLING_RULES
 from hftune.recipe.rules.training import TRAINING_RULES
 
 RULES = (
     *DATA_RULES,
+    *SAMPLING_RULES,
     *MODEL_RULES,
     *METHOD_RULES,
     *PROBE_RULES,

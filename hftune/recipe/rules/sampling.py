@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of what draws the rows of an epoch: ``data.sampling`` and ``data.curriculum``."""
+
+from typing import Any
+
+from hftune.methods import FITTED
+from hftune.recipe.rules.rule import Rule, Sections, training
+
+#: Samplings that make all classes equally common.
+BY_CLASS = ("balanced", "oversample", "undersample")
+EQUAL_ALREADY = "data.sampling makes the classes equally common already"
+
+
+def _chosen(sections: Sections, key: str) -> str | None:
+    """The name under ``data.sampling`` or ``data.curriculum``."""
+    choice = getattr(sections["data"], key)
+    return None if choice is None else choice.name
+
+
+def _draws(sections: Sections) -> bool:
+    return sections["data"].sampling is not None or sections["data"].curriculum is not None
+
+
+def _column(sections: Sections, key: str) -> str | None:
+    choice = getattr(sections["data"], key)
+    return None if choice is None else choice.column
+
+
+def _curriculum(sections: Sections, option: str) -> Any:
+    choice = sections["data"].curriculum
+    return None if choice is None else getattr(choice, option)
+
+
+def _has_sources(sections: Sections) -> bool:
+    path = sections["data"].path
+    return isinstance(path, list) and not all(isinstance(item, str) for item in path)
+
+
+def _by_class(sections: Sections) -> bool:
+    return _chosen(sections, "sampling") in BY_CLASS
+
+
+def _loss(sections: Sections, name: str) -> Any:
+    return None if sections["loss"] is None else sections["loss"].options.get(name)
+
+
+SAMPLING_RULES = (
+    Rule(
+        "data.sampling",
+        f"{', '.join(BY_CLASS)} go by the class of a row, which text-classification has alone",
+        lambda s: (
+            _by_class(s)
+            and (
+                s["task"] != "text-classification"
+                or s["model"].config.get("problem_type", "single_label_classification")
+                != "single_label_classification"
+            )
+        ),
+    ),
+    Rule(
+        "data.sampling",
+        "weighted needs the column of the weights: {name: weighted, column: ...}",
+        lambda s: _chosen(s, "sampling") == "weighted" and _column(s, "sampling") is None,
+    ),
+    Rule(
+        "data.sampling.column",
+        "only weighted reads a column",
+        lambda s: _by_class(s) and _column(s, "sampling") is not None,
+    ),
+    Rule(
+        "data.curriculum",
+        "column needs to be told which: {name: column, column: ...}",
+        lambda s: _chosen(s, "curriculum") == "column" and _column(s, "curriculum") is None,
+    ),
+    Rule(
+        "data.curriculum.column",
+        "it is read by name: column",
+        lambda s: (
+            _chosen(s, "curriculum") in ("length", "rarity")
+            and _column(s, "curriculum") is not None
+        ),
+    ),
+    Rule(
+        "data.curriculum.stages",
+        "they are those of pacing: staged",
+        lambda s: _curriculum(s, "stages") is not None and _curriculum(s, "pacing") != "staged",
+    ),
+    Rule(
+        "data.curriculum.start",
+        "pacing: staged starts with its first stage",
+        lambda s: _curriculum(s, "start") is not None and _curriculum(s, "pacing") == "staged",
+    ),
+    Rule(
+        "data.curriculum",
+        "it chooses the rows of each step, and so does data.sampling: take one of them",
+        lambda s: s["data"].sampling is not None and s["data"].curriculum is not None,
+    ),
+    Rule(
+        "data.streaming",
+        "data.sampling and data.curriculum choose from all rows, which a stream does not know",
+        lambda s: s["data"].streaming and _draws(s),
+    ),
+    Rule(
+        "data.path",
+        "sources have weights of their own; a column of data.sampling or data.curriculum is read "
+        "from files of one kind",
+        lambda s: (
+            _has_sources(s)
+            and (_column(s, "sampling") is not None or _column(s, "curriculum") is not None)
+        ),
+    ),
+    Rule(
+        "training.train_sampling_strategy",
+        "sequential keeps the order of the rows, and data.sampling draws them",
+        lambda s: (
+            s["data"].sampling is not None
+            and training(s, "train_sampling_strategy") == "sequential"
+        ),
+    ),
+    Rule(
+        "training.train_sampling_strategy",
+        "data.curriculum decides the order: leave it at random",
+        lambda s: (
+            s["data"].curriculum is not None
+            and training(s, "train_sampling_strategy", "random") != "random"
+        ),
+    ),
+    Rule(
+        "loss.class_weights",
+        f"{EQUAL_ALREADY}, and weights by name would find nothing to make up for",
+        lambda s: _by_class(s) and isinstance(_loss(s, "class_weights"), str),
+    ),
+    Rule(
+        "loss.logit_adjustment",
+        EQUAL_ALREADY,
+        lambda s: _by_class(s) and _loss(s, "logit_adjustment") is not None,
+    ),
+    Rule(
+        "data.sampling",
+        "a probe sees each row once; its weights are method.balance",
+        lambda s: s["method"].name in FITTED and s["data"].sampling is not None,
+    ),
+    Rule(
+        "data.curriculum",
+        "a probe is fitted on all rows at once",
+        lambda s: s["method"].name in FITTED and s["data"].curriculum is not None,
+    ),
+)
