@@ -14,7 +14,13 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
 
 #: The key that a section's short form, a mere text, stands for.
-SHORT_FORMS: dict[str, str] = {"model": "path", "data": "path", "method": "name", "loss": "name"}
+SHORT_FORMS: dict[str, str] = {
+    "model": "path",
+    "data": "path",
+    "method": "name",
+    "loss": "name",
+    "initialization": "name",
+}
 
 #: What a section means that a recipe leaves out.
 DEFAULT_NAMES = {"method": "lora", "loss": "cross_entropy"}
