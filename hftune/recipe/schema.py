@@ -238,6 +238,26 @@ class RegularizationSection:
             "the run."
         },
     )
+    l1: Annotated[float, Gt(0)] | None = field(
+        default=None,
+        metadata={"help": "Add so many times the sum of |w| over weights that train to the loss."},
+    )
+    l2: Annotated[float, Gt(0)] | None = field(
+        default=None,
+        metadata={"help": "Add so many times the sum of w² to the loss; with l1 an elastic net."},
+    )
+    l2_sp: Annotated[float, Gt(0)] | None = field(
+        default=None,
+        metadata={
+            "help": "Add half of so many times the squared distance to the pretrained weights."
+        },
+    )
+
+    @property
+    def penalties(self) -> dict[str, float]:
+        """The penalties on weights and their factors."""
+        given = {"l1": self.l1, "l2": self.l2, "l2_sp": self.l2_sp}
+        return {name: factor for name, factor in given.items() if factor is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ def build_model(plan: Plan) -> nn.Module:
                 f"{unused} trains too: this checkpoint was made with mean pooling and never used it"
             )
             new = (*new, unused)
+    plan.new_modules = new
     return plan.method.apply(model, plan.context(new))
 
 
@@ -104,6 +105,7 @@ def build_trainer(
         method=plan.method,
         optimization=plan.optimization,
         averaging=averaging,
+        penalty=plan.optimization.penalty_of(model, plan.new_modules),
         train_dataset=plan.train.rows if plan.stream is None else plan.stream,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
         data_collator=plan.task.collator(plan.tokenizer, model),

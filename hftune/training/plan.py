@@ -60,6 +60,7 @@ class Plan:
         loss_choice: Its name and options; None for a loss of one's own.
         adapted: The model without weights as the method changes it, where that can be known.
         stream: What trains in place of ``train``, with ``data.streaming``.
+        new_modules: What the checkpoint lacks or is drawn anew, once the base is loaded.
         base_fingerprint: What an adapter remembers of its base, once that is loaded.
     """
 
@@ -82,6 +83,7 @@ class Plan:
     adapted: nn.Module | None = None
     stream: TokenStream | None = None
     base_fingerprint: dict[str, str] | None = None
+    new_modules: tuple[str, ...] = ()
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
         """Return what the method may know."""
