@@ -32,6 +32,7 @@ STOREYS = {
     "tasks": 2,
     "methods": 1,
     "losses": 1,
+    "initialization": 1,
     "optimizers": 1,
     "schedules": 1,
     "data": 1,

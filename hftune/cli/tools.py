@@ -16,7 +16,8 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="tasks, methods, losses, optimizers, schedules, recipes, accelerate, models, data."
+            help="tasks, methods, losses, optimizers, schedules, initializations, recipes, "
+            "accelerate, models, data."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -11,6 +11,7 @@ from hftune.core.errors import HftuneError
 from hftune.core.shipped import shipped_folder
 from hftune.data import DEMO_DATA
 from hftune.hub.demo_models import DEMO_MODELS
+from hftune.initialization import SCHEMES
 from hftune.methods import method_row
 from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.compatibility import conflicts
@@ -50,8 +51,8 @@ def list_(kind: str | None = None) -> dict[str, list[Entry]]:
     """Return what can be named in a recipe or on the command line.
 
     Args:
-        kind: One of tasks, methods, losses, optimizers, schedules, recipes, accelerate, models and
-            data; all of them when None.
+        kind: One of tasks, methods, losses, optimizers, schedules, initializations, recipes,
+            accelerate, models and data; all of them when None.
 
     Returns:
         Kind to entries, as the installed versions have them.
@@ -150,6 +151,10 @@ def _schedules() -> list[Entry]:
     return [Entry(name=name, summary=row.summary) for name, row in SCHEDULES.items()]
 
 
+def _initializations() -> list[Entry]:
+    return [Entry(name=name, summary=row.summary) for name, row in SCHEMES.items()]
+
+
 def _recipes() -> list[Entry]:
     folder = shipped_folder("recipes")
     files = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.py")])
@@ -218,6 +223,7 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "losses": lambda: _choices("loss"),
     "optimizers": _optimizers,
     "schedules": _schedules,
+    "initializations": _initializations,
     "recipes": _recipes,
     "accelerate": _accelerate,
     "models": _models,

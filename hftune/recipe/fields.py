@@ -17,6 +17,8 @@ from typing import Any, get_type_hints
 
 from hftune.core.files import atomic_write, cache_folder
 from hftune.core.rows import Row
+from hftune.initialization import SCHEMES
+from hftune.initialization.section import InitializationSection
 from hftune.losses import LOSSES
 from hftune.methods import METHODS, method_row
 from hftune.optimizers import OPTIMIZERS
@@ -108,6 +110,12 @@ def build_schema() -> Schema:
             "data": {"anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]},
             "method": _choice_schema(methods),
             "loss": _choice_schema(losses),
+            "initialization": {
+                "anyOf": [
+                    {"type": "string", "enum": list(SCHEMES)},
+                    _dataclass_schema(InitializationSection),
+                ]
+            },
             "regularization": _dataclass_schema(RegularizationSection),
             "evaluation": evaluation,
             "training": training,

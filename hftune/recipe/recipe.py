@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from hftune.initialization.section import InitializationSection
 from hftune.methods import FITTED
 from hftune.recipe.check import check
 from hftune.recipe.compatibility import check_compatibility
@@ -47,6 +48,7 @@ class Recipe:
     data: DataSection
     method: Choice
     loss: Choice | None
+    initialization: InitializationSection
     regularization: RegularizationSection
     evaluation: EvaluationSection
     training: dict[str, Any]
@@ -119,6 +121,7 @@ class Recipe:
         if chosen_loss := self.loss or loss:
             whole["loss"] = _spelled_out(chosen_loss, schema["loss"])
         for name, section in (
+            ("initialization", self.initialization),
             ("regularization", self.regularization),
             ("evaluation", self.evaluation),
         ):
@@ -136,11 +139,12 @@ def _section(section: Any) -> dict[str, Any]:
         key: _without_none(value) if dataclasses.is_dataclass(getattr(section, key)) else value
         for key, value in _without_none(dataclasses.asdict(section)).items()
     }
-    if isinstance(tree.get("path"), list):
-        tree["path"] = [
-            _without_none(item) if isinstance(item, dict) else item for item in tree["path"]
-        ]
-    return tree
+    return {
+        key: [_without_none(item) if isinstance(item, dict) else item for item in value]
+        if isinstance(value, list)
+        else value
+        for key, value in tree.items()
+    }
 
 
 def _without_none(tree: dict[str, Any]) -> dict[str, Any]:

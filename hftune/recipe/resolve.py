@@ -4,6 +4,7 @@
 from enum import Enum
 from typing import Any
 
+from hftune.initialization.section import InitializationRule, InitializationSection
 from hftune.methods import CHANGES_SHAPE, FITTED, method_row
 from hftune.optimizers import DEFAULT as ADAMW
 from hftune.optimizers import OPTIMIZERS
@@ -102,6 +103,7 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
         "data": _data(_spelled_out(tree, "data")),
         "method": method,
         "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
+        "initialization": _initialization(_spelled_out(tree, "initialization")),
         "regularization": _regularization(dict(tree.get("regularization") or {})),
         "evaluation": EvaluationSection(**(tree.get("evaluation") or {})),
         "training": {
@@ -198,6 +200,12 @@ def _data(section: dict[str, Any]) -> DataSection:
         if (given := section.get(key)) is not None:
             section[key] = record(**({"name": given} if isinstance(given, str) else given))
     return DataSection(**section)
+
+
+def _initialization(section: dict[str, Any]) -> InitializationSection:
+    """The initialization section; rules that are mappings become records."""
+    rules = [InitializationRule(**rule) for rule in section.pop("rules", ())]
+    return InitializationSection(**section, rules=rules)
 
 
 def _regularization(section: dict[str, Any]) -> RegularizationSection:

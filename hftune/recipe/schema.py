@@ -16,7 +16,13 @@ SamplingName = Literal["balanced", "oversample", "undersample", "weighted"]
 Difficulty = Literal["length", "rarity", "column"]
 
 #: The key that a section's short form, a mere text, stands for.
-SHORT_FORMS: dict[str, str] = {"model": "path", "data": "path", "method": "name", "loss": "name"}
+SHORT_FORMS: dict[str, str] = {
+    "model": "path",
+    "data": "path",
+    "method": "name",
+    "loss": "name",
+    "initialization": "name",
+}
 
 #: What a section means that a recipe leaves out.
 DEFAULT_NAMES = {"method": "lora", "loss": "cross_entropy"}
@@ -272,6 +278,26 @@ class RegularizationSection:
             "the run."
         },
     )
+    l1: Annotated[float, Gt(0)] | None = field(
+        default=None,
+        metadata={"help": "Add so many times the sum of |w| over weights that train to the loss."},
+    )
+    l2: Annotated[float, Gt(0)] | None = field(
+        default=None,
+        metadata={"help": "Add so many times the sum of w² to the loss; with l1 an elastic net."},
+    )
+    l2_sp: Annotated[float, Gt(0)] | None = field(
+        default=None,
+        metadata={
+            "help": "Add half of so many times the squared distance to the pretrained weights."
+        },
+    )
+
+    @property
+    def penalties(self) -> dict[str, float]:
+        """The penalties on weights and their factors."""
+        given = {"l1": self.l1, "l2": self.l2, "l2_sp": self.l2_sp}
+        return {name: factor for name, factor in given.items() if factor is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,14 @@ from hftune.core.fingerprint import fingerprint
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
 from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
+from hftune.initialization.model import Facts, initialize
+from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.distribution import name_layers
 from hftune.training.plan import Plan
 from hftune.training.trainer import HftuneTrainer
+
+#: Rows on which lsuv looks at the outputs of new layers.
+LSUV_ROWS = 32
 
 
 def build_model(plan: Plan) -> nn.Module:
@@ -41,6 +46,8 @@ def build_model(plan: Plan) -> nn.Module:
     )
     if plan.method.saves_adapter:
         plan.base_fingerprint = fingerprint(loaded_weights(model, missing))
+    if plan.recipe.initialization.is_said:
+        missing = [*missing, *_initialize(plan, model, missing)]
     new = new_modules(model, missing)
     if section.classifier_pooling == "mean":
         pool_by_mean(model)
@@ -51,7 +58,24 @@ def build_model(plan: Plan) -> nn.Module:
                 f"{unused} trains too: this checkpoint was made with mean pooling and never used it"
             )
             new = (*new, unused)
+    plan.new_modules = new
     return plan.method.apply(model, plan.context(new))
+
+
+def _initialize(plan: Plan, model: Any, missing: Sequence[str]) -> list[str]:
+    """Draw new weights as the recipe says; return what was pretrained and is drawn anew."""
+
+    def batch() -> dict[str, Any]:
+        rows, collate = plan.train.rows, plan.task.collator(plan.tokenizer, model)
+        made = collate([rows[index] for index in range(min(LSUV_ROWS, len(rows)))])
+        if not model.config.is_encoder_decoder:
+            made.pop("labels")
+        return {key: value.to(model.device) for key, value in made.items()}
+
+    single = plan.task.label_names and plan.task.problem_type in (None, SINGLE_LABEL)
+    counts = plan.class_counts().tolist() if single else None
+    facts = Facts(seed=plan.arguments.seed, counts=counts, batch=batch)
+    return initialize(model, missing, plan.recipe.initialization, facts)
 
 
 def base_quantization(plan: Plan) -> dict[str, Any] | None:
@@ -82,6 +106,7 @@ def build_trainer(
         optimization=plan.optimization,
         averaging=averaging,
         drawing=plan.drawing,
+        penalty=plan.optimization.penalty_of(model, plan.new_modules),
         train_dataset=plan.train.rows if plan.stream is None else plan.stream,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
         data_collator=plan.task.collator(plan.tokenizer, model),

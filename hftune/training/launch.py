@@ -196,6 +196,18 @@ RULES = (
         ),
     ),
     LaunchRule(
+        "regularization",
+        "penalties on sharded weights are not supported; take --accelerate multi_gpu",
+        lambda recipe, launch: (
+            launch.sharding is not None and bool(recipe.regularization.penalties)
+        ),
+    ),
+    LaunchRule(
+        "initialization",
+        "sharded weights cannot be drawn; take --accelerate multi_gpu",
+        lambda recipe, launch: launch.sharding is not None and recipe.initialization.is_said,
+    ),
+    LaunchRule(
         "training.optim",
         "lbfgs searches along its direction by the loss, which two processes would see otherwise",
         lambda recipe, launch: launch.processes > 1 and recipe.training.get("optim") == "lbfgs",

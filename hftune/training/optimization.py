@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 from hftune.core.console import say
 from hftune.core.errors import RecipeError, first_line
 from hftune.core.steps import steps_of
+from hftune.losses.penalties import WeightPenalty
 from hftune.optimizers import FULL_BATCH, OPTIMIZERS
 from hftune.optimizers.averaging import Averaging, EndInEvaluation, OptimizerAverage, WeightAverage
 from hftune.optimizers.groups import Grouping, check_groups
@@ -48,6 +49,7 @@ class Optimization:
         schedule: ``training.lr_scheduler_type``.
         schedule_kwargs: ``training.lr_scheduler_kwargs``.
         averaging: ``regularization.weight_averaging``.
+        penalties: Those of ``regularization``, by name.
         max_grad_value: ``training.max_grad_value``.
         log_grad_norms: ``training.log_grad_norms``.
     """
@@ -56,6 +58,7 @@ class Optimization:
     schedule: str
     schedule_kwargs: Mapping[str, Any]
     averaging: WeightAveraging | None = None
+    penalties: Mapping[str, float] = field(default_factory=dict)
     max_grad_value: float | None = None
     log_grad_norms: str | None = None
 
@@ -79,6 +82,7 @@ class Optimization:
             schedule=str(_plain(arguments.lr_scheduler_type)),
             schedule_kwargs=given.get("lr_scheduler_kwargs") or {},
             averaging=recipe.regularization.weight_averaging,  # type: ignore[arg-type]
+            penalties=recipe.regularization.penalties,
             max_grad_value=given.get("max_grad_value"),
             log_grad_norms=given.get("log_grad_norms"),
         )
@@ -90,9 +94,10 @@ class Optimization:
 
     @property
     def state_bytes(self) -> float:
-        """Bytes for each parameter that trains: the optimizer's state, and the average."""
-        average = 0 if self.averaging is None else torch.float32.itemsize
-        return state_bytes(self.optimizer.name, self.optimizer.args) + average
+        """Bytes for each parameter that trains: the optimizer's state, average, and start."""
+        copies = (self.averaging is not None) + ("l2_sp" in self.penalties)
+        own = state_bytes(self.optimizer.name, self.optimizer.args)
+        return own + copies * torch.float32.itemsize
 
     def class_and_options(
         self,
@@ -138,6 +143,12 @@ class Optimization:
         start, every = _average_steps(self.averaging, total)
         options = {} if self.averaging.decay is None else {"decay": self.averaging.decay}
         return WeightAverage(model, self.averaging.name, start=start, every=every, **options)
+
+    def penalty_of(self, model: nn.Module, new_modules: Collection[str]) -> WeightPenalty | None:
+        """Return what a model's weights add to the loss of each step, if the run has that."""
+        if not self.penalties:
+            return None
+        return WeightPenalty(model, new_modules=new_modules, **self.penalties)
 
     def callbacks(self) -> list[TrainerCallback]:
         """Return what clips by value, warms a schedule that follows a metric, ends an average."""

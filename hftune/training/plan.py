@@ -62,6 +62,7 @@ class Plan:
         adapted: The model without weights as the method changes it, where that can be known.
         drawing: Chooses the rows of an epoch, where that is not each of them once.
         stream: What trains in place of ``train``, with ``data.streaming``.
+        new_modules: What the checkpoint lacks or is drawn anew, once the base is loaded.
         base_fingerprint: What an adapter remembers of its base, once that is loaded.
     """
 
@@ -85,6 +86,7 @@ class Plan:
     drawing: Draw | None = None
     stream: TokenStream | None = None
     base_fingerprint: dict[str, str] | None = None
+    new_modules: tuple[str, ...] = ()
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
         """Return what the method may know."""

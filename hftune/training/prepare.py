@@ -15,6 +15,7 @@ from hftune.core.console import say
 from hftune.core.errors import RecipeError
 from hftune.core.surgery import num_positions
 from hftune.hub.load import load_config, load_tokenizer, model_location
+from hftune.initialization.model import check_initialization
 from hftune.losses.contract import LabelFacts, Loss
 from hftune.methods.peft import is_prompt_learning
 from hftune.metrics.external import Metric
@@ -119,17 +120,24 @@ def prepare(
     if own_model is None:
         _check_model(plan)
     else:
-        plan.loss.check(own_model)
+        _check_own_model(plan, own_model)
     return plan
 
 
 def _check_model(plan: Plan) -> None:
     """Try method, loss and parameter groups on a model without weights."""
     skeleton = plan.skeleton()
+    check_initialization(plan.recipe.initialization, skeleton)
     plan.adapted = plan.method.check(skeleton, plan.context())
     plan.loss.check(skeleton if plan.adapted is None else plan.adapted)
     if plan.adapted is not None:
         plan.optimization.check_model(plan.adapted)
+
+
+def _check_own_model(plan: Plan, model: nn.Module) -> None:
+    if plan.recipe.initialization.is_said:
+        raise RecipeError(["initialization: a model of one's own is taken as it is"])
+    plan.loss.check(model)
 
 
 def _fit_loss(plan: Plan) -> None:

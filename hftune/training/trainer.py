@@ -33,6 +33,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.data.sampling import Draw
 from hftune.losses.contract import Loss
+from hftune.losses.penalties import WeightPenalty
 from hftune.methods.contract import Method
 from hftune.optimizers.averaging import Averaging
 from hftune.schedules.factors import Span
@@ -62,6 +63,7 @@ class HftuneTrainer(Trainer):
         optimization: Says how the weights move.
         averaging: Keeps the average that is evaluated and saved, if there is one.
         drawing: Chooses the rows of an epoch, where that is not each of them once.
+        penalty: What the weights add to the loss of a step, if anything.
         options: For :class:`transformers.Trainer`.
 
     Attributes:
@@ -77,6 +79,7 @@ class HftuneTrainer(Trainer):
         optimization: Optimization,
         averaging: Averaging | None = None,
         drawing: Draw | None = None,
+        penalty: WeightPenalty | None = None,
         **options: Any,
     ) -> None:
         self.task = task
@@ -85,6 +88,7 @@ class HftuneTrainer(Trainer):
         self.optimization = optimization
         self.averaging = averaging
         self.drawing = drawing
+        self.penalty = penalty
         self.gradient_log = optimization.gradient_log(options["model"])
         self._group: tuple[list[Any], Tensor] | None = None
         self.throughput = Throughput()
@@ -142,9 +146,10 @@ class HftuneTrainer(Trainer):
         total, outputs = self.loss.total(model, inputs)
         share = total / num_items_in_batch * self.args.world_size
         share = share.to(total.dtype)
-        penalty = self.method.penalty(self.accelerator.unwrap_model(model))
-        if penalty is not None:  # once a step, whatever the number of micro-batches
-            share = share + penalty / self.current_gradient_accumulation_steps
+        of_weights = None if self.penalty is None else self.penalty()
+        for penalty in (self.method.penalty(self.accelerator.unwrap_model(model)), of_weights):
+            if penalty is not None:  # once a step, whatever the number of micro-batches
+                share = share + penalty / self.current_gradient_accumulation_steps
         return (share, outputs) if return_outputs else share
 
     def prediction_step(

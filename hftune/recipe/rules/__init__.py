@@ -3,6 +3,7 @@
 
 from hftune.recipe.rules.data import DATA_RULES
 from hftune.recipe.rules.evaluation import EVALUATION_RULES
+from hftune.recipe.rules.initialization import INITIALIZATION_RULES
 from hftune.recipe.rules.loss import LOSS_RULES
 from hftune.recipe.rules.method import METHOD_RULES
 from hftune.recipe.rules.model import MODEL_RULES
@@ -18,6 +19,7 @@ RULES = (
     *METHOD_RULES,
     *PROBE_RULES,
     *LOSS_RULES,
+    *INITIALIZATION_RULES,
     *OPTIMIZATION_RULES,
     *EVALUATION_RULES,
     *TRAINING_RULES,

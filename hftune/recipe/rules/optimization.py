@@ -12,6 +12,8 @@ from hftune.schedules import DEFAULT as LINEAR
 from hftune.schedules import SCHEDULES
 
 LORAPLUS_METHODS = ("lora", "qlora")
+#: Methods that train pretrained weights themselves, which can stay close to where they were.
+TRAINS_PRETRAINED = ("full", "freeze", "bitfit")
 #: Methods that change weights by themselves, so that an average of steps is none of theirs.
 REWRITES_WEIGHTS = ("relora", "diff_pruning", "prune", "adalora")
 #: Optimizers that step inside the backward pass, where a gradient is gone at once.
@@ -47,6 +49,10 @@ def _lbfgs_with(key: str, least: float, sections: Sections) -> bool:
 
 def _averages(sections: Sections) -> bool:
     return sections["regularization"].weight_averaging is not None
+
+
+def _penalized(name: str, sections: Sections) -> bool:
+    return name in sections["regularization"].penalties
 
 
 def _average_option(name: str, sections: Sections) -> bool:
@@ -194,6 +200,21 @@ OPTIMIZATION_RULES = (
         "regularization.weight_averaging",
         f"the optimizer averages the weights itself: {', '.join(AVERAGES_ITSELF)}",
         lambda s: _averages(s) and _optim(s) in AVERAGES_ITSELF,
+    ),
+    Rule(
+        "regularization.l2_sp",
+        f"only {', '.join(TRAINS_PRETRAINED)} train pretrained weights; an adapter begins at 0 and "
+        "is held there by l2",
+        lambda s: _penalized("l2_sp", s) and s["method"].name not in TRAINS_PRETRAINED,
+    ),
+    *(
+        Rule(
+            f"regularization.{name}",
+            "bitfit trains biases, and a penalty counts weights of two dimensions or more; take "
+            "l2_sp",
+            partial(lambda name, s: _penalized(name, s) and s["method"].name == "bitfit", name),
+        )
+        for name in ("l1", "l2")
     ),
     Rule(
         "regularization.weight_averaging",

@@ -7,6 +7,7 @@ from hftune.hub.clean import PUSH_FIELDS
 from hftune.methods import FITTED
 from hftune.recipe.resolve import FITTED_TRAINING
 from hftune.recipe.rules.rule import Rule, Sections, installed, option
+from hftune.recipe.schema import RegularizationSection
 
 NO_TRAINER = f"no Trainer runs for a probe, which reads {', '.join(FITTED_TRAINING)} alone"
 
@@ -67,7 +68,7 @@ PROBE_RULES = (
     Rule(
         "regularization",
         "no Trainer runs for a probe; method.classifier_kwargs takes C, alpha and their like",
-        lambda s: _fitted(s) and s["regularization"].weight_averaging is not None,
+        lambda s: _fitted(s) and s["regularization"] != RegularizationSection(),
     ),
     Rule(
         "data.streaming",

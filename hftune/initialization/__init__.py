@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where new weights begin: schemes by name, most of them of ``torch.nn.init``.
+
+Literal and light: a recipe is held against the table without importing torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scheme = Literal[
+    "xavier_uniform",
+    "xavier_normal",
+    "kaiming_uniform",
+    "kaiming_normal",
+    "lecun_uniform",
+    "lecun_normal",
+    "orthogonal",
+    "lsuv",
+    "normal",
+    "trunc_normal",
+    "uniform",
+    "constant",
+    "zeros",
+    "ones",
+    "prior",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemeRow:
+    """A value of ``initialization.name``.
+
+    Attributes:
+        summary: One line for people.
+        target: The function that draws in place, as ``package.module:name``; none where it takes
+            more than a tensor to know.
+        options: Arguments of it that a recipe may say.
+        settings: Those that a recipe leaves out, where the function's own defaults are of no use.
+        draws: ``matrices`` where it reckons with the two sides of a weight, ``vectors`` where it
+            is made for one dimension, else any shape.
+    """
+
+    summary: str
+    target: str | None = None
+    options: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    draws: Literal["matrices", "vectors", "any"] = "any"
+
+
+_TORCH = "torch.nn.init:"
+_OWN = "hftune.initialization.schemes:"
+_KAIMING = ("a", "mode", "nonlinearity")
+
+SCHEMES: dict[Scheme, SchemeRow] = {
+    "xavier_uniform": SchemeRow(
+        summary="Glorot: uniform, variance 2 / (fan_in + fan_out); before tanh or softmax.",
+        target=f"{_TORCH}xavier_uniform_",
+        options=("gain",),
+        draws="matrices",
+    ),
+    "xavier_normal": SchemeRow(
+        summary="Glorot: normal, variance 2 / (fan_in + fan_out).",
+        target=f"{_TORCH}xavier_normal_",
+        options=("gain",),
+        draws="matrices",
+    ),
+    "kaiming_uniform": SchemeRow(
+        summary="He: uniform, variance 2 / fan_in; before ReLU.",
+        target=f"{_TORCH}kaiming_uniform_",
+        options=_KAIMING,
+        draws="matrices",
+    ),
+    "kaiming_normal": SchemeRow(
+        summary="He: normal, variance 2 / fan_in; before ReLU.",
+        target=f"{_TORCH}kaiming_normal_",
+        options=_KAIMING,
+        draws="matrices",
+    ),
+    "lecun_uniform": SchemeRow(
+        summary="LeCun: uniform, variance 1 / fan_in; before SELU.",
+        target=f"{_OWN}lecun_uniform_",
+        draws="matrices",
+    ),
+    "lecun_normal": SchemeRow(
+        summary="LeCun: normal, variance 1 / fan_in; before SELU.",
+        target=f"{_OWN}lecun_normal_",
+        draws="matrices",
+    ),
+    "orthogonal": SchemeRow(
+        summary="Rows or columns at right angles and of length gain.",
+        target=f"{_TORCH}orthogonal_",
+        options=("gain",),
+        draws="matrices",
+    ),
+    "lsuv": SchemeRow(
+        summary="Orthogonal, then scaled layer by layer to outputs of variance 1 on a batch.",
+        target=f"{_TORCH}orthogonal_",
+        draws="matrices",
+    ),
+    "normal": SchemeRow(
+        summary="Normal with mean 0 and std 0.02, if nothing else is said.",
+        target=f"{_TORCH}normal_",
+        options=("mean", "std"),
+        settings={"std": 0.02},
+    ),
+    "trunc_normal": SchemeRow(
+        summary="Normal, cut off two standard deviations from the mean.",
+        target=f"{_OWN}trunc_normal_",
+        options=("mean", "std", "a", "b"),
+        settings={"std": 0.02},
+    ),
+    "uniform": SchemeRow(
+        summary="Uniform between a and b, -0.05 and 0.05 if nothing else is said.",
+        target=f"{_TORCH}uniform_",
+        options=("a", "b"),
+        settings={"a": -0.05, "b": 0.05},
+    ),
+    "constant": SchemeRow(
+        summary="One value, val, everywhere.",
+        target=f"{_TORCH}constant_",
+        options=("val",),
+    ),
+    "zeros": SchemeRow(summary="0 everywhere.", target=f"{_TORCH}zeros_"),
+    "ones": SchemeRow(summary="1 everywhere; for the scales of norms.", target=f"{_TORCH}ones_"),
+    "prior": SchemeRow(
+        summary="Log shares of the classes, for the bias of a classification head.",
+        draws="vectors",
+    ),
+}
