@@ -11,32 +11,43 @@ from cells import RESULTS
 
 
 def main() -> None:
-    """Print Markdown: the best macro F1 first."""
-    quality = read("fidelity_classification.json")["table"]
-    costs = read("fidelity_costs.json")
-    print("| Method | Accuracy | Macro F1 | Trained weights | Saved | Peak memory | A step |")
-    print("|---|---|---|---|---|---|---|")
+    """Print Markdown, the best macro F1 first; costs stand there where they were measured."""
+    quality, costs = read("fidelity_classification.json")["table"], read("fidelity_costs.json")
+    heads = ["Method", "Seeds", "Accuracy", "Macro F1", "Trained weights", "Saved"]
+    heads += ["Peak memory", "A step, of full"] if costs else []
+    print(f"| {' | '.join(heads)} |")
+    print("|---" * len(heads) + "|")
     for method in sorted(quality, key=lambda name: -quality[name]["f1_macro"]["mean"]):
-        print("| " + " | ".join([method, *columns(quality[method], costs.get(method))]) + " |")
+        row = [method, *of_quality(quality[method])]
+        row += of_cost(costs.get(method)) if costs else []
+        print(f"| {' | '.join(row)} |")
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return the summary of a file of results."""
+    """Return the summary of a file of results; nothing if it is not there."""
+    if not (RESULTS / name).exists():
+        return {}
     summary: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))["summary"]
     return summary
 
 
-def columns(quality: dict[str, Any], cost: dict[str, Any] | None) -> list[str]:
-    """Return the columns after the name; the range over seeds stands behind the mean."""
+def of_quality(quality: dict[str, Any]) -> list[str]:
+    """Return the columns of quality and size; half the range over seeds stands behind a mean."""
+    figures = [quality["accuracy"], quality["f1_macro"]]
     told = [
-        f"{quality[figure]['mean']:.3f} ± {quality[figure]['range'] / 2:.3f}"
-        for figure in ("accuracy", "f1_macro")
+        f"{figure['mean']:.3f}" + (f" ± {figure['range'] / 2:.3f}" if quality["seeds"] > 1 else "")
+        for figure in figures
     ]
     trained = quality["trainable_parameters"]
-    told += [f"{trained:,}" if trained else "", f"{quality['saved_bytes'] / 2**20:.2f} MiB"]
-    if cost is None:
-        return [*told, "", ""]
-    return [*told, f"{cost['peak_mib']:,} MiB", f"{cost['step_of_full']:.2f}"]
+    saved = f"{quality['saved_bytes'] / 2**20:.2f} MiB"
+    return [str(quality["seeds"]), *told, f"{trained:,}" if trained else "", saved]
+
+
+def of_cost(cost: dict[str, Any] | None) -> list[str]:
+    """Return the columns of cost."""
+    return (
+        ["", ""] if cost is None else [f"{cost['peak_mib']:,} MiB", f"{cost['step_of_full']:.2f}"]
+    )
 
 
 if __name__ == "__main__":
