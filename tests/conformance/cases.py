@@ -172,11 +172,12 @@ def apply(name: str, kind: str, bases: Bases, **more: Any) -> tuple[Any, Method,
         more: For the method's context.
     """
     base = bases.fresh(kind, quantized=method_row(name).quantizes)
-    if more.get("gradient_checkpointing"):
-        base.gradient_checkpointing_enable({"use_reentrant": False})
     method = make_method(name, options_of(name, kind))
     seed(0)
-    return base, method, method.apply(base, context_of(kind, **more))
+    model = method.apply(base, context_of(kind, **more))
+    if more.get("gradient_checkpointing"):  # after the method, as the Trainer does
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    return base, method, model
 
 
 def batch(kind: str) -> dict[str, Tensor]:
