@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does ReLoRA pretrain a model as full-rank training does? Against it and LoRA, from one warm start.
+"""Does ReLoRA pretrain a model as full-rank training does? Beside it and LoRA, from a warm start.
 
     python benchmarks/fidelity/relora.py
 

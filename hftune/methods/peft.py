@@ -135,11 +135,17 @@ class Peft(Method):
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=from_table)
         elif from_table:
             model.enable_input_require_grads()
-        adapted = get_peft_model(
-            model,
-            self.config(context, **self._spared_heads(model, context)),
-            revision=context.revision,
-        )
+        config = self.config(context, **self._spared_heads(model, context))
+        try:
+            adapted = get_peft_model(model, config, revision=context.revision)
+        except RuntimeError as error:
+            why = method_row(self.name).no_mixed_widths
+            if why is None:
+                raise
+            raise HftuneError(
+                f"method {self.name} {why}, and those of {type(model).__name__} differ: {error}",
+                hint="method.target_modules: a pattern for layers of one width",
+            ) from error
         if context.mixed_precision:
             for parameter in adapted.parameters():
                 if parameter.requires_grad:  # small updates vanish in half precision
