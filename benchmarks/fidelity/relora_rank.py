@@ -198,7 +198,7 @@ def sentences(seed: int) -> dict[str, list[str]]:
 
 
 def summary(cells: Cells) -> dict[str, Any]:
-    """Return the divergences at the rates that validation chose, and each seed's own of ReLoRA's.
+    """Return the divergences at the rates that validation chose, and ReLoRA's beside LoRA's.
 
     A seed draws another problem, so methods are compared seed by seed.
     """
@@ -211,11 +211,11 @@ def summary(cells: Cells) -> dict[str, Any]:
             "seeds": len(chosen),
             "test_loss": spread([cell["test_loss"] for cell in chosen]),
         }
-        lora = {cell["seed"]: cell["test_loss"]
-                for cell in cells.chosen(JUDGED, change=change, method="lora r=4")}  # fmt: skip
         if method == "relora r=4":
-            part[method]["of_lora"] = spread(
-                [cell["test_loss"] / lora[cell["seed"]] for cell in chosen if cell["seed"] in lora]
+            lora = {cell["seed"]: cell["test_loss"]
+                    for cell in cells.chosen(JUDGED, change=change, method="lora r=4")}  # fmt: skip
+            part[method]["above_lora"] = spread(
+                [cell["test_loss"] - lora[cell["seed"]] for cell in chosen if cell["seed"] in lora]
             )
             part[method]["smallest_rank"] = min(cell["ranks"]["smallest"] for cell in chosen)
     return told
