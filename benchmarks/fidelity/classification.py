@@ -65,7 +65,7 @@ METHODS: dict[str, tuple[Any, list[float]]] = {
     "loha": ({"name": "loha", "r": 8, "alpha": 16}, [1e-3, 3e-3]),
     "lokr": ({"name": "lokr", "r": 8, "alpha": 16}, [1e-3, 3e-3]),
     "oft": ({"name": "oft"}, [1e-3, 3e-3]),
-    "ln_tuning": ({"name": "ln_tuning"}, [3e-3, 1e-2]),
+    "ln_tuning": ({"name": "ln_tuning", "target_modules": ["LayerNorm"]}, [3e-3, 1e-2]),
     "prefix_tuning": ({"name": "prefix_tuning", "num_virtual_tokens": 10}, [1e-2, 3e-2]),
     "p_tuning": ({"name": "p_tuning", "num_virtual_tokens": 10, "encoder_hidden_size": 128},
                  [3e-3, 1e-2]),
