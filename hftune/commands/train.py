@@ -28,7 +28,13 @@ from hftune.report.curves import draw_curves
 from hftune.report.sparsity import sparsity_figures, write_sparsity
 from hftune.report.summary import print_fit, print_samples, print_summary
 from hftune.training.agreement import once
-from hftune.training.build import base_quantization, build_model, build_trainer, parameter_counts
+from hftune.training.build import (
+    base_quantization,
+    build_model,
+    build_trainer,
+    parameter_counts,
+    without_padding,
+)
 from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.distribution import (
@@ -110,20 +116,20 @@ def train(
         )
         trainer.add_callback(SampleLog(folder / "samples.jsonl", lambda: trainer.samples))
         _begin(plan, folder, trainer, resume)
-        try:
-            result = trainer.train(resume_from_checkpoint=checkpoint)
-        except KeyboardInterrupt:
-            progress.close()
-            warn(f"interrupted; continue with: hftune train {folder} --resume")
-            raise
-        finally:
-            progress.close()
+        with without_padding(plan, trainer):
+            try:
+                result = trainer.train(resume_from_checkpoint=checkpoint)
+            except KeyboardInterrupt:
+                progress.close()
+                warn(f"interrupted; continue with: hftune train {folder} --resume")
+                raise
+            finally:
+                progress.close()
+            evaluated = _final_evaluation(plan, trainer)
+        throughput = trainer.throughput.summary(trainer.accelerator)
         figures = {
-            **result.metrics,
-            **trainer.throughput.summary(trainer.accelerator),
-            **_final_evaluation(plan, trainer),
-            **parameter_counts(trainer.model),
-        }
+            **result.metrics, **throughput, **evaluated, **parameter_counts(trainer.model)
+        }  # fmt: skip
         weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
         finished: Any = plan.method.finish(cast(nn.Module, trainer.model))
         pruned = plan.method.pruned()
