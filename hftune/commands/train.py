@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from hftune.commands.push import push, push_command
 from hftune.core.console import number_of, say, warn
@@ -115,16 +116,9 @@ def train(
             [JsonLog(folder / "log.jsonl"), progress, *callbacks],
         )
         trainer.add_callback(SampleLog(folder / "samples.jsonl", lambda: trainer.samples))
-        _begin(plan, folder, trainer, resume)
         with without_padding(plan, trainer):
-            try:
-                result = trainer.train(resume_from_checkpoint=checkpoint)
-            except KeyboardInterrupt:
-                progress.close()
-                warn(f"interrupted; continue with: hftune train {folder} --resume")
-                raise
-            finally:
-                progress.close()
+            _begin(plan, folder, trainer, resume)
+            result = _train(trainer, progress, folder, checkpoint)
             evaluated = _final_evaluation(plan, trainer)
         throughput = trainer.throughput.summary(trainer.accelerator)
         figures = {
@@ -145,6 +139,20 @@ def train(
     if is_sharded(trainer.accelerator):
         return Run(folder)  # the model in memory is in pieces; the saved one is whole
     return Run(folder, model=finished.eval(), tokenizer=plan.tokenizer)
+
+
+def _train(
+    trainer: HftuneTrainer, progress: ProgressReport, folder: Path, checkpoint: str | None
+) -> TrainOutput:
+    """Run the steps; who interrupts them is told how to go on."""
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyboardInterrupt:
+        progress.close()
+        warn(f"interrupted; continue with: hftune train {folder} --resume")
+        raise
+    finally:
+        progress.close()
 
 
 def _check_without_trainer(**given: Any) -> None:

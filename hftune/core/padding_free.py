@@ -37,7 +37,7 @@ from hftune.core.parts import layer_names
 NAME = "hftune_padding_free"
 #: Row lengths on which a model is tried before it is trusted.
 TRIED = (7, 12, 3)
-#: How far hidden states may be apart then, as a share of the largest.
+#: How far its answers may be apart then, as a share of the largest.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 #: What adds to the scores of attention, which a row by row call would lose.
 UNKNOWN = ("position_bias", "softcap", "s_aux")
@@ -126,11 +126,11 @@ def _put_in(model: nn.Module) -> Callable[[], None]:
     if not isinstance(base, PreTrainedModel):
         raise PackingError(f"{type(base).__name__} is no model of Transformers")
     name, layers = type(base).__name__, _layers(base)
-    trunk, batch, seen = base.base_model, _rows_to_try(base), list[Packing]()
-    padded = _hidden(trunk, batch)
+    batch, seen = _rows_to_try(base), list[Packing]()
+    padded = _answers(base, batch)
     hooks = [
-        trunk.register_forward_pre_hook(_begin, with_kwargs=True),
-        trunk.register_forward_hook(_end, always_call=True),
+        base.register_forward_pre_hook(_begin, with_kwargs=True),
+        base.register_forward_hook(_end, always_call=True),
         *(layer.register_forward_pre_hook(_before, with_kwargs=True) for layer in layers),
         layers[0].register_forward_pre_hook(_enter, with_kwargs=True),
         layers[-1].register_forward_hook(_leave, with_kwargs=True),
@@ -149,7 +149,7 @@ def _put_in(model: nn.Module) -> Callable[[], None]:
 
     looking = layers[-1].register_forward_pre_hook(look, with_kwargs=True)
     try:
-        packed = _hidden(trunk, batch)
+        packed = _answers(base, batch)
         if not seen:
             raise ValueError("they are given no mask that could say where tokens are")
         apart = float((packed - padded).abs().max() / padded.abs().max())
@@ -283,12 +283,12 @@ def _window(length: int, rule: Callable[..., Any], device: torch.device) -> Tens
     return mask
 
 
-def _begin(trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+def _begin(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
     """See whether a forward pass can be packed: nothing kept, nothing shown of its inside."""
-    known = signature(trunk.forward)
+    known = signature(model.forward)
     given = known.bind_partial(*args, **kwargs).arguments
     given = {**given, **given.get("kwargs", {})}
-    config = cast(PreTrainedModel, trunk).config
+    config = cast(PreTrainedModel, model).config
     shown = ("output_attentions", "output_hidden_states")
     inside = any(given.get(name, getattr(config, name, False)) for name in shown)
     cached = given.get("use_cache") or given.get("past_key_values") is not None
@@ -298,7 +298,7 @@ def _begin(trunk: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
     return args, kwargs
 
 
-def _end(trunk: nn.Module, args: Any, output: Any) -> None:
+def _end(model: nn.Module, args: Any, output: Any) -> None:
     _wanted.set(False)
 
 
@@ -357,11 +357,11 @@ def _rows_to_try(model: PreTrainedModel) -> dict[str, Tensor]:
     return {"input_ids": ids.to(model.device), "attention_mask": here.long().to(model.device)}
 
 
-def _hidden(trunk: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Return the last hidden states of the rows' tokens, without dropout, shape ``(N, D)``."""
-    training = trunk.training
-    trunk.eval()
+def _answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Return the logits of the rows, or of their tokens, without dropout."""
+    training = model.training
+    model.eval()
     with torch.no_grad():
-        hidden: Tensor = trunk(**batch)[0]
-    trunk.train(training)
-    return hidden[batch["attention_mask"].bool()]
+        logits: Tensor = model(**batch)[0]
+    model.train(training)
+    return logits[batch["attention_mask"].bool()] if logits.dim() == 3 else logits
