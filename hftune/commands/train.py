@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from hftune.commands.push import push, push_command
 from hftune.core.console import number_of, say, warn
@@ -28,7 +29,13 @@ from hftune.report.curves import draw_curves
 from hftune.report.sparsity import sparsity_figures, write_sparsity
 from hftune.report.summary import print_fit, print_samples, print_summary
 from hftune.training.agreement import once
-from hftune.training.build import base_quantization, build_model, build_trainer, parameter_counts
+from hftune.training.build import (
+    base_quantization,
+    build_model,
+    build_trainer,
+    parameter_counts,
+    without_padding,
+)
 from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.distribution import (
@@ -109,21 +116,14 @@ def train(
             [JsonLog(folder / "log.jsonl"), progress, *callbacks],
         )
         trainer.add_callback(SampleLog(folder / "samples.jsonl", lambda: trainer.samples))
-        _begin(plan, folder, trainer, resume)
-        try:
-            result = trainer.train(resume_from_checkpoint=checkpoint)
-        except KeyboardInterrupt:
-            progress.close()
-            warn(f"interrupted; continue with: hftune train {folder} --resume")
-            raise
-        finally:
-            progress.close()
+        with without_padding(plan, trainer):
+            _begin(plan, folder, trainer, resume)
+            result = _train(trainer, progress, folder, checkpoint)
+            evaluated = _final_evaluation(plan, trainer)
+        throughput = trainer.throughput.summary(trainer.accelerator)
         figures = {
-            **result.metrics,
-            **trainer.throughput.summary(trainer.accelerator),
-            **_final_evaluation(plan, trainer),
-            **parameter_counts(trainer.model),
-        }
+            **result.metrics, **throughput, **evaluated, **parameter_counts(trainer.model)
+        }  # fmt: skip
         weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
         finished: Any = plan.method.finish(cast(nn.Module, trainer.model))
         pruned = plan.method.pruned()
@@ -139,6 +139,20 @@ def train(
     if is_sharded(trainer.accelerator):
         return Run(folder)  # the model in memory is in pieces; the saved one is whole
     return Run(folder, model=finished.eval(), tokenizer=plan.tokenizer)
+
+
+def _train(
+    trainer: HftuneTrainer, progress: ProgressReport, folder: Path, checkpoint: str | None
+) -> TrainOutput:
+    """Run the steps; who interrupts them is told how to go on."""
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint)
+    except KeyboardInterrupt:
+        progress.close()
+        warn(f"interrupted; continue with: hftune train {folder} --resume")
+        raise
+    finally:
+        progress.close()
 
 
 def _check_without_trainer(**given: Any) -> None:

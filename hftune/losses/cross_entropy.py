@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hftune.losses.class_weights import ClassWeighted
 from hftune.losses.contract import Batch, LabelFacts, aligned, forward
+from hftune.losses.head import summed_at_labels
 
 
 @dataclass(kw_only=True)
@@ -57,8 +58,10 @@ class CrossEntropy(ClassWeighted):
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs; see :class:`Loss`."""
+        if self.causal:
+            return summed_at_labels(model, inputs, self.cross_entropy)
         outputs = forward(model, inputs)
-        logits, labels = aligned(outputs.logits, inputs["labels"], causal=self.causal)
+        logits, labels = aligned(outputs.logits, inputs["labels"], causal=False)
         return self.cross_entropy(logits, labels), outputs
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from hftune.losses.contract import (
     in_full,
     refuse_smoothing,
 )
+from hftune.losses.head import summed_at_labels
 
 
 @dataclass(kw_only=True)
@@ -74,11 +75,15 @@ class Focal(ClassWeighted):
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs; see :class:`Loss`."""
+        if self.causal:
+            return summed_at_labels(model, inputs, self._of_labels)
         outputs = forward(model, inputs)
         if inputs["labels"].is_floating_point():
             return self._of_cells(outputs.logits, inputs["labels"]), outputs
-        logits, labels = aligned(outputs.logits, inputs["labels"], causal=self.causal)
-        return self.weighted(focal_loss(logits, labels, self.gamma), labels), outputs
+        return self._of_labels(*aligned(outputs.logits, inputs["labels"], causal=False)), outputs
+
+    def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.weighted(focal_loss(logits, labels, self.gamma), labels)
 
     def _of_cells(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits, here = in_full(logits), counted(labels)

@@ -186,6 +186,11 @@ class DataSection:
             "from each on its own."
         },
     )
+    padding_free: bool | None = field(
+        default=None,
+        metadata={"help": "Whether the layers work on tokens alone; where that is exact, if "
+                          "absent."},
+    )  # fmt: skip
     system_prompt: str | None = field(
         default=None, metadata={"help": "System turn of conversations that have none."}
     )

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 from hftune.core.errors import RecipeError
 from hftune.core.surgery import num_positions
 from hftune.losses.contract import aligned, counted, targets
+from hftune.losses.head import summed_at_labels
 from hftune.metrics.generation import GENERATION_METRICS, generation_metrics
 from hftune.metrics.language_modelling import language_modelling_metrics
 from hftune.tasks.contract import AllKept, Kept, Task
@@ -99,9 +100,24 @@ class GenerationTask(Task):
 
     def keep(self, logits: Tensor, labels: Tensor) -> Kept:
         """Keep the summed loss and the number of trained tokens of each row."""
-        here = counted(targets(labels, causal=self.causal))
         losses = F.cross_entropy(*aligned(logits, labels, causal=self.causal), reduction="none")
-        sums = torch.zeros(len(labels), device=logits.device, dtype=losses.dtype)
+        return self._by_row(losses, labels)
+
+    def _keep_at_labels(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
+        """Keep what :meth:`keep` does; positions without a label never reach the head."""
+        parts: list[Tensor] = []
+
+        def note(logits: Tensor, labels: Tensor) -> Tensor:
+            parts.append(F.cross_entropy(logits, labels, reduction="none"))
+            return parts[-1].sum()
+
+        summed_at_labels(model, inputs, note)
+        return self._by_row(torch.cat(parts), inputs["labels"])
+
+    def _by_row(self, losses: Tensor, labels: Tensor) -> Kept:
+        """Add up the losses of trained tokens, which come one row after the other."""
+        here = counted(targets(labels, causal=self.causal))
+        sums = torch.zeros(len(labels), device=losses.device, dtype=losses.dtype)
         sums.index_add_(0, here.nonzero()[:, 0], losses)
         return {"loss": sums, "tokens": here.sum(1)}
 
@@ -110,7 +126,8 @@ class GenerationTask(Task):
 
         The three are token ids ``(B, length)``, padded with -100.
         """
-        kept = super().evaluation_step(model, inputs)
+        step = self._keep_at_labels if self.causal else super().evaluation_step
+        kept = step(model, inputs)
         if self.generation is None:
             return kept
         ids, mask, references = self.questions(model, inputs)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a plan to a Trainer: weights, method, loss, callbacks. The only place that makes one."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,13 +15,15 @@ from transformers import (
 )
 
 from hftune.core.console import say
+from hftune.core.errors import HftuneError
 from hftune.core.fingerprint import fingerprint
+from hftune.core.padding_free import padding_free
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
 from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
 from hftune.initialization.model import Facts, initialize
 from hftune.tasks.problem_types import SINGLE_LABEL
-from hftune.training.distribution import name_layers
+from hftune.training.distribution import is_sharded, name_layers
 from hftune.training.plan import Plan
 from hftune.training.trainer import HftuneTrainer
 
@@ -122,6 +125,26 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+@contextmanager
+def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
+    """Spare the layers the padding of batches while the context lasts, where that is exact.
+
+    Raises:
+        HftuneError: ``data.padding_free`` insists, and it cannot be.
+    """
+    wanted, why = plan.recipe.data.padding_free, None
+    if is_sharded(trainer.accelerator):
+        why = "it is not tested with a sharded model"
+    elif plan.arguments.torch_compile:
+        why = "a compiled model has to have batches of few shapes"
+    if why is not None and wanted:
+        raise HftuneError(f"data.padding_free: {why}", hint="leave it out")
+    with padding_free(cast(nn.Module, trainer.model), False if why else wanted) as reason:
+        if why or reason:
+            say(f"batches are padded: {why or reason}")
+        yield
 
 
 def weight_dtype(plan: Plan) -> Any:

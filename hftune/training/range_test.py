@@ -22,7 +22,7 @@ from hftune.core.errors import RunError
 from hftune.optimizers.averaging import Averaging
 from hftune.schedules.factors import Span
 from hftune.schedules.range_test import Divergence, RangeTest, rate_at, read_sweep
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_model, build_trainer, without_padding
 from hftune.training.optimization import Optimization
 from hftune.training.plan import Plan
 
@@ -109,7 +109,9 @@ def sweep(
         arguments = _arguments(plan, folder, steps)
         probing = replace(plan, arguments=arguments, optimization=rising, validation=None)
         try:
-            build_trainer(probing, swept, [watch]).train()
+            trainer = build_trainer(probing, swept, [watch])
+            with without_padding(probing, trainer):
+                trainer.train()
         finally:
             if kept is not None:
                 swept.load_state_dict(kept)

@@ -14,6 +14,8 @@ from hftune import HftuneError, Recipe, RecipeError
 from hftune.training.build import build_model, build_trainer, weight_dtype
 from hftune.training.prepare import prepare
 
+#: Adam would blow up the rounding of a gradient that is truly zero, as that of a key's bias.
+SGD = {"optim": "sgd", "learning_rate": 0.1}
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 
 
@@ -216,3 +218,46 @@ def test_a_four_bit_encoder_keeps_its_head(
     run = hftune.train(make_recipe(model=model, method="lora"))
     assert isinstance(run.model.get_base_model().classifier.original_module, torch.nn.Linear)
     assert run.metrics["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "text-generation"])
+def test_a_run_without_padding_is_the_run_with_it(
+    task: str, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Same rows, same losses at every step, same model; dropout would draw other numbers."""
+    encoder = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    off = ("attention_dropout",) if task == "text-generation" else encoder
+    plain = make_recipe(task)
+    runs = {}
+    for wanted in (True, False):
+        recipe = make_recipe(
+            task,
+            {"output_dir": str(tmp_path / str(wanted)), "max_steps": 6, **SGD},
+            data={"path": plain.data.path, "padding_free": wanted},
+            model={"path": plain.model.path, "config": dict.fromkeys(off, 0.0)},
+        )
+        run = hftune.train(recipe)
+        lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+        assert run.model.config._attn_implementation == "sdpa"
+        runs[wanted] = run, [line["loss"] for line in lines if "loss" in line]
+    assert runs[True][1] == pytest.approx(runs[False][1], abs=1e-5)
+    assert runs[True][0].metrics["train_padding_share"] > 0
+    one, other = (dict(run.model.named_parameters()) for run, _ in runs.values())
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("task", "training", "says"),
+    [
+        ("text2text-generation", {}, "data.padding_free: .* looks at an encoder"),
+        ("text-classification", {"torch_compile": True}, "data.padding_free: a compiled model"),
+    ],
+)
+def test_padding_that_cannot_be_spared_is_an_error_only_if_asked_for(
+    task: str, training: dict, says: str, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    data = {"path": make_recipe(task).data.path, "padding_free": True}
+    with pytest.raises(HftuneError, match=says):
+        hftune.train(make_recipe(task, training, data=data))
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]

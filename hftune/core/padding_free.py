@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No work on padding: a batch's tokens are packed on entry to the layers, and unpacked on exit.
+
+Batches stay as they are, padded, so tasks, losses, embeddings and heads see nothing of it. Between
+the first layer and the last the hidden states are ``(1, N, D)``, the ``N`` tokens of all rows one
+after the other, and attention runs row by row. What a layer computes for a token is the same but
+for rounding; at padding the hidden states are zero in place of numbers that nobody reads.
+
+It stands on three seams of Transformers: an attention function and a mask function of our own,
+registered under :data:`NAME`, and hooks on the layers. In place of a mask the layers are given a
+:class:`Packing`. A forward pass with a cache, or one that returns all hidden states or attention
+maps, runs padded, as with ``sdpa``.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    sdpa_mask,
+)
+
+from hftune.core.errors import HftuneError, first_line
+from hftune.core.parts import layer_names
+
+NAME = "hftune_padding_free"
+#: Row lengths on which a model is tried before it is trusted.
+TRIED = (7, 12, 3)
+#: How far its answers may be apart then, as a share of the largest.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+#: What adds to the scores of attention, which a row by row call would lose.
+UNKNOWN = ("position_bias", "softcap", "s_aux")
+
+#: Whether the forward pass that is under way may be packed.
+_wanted: ContextVar[bool] = ContextVar("padding_free", default=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Which places of a padded batch hold tokens; handed to the layers in place of a mask.
+
+    Attributes:
+        here: Whether there is a token, shape ``(B, T)``, bool.
+        places: Those places, counted over ``B * T``, shape ``(N,)``.
+        lengths: Tokens of each row that has any; ``N`` in all.
+        causal: Whether a token sees no later one.
+        masks: For each of these rows which tokens see which, where that is more than ``causal``
+            says, as in a sliding window; shape ``(1, 1, n, n)``, bool.
+    """
+
+    here: Tensor
+    places: Tensor
+    lengths: list[int]
+    causal: bool
+    masks: list[Tensor] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        """Places of a row, padding included."""
+        return self.here.shape[1]
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Return the tokens alone, ``(B or 1, T, ...)`` to ``(1, N, ...)``."""
+        if padded.shape[0] == 1 and self.here.shape[0] > 1:  # one row stands for all
+            return padded[0, self.places % self.width][None]
+        return padded.flatten(0, 1)[self.places][None]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Return them at their places, ``(1, N, ...)`` to ``(B, T, ...)``, zero at padding."""
+        padded = packed.new_zeros(self.here.numel(), *packed.shape[2:])
+        padded = padded.index_copy(0, self.places, packed[0])
+        return padded.view(*self.here.shape, *packed.shape[2:])
+
+
+@contextmanager
+def padding_free(model: nn.Module, wanted: bool | None) -> Iterator[str | None]:
+    """Let a model work on tokens alone while the context lasts.
+
+    Args:
+        model: With or without an adapter.
+        wanted: None where that is exact, True to insist, False for padded batches.
+
+    Yields:
+        Why batches stay padded; None if they do not.
+
+    Raises:
+        HftuneError: It is insisted on and cannot be.
+    """
+    reason, take_out = None, None
+    if wanted is not False:
+        try:
+            take_out = _put_in(model)
+        except PackingError as error:
+            reason = str(error)
+    if reason and wanted:
+        raise HftuneError(
+            f"data.padding_free: {reason}",
+            hint="leave it out, and batches are padded; training.train_sampling_strategy: "
+            "group_by_length makes padding short",
+        )
+    try:
+        yield reason
+    finally:
+        if take_out is not None:
+            take_out()
+
+
+class PackingError(Exception):
+    """A model's layers do not take packed rows, or answer otherwise; says why."""
+
+
+def _put_in(model: nn.Module) -> Callable[[], None]:
+    """Hook a model up, try it, and return what undoes it."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(base, PreTrainedModel):
+        raise PackingError(f"{type(base).__name__} is no model of Transformers")
+    name, layers = type(base).__name__, _layers(base)
+    batch, seen = _rows_to_try(base), list[Packing]()
+    padded = _answers(base, batch)
+    hooks = [
+        base.register_forward_pre_hook(_begin, with_kwargs=True),
+        base.register_forward_hook(_end, always_call=True),
+        *(layer.register_forward_pre_hook(_before, with_kwargs=True) for layer in layers),
+        layers[0].register_forward_pre_hook(_enter, with_kwargs=True),
+        layers[-1].register_forward_hook(_leave, with_kwargs=True),
+    ]
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, make_mask)
+    base.set_attn_implementation(NAME)
+
+    def take_out() -> None:
+        for hook in hooks:
+            hook.remove()
+        base.set_attn_implementation("sdpa")
+
+    def look(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.extend(filter(None, [_packing(args, kwargs)]))
+
+    looking = layers[-1].register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        packed = _answers(base, batch)
+        if not seen:
+            raise ValueError("they are given no mask that could say where tokens are")
+        apart = float((packed - padded).abs().max() / padded.abs().max())
+        if not apart <= TOLERANCE.get(padded.dtype, 1e-1):
+            raise ValueError(f"their answers are {apart:.1e} of the largest apart")
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        take_out()
+        raise PackingError(
+            f"{name}'s layers do not take packed rows: {first_line(error)}"
+        ) from error
+    finally:
+        looking.remove()
+    return take_out
+
+
+def _layers(base: PreTrainedModel) -> list[nn.Module]:
+    """Return the layers of a model of a kind that may be packed."""
+    name, attention = type(base).__name__, base.config.get_text_config()._attn_implementation
+    if base.config.is_encoder_decoder:
+        raise PackingError(f"{name} has a decoder that looks at an encoder")
+    if attention != "sdpa":
+        raise PackingError(f"{name} has {attention} attention, and only sdpa's is packed")
+    try:
+        return [base.get_submodule(layer) for layer in layer_names(base)]
+    except HftuneError as error:
+        raise PackingError(error.message) from error
+
+
+def make_mask(**asked: Any) -> Any:
+    """Return a :class:`Packing` where the pass under way can be packed, else the mask of ``sdpa``.
+
+    Args:
+        asked: What Transformers hands a mask function; see :func:`sdpa_mask`.
+    """
+    here: Tensor | None = asked["attention_mask"]  # as wide as q_length, where that is kv_length
+    known = not asked["use_vmap"] and asked["q_length"] == asked["kv_length"]
+    if here is None or not known or not _wanted.get() or bool(here.all()):
+        return sdpa_mask(**asked)
+    rule = asked["mask_function"]
+    both_ways = bool(rule(0, 0, torch.tensor(0), torch.tensor(1)))
+    if both_ways and not bool((here[:, 0] | ~here.any(1)).all()):
+        return sdpa_mask(**asked)  # an encoder's head reads the first place, be it padding
+    lengths = [length for length in here.sum(1).tolist() if length]
+    packing = Packing(
+        here=here,
+        places=here.flatten().nonzero()[:, 0],
+        lengths=lengths,
+        causal=rule is causal_mask_function,
+    )
+    if rule not in (causal_mask_function, bidirectional_mask_function):
+        packing.masks.extend(_window(length, rule, here.device) for length in lengths)
+    return packing
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attend row by row where rows are packed, else as ``sdpa`` does.
+
+    Args:
+        module: The layer's attention.
+        query: Shape ``(1, heads, N, d)``.
+        key: Shape ``(1, heads, N, d)``, or with fewer heads that queries share.
+        value: As ``key``.
+        attention_mask: A :class:`Packing`, or what ``sdpa`` takes.
+        dropout: Of attention weights.
+        scaling: Of the scores.
+        more: For ``sdpa``.
+
+    Returns:
+        What each token took, shape ``(1, N, heads, d)``, and no weights.
+    """
+    if not isinstance(attention_mask, Packing):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        )
+    unknown = [name for name in UNKNOWN if more.get(name) is not None]
+    if unknown:
+        raise ValueError(f"its attention adds {unknown[0]}")
+    packing = attention_mask
+    shared = query.shape[1] != key.shape[1]
+    if query.is_cuda and query.dtype.itemsize == 2 and not dropout and not packing.masks:
+        return _flash(query, key, value, packing, scaling, shared), None
+    queries, keys, values = (part.split(packing.lengths, dim=2) for part in (query, key, value))
+    masks: list[Tensor | None] = [*packing.masks] or [None] * len(packing.lengths)
+    taken = [
+        F.scaled_dot_product_attention(
+            q, k, v, mask, dropout, packing.causal, scale=scaling, enable_gqa=shared
+        )
+        for q, k, v, mask in zip(queries, keys, values, masks, strict=True)
+    ]
+    return torch.cat(taken, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, shared: bool
+) -> Tensor:
+    """All rows in one call of PyTorch's kernel for rows of any length."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = F.pad(packing.here.sum(1).cumsum(0), (1, 0)).int()
+    longest = max(packing.lengths)
+    queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
+    window = (-1, 0) if packing.causal else (-1, -1)
+    taken = varlen_attn(
+        queries, keys, values, ends, ends, longest, longest,
+        scale=scale, window_size=window, enable_gqa=shared,
+    )  # fmt: skip
+    return cast(Tensor, taken)[None]
+
+
+def _window(length: int, rule: Callable[..., Any], device: torch.device) -> Tensor:
+    """Which tokens of a row see which, by a rule that knows only how far they are apart."""
+    mask = sdpa_mask(
+        batch_size=1,
+        q_length=length,
+        kv_length=length,
+        mask_function=rule,
+        allow_is_causal_skip=False,
+        allow_is_bidirectional_skip=False,
+        device=device,
+    )
+    assert mask is not None
+    return mask
+
+
+def _begin(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """See whether a forward pass can be packed: nothing kept, nothing shown of its inside."""
+    known = signature(model.forward)
+    given = known.bind_partial(*args, **kwargs).arguments
+    given = {**given, **given.get("kwargs", {})}
+    config = cast(PreTrainedModel, model).config
+    shown = ("output_attentions", "output_hidden_states")
+    inside = any(given.get(name, getattr(config, name, False)) for name in shown)
+    cached = given.get("use_cache") or given.get("past_key_values") is not None
+    _wanted.set(not (inside or cached))
+    if _wanted.get() and "use_cache" in known.parameters:
+        kwargs["use_cache"] = False
+    return args, kwargs
+
+
+def _end(model: nn.Module, args: Any, output: Any) -> None:
+    _wanted.set(False)
+
+
+def _before(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Pack what stands beside the hidden states: positions and their embeddings."""
+    packing = _packing(args, kwargs)
+    if packing is None:
+        return None
+
+    def packed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(packed, value))
+        if isinstance(value, dict):
+            return {key: packed(part) for key, part in value.items()}
+        rows = (1, packing.here.shape[0])
+        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[1] == packing.width:
+            return packing.pack(value) if value.shape[0] in rows else value
+        return value
+
+    hidden, *rest = args if args else (None,)
+    args = (hidden, *map(packed, rest)) if args else ()
+    return args, {k: v if k == "hidden_states" else packed(v) for k, v in kwargs.items()}
+
+
+def _enter(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Pack the hidden states before the first layer."""
+    packing = _packing(args, kwargs)
+    if packing is None:
+        return None
+    if args:
+        return (packing.pack(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": packing.pack(kwargs["hidden_states"])}
+
+
+def _leave(layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    """Unpack them after the last."""
+    packing = _packing(args, kwargs)
+    if packing is None:
+        return None
+    if isinstance(output, tuple):
+        return (packing.unpack(output[0]), *output[1:])
+    return packing.unpack(output)
+
+
+def _packing(args: Any, kwargs: dict[str, Any]) -> Packing | None:
+    return next((one for one in (*args, *kwargs.values()) if isinstance(one, Packing)), None)
+
+
+def _rows_to_try(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return rows of several lengths, padded on the right."""
+    config = model.config.get_text_config()
+    padding = config.pad_token_id or 0
+    here = torch.arange(max(TRIED)) < torch.tensor(TRIED)[:, None]
+    ids = torch.arange(here.numel()).view(here.shape) % (config.vocab_size - padding - 1)
+    ids = (ids + padding + 1).where(here, torch.tensor(padding))
+    return {"input_ids": ids.to(model.device), "attention_mask": here.long().to(model.device)}
+
+
+def _answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Return the logits of the rows, or of their tokens, without dropout."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits: Tensor = model(**batch)[0]
+    model.train(training)
+    return logits[batch["attention_mask"].bool()] if logits.dim() == 3 else logits

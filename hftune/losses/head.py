@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head of a language model: only where there is a label, and a few positions at a time.
+
+Logits of a whole batch are its largest tensor by far: tokens times vocabulary, three times over
+with the loss and its gradient. Here the hidden states at labelled positions alone reach the head,
+in chunks, and the gradient of a chunk is taken as soon as its loss is known, so that no more than
+one chunk's logits exist. The sum is the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from hftune.losses.contract import Batch, aligned, counted, forward, in_full, targets
+
+#: Logits of a chunk: 64 MiB in float32.
+CHUNK = 2**24
+
+#: Logits ``(N, C)`` and labels ``(N,)`` to a sum, shape ``()``.
+SummedLoss = Callable[[Tensor, Tensor], Tensor]
+
+#: Whether what a head returns are the model's logits, with nothing done to them after.
+_plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def summed_at_labels(model: nn.Module, inputs: Batch, loss: SummedLoss) -> tuple[Tensor, Any]:
+    """Run a causal language model and return the summed loss, shape ``()``, and its outputs.
+
+    Args:
+        model: Also wrapped, or with an adapter. Its outputs hold logits of some positions at most.
+        inputs: With ``labels``, shape ``(B, T)``.
+        loss: Of any positions; what it returns for all is the sum over parts.
+    """
+    base = _callable_alone(model)
+    if base is None:
+        outputs = forward(model, inputs)
+        return loss(*aligned(outputs.logits, inputs["labels"], causal=True)), outputs
+    head: nn.Module = base.get_output_embeddings()
+    labels = targets(inputs["labels"], causal=True)
+    here = counted(labels)
+    plain = _is_plain(base, head, inputs)
+    reached: list[Tensor] = []
+
+    def select(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        start = args[0].shape[1] - inputs["labels"].shape[1]  # behind virtual tokens
+        reached.append(args[0][:, start : start + labels.shape[1]][here])
+        return (reached[0][None, :0] if plain else reached[0][None],)
+
+    hook = head.register_forward_pre_hook(select)
+    try:
+        outputs = forward(model, inputs)
+    finally:
+        hook.remove()
+    if not plain:
+        return loss(in_full(outputs.logits[0]), labels[here]), outputs
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    at_once = max(CHUNK // base.config.get_text_config().vocab_size, 1)
+    in_chunks: Any = _InChunks.apply
+    return in_chunks(head, loss, at_once, labels[here], reached[0], *trained), outputs
+
+
+class _InChunks(torch.autograd.Function):
+    """The summed loss behind a head, whose gradient is computed on the way forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        head: nn.Module,
+        loss: SummedLoss,
+        at_once: int,
+        labels: Tensor,
+        hidden: Tensor,
+        *trained: nn.Parameter,
+    ) -> Tensor:
+        of_hidden, of_head = ctx.needs_input_grad[4], bool(trained)
+        rows: list[Tensor] = []
+        sums = [torch.zeros_like(parameter) for parameter in trained]
+        total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for part, meant in zip(hidden.split(at_once), labels.split(at_once), strict=True):
+            known = part.detach().requires_grad_(of_hidden)
+            with torch.set_grad_enabled(of_hidden or of_head):
+                value = loss(in_full(head(known[None])[0]), meant)
+            total += value.detach()
+            if of_hidden or of_head:
+                found = torch.autograd.grad(value, [known, *trained] if of_hidden else trained)
+                rows += found[: int(of_hidden)]
+                torch._foreach_add_(sums, found[int(of_hidden) :]) if sums else None
+        ctx.of_hidden = of_hidden
+        ctx.save_for_backward(*([torch.cat(rows)] if of_hidden else []), *sums)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        gradients = [gradient * upstream[0] for gradient in ctx.saved_tensors]
+        return None, None, None, None, *([] if ctx.of_hidden else [None]), *gradients
+
+
+def _callable_alone(model: nn.Module) -> Any:
+    """Return the model of Transformers inside, if its head can be called on its own.
+
+    None where it cannot: in a compiled model, or held in pieces.
+    """
+    for part in model.modules():
+        if isinstance(part, OptimizedModule):
+            return None
+        if isinstance(part, PreTrainedModel):
+            head = part.get_output_embeddings()
+            alone = head is not None and not any(map(_is_sharded, head.parameters()))
+            return part if alone else None
+    return None
+
+
+def _is_plain(base: PreTrainedModel, head: nn.Module, inputs: Batch) -> bool:
+    """Whether a model returns what its head does: some scale or cap it. Numbers of ours tell."""
+    if head not in _plain:
+        returned: list[Tensor] = []
+
+        def replace(_: nn.Module, args: Any, logits: Tensor) -> Tensor:
+            returned.append(torch.linspace(-99, 99, logits.numel()).view_as(logits).to(logits))
+            return returned[0]
+
+        hook = head.register_forward_hook(replace)
+        ids = inputs["input_ids"][:1, :2]
+        devices = [ids.device] if ids.is_cuda else []
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices):  # no draw of the run is used up
+                _plain[head] = torch.equal(base(input_ids=ids).logits, returned[0])
+        finally:
+            hook.remove()
+    return _plain[head]
+
+
+def _is_sharded(parameter: nn.Parameter) -> bool:
+    """Whether a process holds a piece of a weight, by FSDP2 or DeepSpeed."""
+    return isinstance(parameter, DTensor) or "ds_id" in vars(parameter)

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed rows against padded ones: outputs and gradients of every family, and who cannot."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from torch import Tensor, nn
+
+from hftune.core.errors import HftuneError
+from hftune.core.padding_free import NAME, Packing, padding_free
+
+SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "intermediate_size": 64, "max_position_embeddings": 128}  # fmt: skip
+SHARED = {**SIZES, "num_key_value_heads": 2}
+SAID = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+#: Class -> fields of its config. Windows are shorter than the rows.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "BertForSequenceClassification": SIZES,
+    "RobertaForTokenClassification": {**SIZES, "pad_token_id": 1},
+    "XLMRobertaForSequenceClassification": {**SIZES, "pad_token_id": 1},
+    "ElectraForSequenceClassification": SIZES,
+    "DistilBertForSequenceClassification": {
+        "vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64,
+    },
+    "ModernBertForSequenceClassification": {
+        **SIZES, **SAID, "num_hidden_layers": 4, "local_attention": 4,
+        "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2,
+    },
+    "LlamaForCausalLM": {**SHARED, **SAID},
+    "LlamaForSequenceClassification": {**SHARED, **SAID},
+    "Qwen2ForCausalLM": {**SHARED, **SAID},
+    "Qwen3ForCausalLM": {**SHARED, **SAID, "head_dim": 8},
+    "MistralForCausalLM": {**SHARED, **SAID, "sliding_window": 4},
+    "Gemma3ForCausalLM": {**SHARED, **SAID, "head_dim": 8, "sliding_window": 4},
+    "GPT2LMHeadModel": {**SAID, "vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4},
+    "GPTNeoXForCausalLM": {**SIZES, **SAID},
+    "PhiForCausalLM": {**SIZES, **SAID},
+    "OPTForCausalLM": {
+        **SAID, "vocab_size": 100, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 128, "word_embed_proj_dim": 32,
+    },
+    "Olmo2ForCausalLM": {**SHARED, **SAID},
+}  # fmt: skip
+#: Who is not packed, and what is said of it.
+PADDED: dict[str, tuple[dict[str, Any], str]] = {
+    "DebertaV2ForSequenceClassification": (SIZES, "eager attention"),
+    "Gemma2ForCausalLM": ({**SHARED, **SAID, "head_dim": 8}, "eager attention"),
+    "AlbertForSequenceClassification": ({**SIZES, "embedding_size": 16}, "no plain stack"),
+    "FalconForCausalLM": (
+        {**SAID, "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
+         "num_attention_heads": 4},
+        "no mask that could say",
+    ),
+    "BartForConditionalGeneration": (
+        {"vocab_size": 100, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
+         "encoder_attention_heads": 2, "decoder_attention_heads": 2},
+        "looks at an encoder",
+    ),
+}  # fmt: skip
+LENGTHS = [5, 20, 1, 13]
+pytestmark = pytest.mark.filterwarnings("ignore")  # what families say of ids beyond the tiny words
+
+
+def make(name: str, fields: dict[str, Any], **more: Any) -> Any:
+    torch.manual_seed(0)
+    model_class = getattr(transformers, name)
+    model = model_class(model_class.config_class(**fields, **more)).eval()
+    for parameter in model.parameters():  # so that attention is not uniform
+        nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    return model
+
+
+def rows(model: Any, *, left: bool = False) -> dict[str, Tensor]:
+    here = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    here = here.flip(1) if left else here
+    ids = torch.randint(5, 99, here.shape, generator=torch.Generator().manual_seed(1))
+    padding = torch.tensor(model.config.pad_token_id or 0)
+    return {"input_ids": ids.where(here, padding), "attention_mask": here.long()}
+
+
+def answer(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what is read of the logits, and all gradients of a loss on it."""
+    model.zero_grad()
+    logits = model(**batch).logits
+    if logits.dim() == 3:
+        logits = logits[batch["attention_mask"].bool()]
+    logits.pow(2).mean().backward()
+    return logits.detach(), {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def check_same(model: Any, batch: dict[str, Tensor]) -> None:
+    logits, gradients = answer(model, batch)
+    seen: list[Any] = []
+    hook = layers_of(model)[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with padding_free(model, True) as reason:
+        assert reason is None
+        packed_logits, packed_gradients = answer(model, batch)
+    hook.remove()
+    assert seen[-1].shape[:2] == (1, sum(LENGTHS)), "the layers saw padding"
+    torch.testing.assert_close(packed_logits, logits, atol=1e-5, rtol=1e-5)
+    largest = max(float(one.abs().max()) for one in gradients.values())
+    assert gradients.keys() == packed_gradients.keys()
+    for name, one in gradients.items():
+        torch.testing.assert_close(packed_gradients[name], one, atol=1e-5 * largest, rtol=0)
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    return next(
+        part for _, part in model.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part) == model.config.num_hidden_layers
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_rows_give_the_same_answers_and_gradients(name: str) -> None:
+    model = make(name, FAMILIES[name])
+    check_same(model, rows(model))
+    assert model.config._attn_implementation == "sdpa"
+    assert not any(part._forward_pre_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel", "MistralForCausalLM"])
+def test_rows_that_are_padded_on_the_left(name: str) -> None:
+    model = make(name, FAMILIES[name])
+    check_same(model, rows(model, left=True))
+
+
+def test_an_encoder_padded_on_the_left_is_left_alone() -> None:
+    """Its head reads the first place, which packing would leave empty."""
+    model = make("BertForSequenceClassification", SIZES)
+    batch = rows(model, left=True)
+    logits, _ = answer(model, batch)
+    with padding_free(model, True):
+        assert torch.equal(answer(model, batch)[0], logits)
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_who_cannot_says_why(name: str) -> None:
+    fields, why = PADDED[name]
+    model = make(name, fields)
+    before = model.config._attn_implementation
+    with padding_free(model, None) as reason:
+        assert reason is not None
+        assert why in reason
+        assert model.config._attn_implementation == before
+    insisted = padding_free(model, True)
+    with pytest.raises(HftuneError, match=rf"data\.padding_free: .*{why}"):
+        insisted.__enter__()
+    with padding_free(model, False) as reason:
+        assert reason is None
+
+
+def test_layers_that_mix_rows_are_found_out() -> None:
+    """A layer that averages over a batch's places answers otherwise: the trial sees it."""
+    model = make("BertForSequenceClassification", SIZES)
+    layers_of(model)[0].register_forward_hook(lambda _, args, out: out + out.mean(1, keepdim=True))
+    with padding_free(model, None) as reason:
+        assert "answers are" in str(reason)
+        assert not any(part._forward_pre_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "LlamaForCausalLM"])
+def test_with_recomputed_activations_and_an_adapter(name: str) -> None:
+    task = "SEQ_CLS" if "Bert" in name else "CAUSAL_LM"
+    model = make(name, FAMILIES[name])
+    config = LoraConfig(task_type=task, init_lora_weights=False, target_modules="all-linear")
+    adapted = get_peft_model(model, config)
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for part in adapted.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    adapted.train()
+    check_same(adapted, rows(model))
+
+
+@pytest.mark.parametrize("config", [
+    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+])  # fmt: skip
+def test_virtual_tokens(config: Any) -> None:
+    """Prompts are rows like others; prefixes come as past keys, and these passes stay padded."""
+    model = get_peft_model(make("LlamaForCausalLM", FAMILIES["LlamaForCausalLM"]), config).eval()
+    batch = rows(model)
+
+    def read() -> Tensor:
+        with torch.no_grad():
+            logits = model(**batch).logits[:, -max(LENGTHS) :]
+        return logits[batch["attention_mask"].bool()]
+
+    padded = read()
+    with padding_free(model, True):
+        torch.testing.assert_close(read(), padded, atol=1e-5, rtol=1e-5)
+
+
+def test_generation_and_looks_inside_are_as_before() -> None:
+    model = make("LlamaForCausalLM", FAMILIES["LlamaForCausalLM"])
+    batch = rows(model, left=True)
+
+    def write() -> Tensor:
+        found: Tensor = model.generate(**batch, max_new_tokens=5, do_sample=False, pad_token_id=0)
+        return found
+
+    def look() -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            states: tuple[Tensor, ...] = model(**batch, output_hidden_states=True).hidden_states
+        return states
+
+    written, seen = write(), look()
+    with padding_free(model, True):
+        assert torch.equal(write(), written)
+        for one, other in zip(look(), seen, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_an_error_inside_leaves_the_model_as_it_was() -> None:
+    model = make("BertForSequenceClassification", SIZES)
+    context = padding_free(model, True)
+    context.__enter__()
+    assert model.config._attn_implementation == NAME
+    assert NAME not in str(model.config.to_dict())
+    error = ZeroDivisionError()
+    assert not context.__exit__(type(error), error, None), "the error is held back"
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_no_random_number_is_used_up() -> None:
+    model = make("BertForSequenceClassification", SIZES).train()
+    state = torch.get_rng_state()
+    with padding_free(model, True):
+        assert torch.equal(torch.get_rng_state(), state)
+        assert model.training
+
+
+def test_places_by_hand() -> None:
+    here = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0]]).bool()
+    packing = Packing(here, torch.tensor([0, 1, 6]), [2, 1], causal=False)
+    padded = torch.arange(9.0).view(3, 3, 1)
+    assert packing.pack(padded).flatten().tolist() == [0, 1, 6]
+    assert packing.pack(torch.tensor([[10, 11, 12]])).tolist() == [[10, 11, 10]]
+    assert packing.unpack(packing.pack(padded)).flatten().tolist() == [0, 1, 0, 0, 0, 0, 6, 0, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "LlamaForCausalLM"])
+def test_the_kernel_for_rows_of_any_length(name: str) -> None:
+    """In half precision all rows go through one call."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    fields = {**FAMILIES[name], "hidden_size": 128, "intermediate_size": 256}
+    model = make(name, fields).to("cuda", torch.bfloat16)
+    batch = {key: value.cuda() for key, value in rows(model).items()}
+    whole = make(name, fields).cuda()
+    exact, _ = answer(whole, batch)
+    padded, _ = answer(model, batch)
+    with padding_free(model, True):
+        packed, _ = answer(model, batch)
+    apart: Callable[[Tensor], float] = lambda one: float((one - exact).abs().max())  # noqa: E731
+    assert apart(packed) < 2 * apart(padded) + 1e-2
