@@ -4,13 +4,15 @@
 from functools import partial
 
 from hftune.optimizers import DEFAULT as ADAMW
-from hftune.recipe.rules.model import PROMPT_METHODS
 from hftune.recipe.rules.optimization import IN_BACKWARD, REWRITES_WEIGHTS
 from hftune.recipe.rules.rule import Rule, Sections, training
 from hftune.regularization.fields import FIELDS
 
 #: Methods that train the weights of linear layers themselves.
 TRAINS_LINEAR = ("full", "freeze", "head_only")
+
+#: Methods whose model is wrapped around virtual tokens.
+VIRTUAL_TOKENS = ("prompt_tuning", "p_tuning", "prefix_tuning")
 
 
 def _said(key: str, sections: Sections) -> bool:
@@ -75,8 +77,8 @@ REGULARIZATION_RULES = (
     ),
     Rule(
         "training.neftune_noise_alpha",
-        "the noise of Transformers does not find the word table beside virtual tokens",
-        lambda s: bool(training(s, "neftune_noise_alpha")) and s["method"].name in PROMPT_METHODS,
+        "beside virtual tokens Transformers does not find the word vectors of most models",
+        lambda s: bool(training(s, "neftune_noise_alpha")) and s["method"].name in VIRTUAL_TOKENS,
     ),
     Rule(
         "regularization.sam",
