@@ -57,7 +57,7 @@ def main(model: str = "demo:minilm") -> None:
     trainer = build_trainer(plan, build_model(plan))
     trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), triangles)
     trainer.train()
-    trainer.save_model(f"{FOLDER}/model")
+    trainer.model.save_pretrained(f"{FOLDER}/model")
     metrics = trainer.evaluate()
     print(f"macro F1 {metrics['eval_f1_macro']:.3f}, model in {FOLDER}/model")
 

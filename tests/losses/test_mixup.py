@@ -105,6 +105,19 @@ def test_mixed_words_by_hand() -> None:
     assert not model.get_input_embeddings()._forward_hooks
 
 
+def test_a_decoder_answers_at_the_end_of_the_longer_text() -> None:
+    """Its head looks for the last id that is no padding, so the ids must be those of either row."""
+    model, inputs = text_model("llama"), batch()
+    del inputs["token_type_ids"]
+    vectors = model.model.embed_tokens(IDS) * IDS.ne(0)[..., None]
+    mask = (IDS.ne(0) | IDS[PARTNER].ne(0)).long()
+    mix = 0.6 * vectors + 0.4 * vectors[PARTNER]
+    hidden = model.model(inputs_embeds=mix, attention_mask=mask).last_hidden_state
+    expected = model.score(hidden[torch.arange(4), mask.sum(1) - 1])[:3]
+    _, outputs = given(Mixup, [0.6]).total(model, inputs)
+    torch.testing.assert_close(outputs.logits[:3], expected, atol=1e-12, rtol=0)
+
+
 def test_the_denominator_holds_for_one_share() -> None:
     """The weights of the mixed labels sum up to those of the labels."""
     loss = given(Mixup, [0.3], class_weights="balanced")
