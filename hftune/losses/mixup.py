@@ -103,8 +103,10 @@ class Mixup(CrossEntropy):
         rows = counted(labels).nonzero()[:, 0]
         partner = torch.arange(len(labels), device=labels.device)
         partner[rows] = rows[torch.from_numpy(generator.permutation(len(rows))).to(rows)]
-        share = generator.beta(self.alpha, self.alpha, size=len(labels) if self.per == "row" else 1)
-        return Pairs(partner, _on(labels, share).expand(len(labels)), generator)
+        drawn = generator.beta(self.alpha, self.alpha, size=len(labels) if self.per == "row" else 1)
+        precise = torch.float32 if labels.device.type == "mps" else torch.float64
+        share = torch.from_numpy(drawn).to(labels.device, precise)
+        return Pairs(partner, share.expand(len(labels)), generator)
 
     def pixels(self, pixels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Return mixed images, shape ``(B, C, H, W)``, and the share of each row's own label."""
@@ -139,7 +141,7 @@ class CutMix(Mixup):
             for at in [torch.arange(size, device=pixels.device)]
         ]
         box = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-        left = 1 - box.double().mean(dim=(1, 2, 3))
+        left = 1 - box.to(pairs.share).mean(dim=(1, 2, 3))
         return torch.where(box, pixels[pairs.partner], pixels), left.expand(len(pixels))
 
 
@@ -168,7 +170,7 @@ def mixed(values: Tensor, share: Tensor, partner: Tensor) -> Tensor:
 
 
 def soft_labels(labels: Tensor, share: Tensor, partner: Tensor, num_classes: int) -> Tensor:
-    """Return how much each class counts in a mixed row, shape ``(B, C)``, float64.
+    """Return how much each class counts in a mixed row, shape ``(B, C)``.
 
     Args:
         labels: Class ids, shape ``(B,)``; rows without a label are nobody's partner.
@@ -176,7 +178,7 @@ def soft_labels(labels: Tensor, share: Tensor, partner: Tensor, num_classes: int
         partner: Index of the other row, shape ``(B,)``.
         num_classes: Their number.
     """
-    return mixed(F.one_hot(labels.clamp(min=0), num_classes).double(), share, partner)
+    return mixed(F.one_hot(labels.clamp(min=0), num_classes).to(share), share, partner)
 
 
 def joined(inputs: Batch, own: Tensor, other: Tensor, partner: Tensor) -> dict[str, Tensor]:
