@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {"model": MODEL, "train_rows": 800, "validation_rows"
 LOW_RANK = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 #: Section of the recipe, and the rates to choose among.
 METHODS: dict[str, tuple[Any, list[float]]] = {
-    "full": ({"name": "full"}, [1e-4, 3e-4]),
+    "full": ({"name": "full"}, [1e-4, 3e-4, 1e-3]),
     "bitfit": ({"name": "bitfit"}, [3e-3, 1e-2]),
     "bottleneck, Pfeiffer": (
         {"name": "bottleneck", "placement": "pfeiffer", "r": 48, "dropout": 0.0}, [1e-3, 3e-3]),

@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When does ReLoRA pay? Against LoRA and full-rank training, at equal steps from one warm start.
+"""Does ReLoRA pretrain a model as full-rank training does? Beside it and LoRA, from a warm start.
 
     python benchmarks/fidelity/relora.py
 
-``pretraining``: a small Llama with random weights learns the docstrings of installed packages; all
-its weights train for a while, and from there each method goes on for the same number of steps.
-As in the paper, embeddings, head and norms train whole beside the low-rank updates.
-``teacher``: the same warm start learns the answers of a copy of itself, to every weight of whose
-layers a random change was added, all of its singular values equal. So the update that is wanted has
-the full rank by construction, and no other: embeddings, head and norms stand still. The loss is the
-Kullback-Leibler divergence from teacher to student, in nats a token.
+A small Llama with random weights learns the docstrings of installed packages; all its weights train
+for a while, and from there each method goes on for the same number of steps. As in the paper,
+embeddings, head and norms train whole beside the low-rank updates.
 
 Each method runs at two rates or more with the first seed; the one with the lowest loss on
 validation texts is taken for the other seeds, and the loss told is that of test texts.
@@ -25,24 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from cells import RESULTS, Cell, Cells, spread
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 import hftune
-from hftune.losses.contract import Batch, Loss, forward
 
 SOURCES = ("sklearn", "pandas", "networkx", "sympy")
 CHARACTERS = 6_000_000
 VOCABULARY = 2048
 BLOCK, BATCH = 128, 8
-#: Steps of the warm start, and of each method after it.
-STEPS = {"warm": 300, "pretraining": 600, "teacher": 300}
-#: Size of the teacher's change of a weight, as a share of the weight's own.
-CHANGE = 1.0
+#: Of the warm start, and of each method after it.
+WARM_STEPS, STEPS = 300, 600
 HELD_OUT = 200
 WHOLE = ["embed_tokens", "lm_head", "input_layernorm", "post_attention_layernorm", "norm"]
 RESTARTS = {"merge_every": 0.125, "rewarm_steps": 0.1}
@@ -68,28 +59,22 @@ Texts = dict[str, list[str]]
 def main() -> None:
     """Measure the cells that are missing, and say what they show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", default=["pretraining", "teacher"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of steps")
     parser.add_argument("--results", type=Path, default=RESULTS / "fidelity_relora.json")
     options = parser.parse_args()
-    steps = {part: round(number * options.scale) for part, number in STEPS.items()}
-    cells = Cells(options.results, {"steps": steps, "batch": BATCH, "block": BLOCK, **RESTARTS})
+    cells = Cells(options.results, {"warm_steps": WARM_STEPS, "steps": STEPS, "batch": BATCH,
+                                    "block": BLOCK, **RESTARTS})  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="fidelity-") as folder:
-        starts = {seed: Start(Path(folder) / str(seed), seed, steps) for seed in options.seeds}
-        for part in options.parts:
-            for method in options.methods:
-                cells.over_seeds(
-                    lambda rate, seed, part=part, method=method: starts[seed].cell(
-                        part, method, rate
-                    ),
-                    METHODS[method][1],
-                    options.seeds,
-                    "validation_loss",
-                    part=part,
-                    method=method,
-                )
+        starts = {seed: Start(Path(folder) / str(seed), seed) for seed in options.seeds}
+        for method in options.methods:
+            cells.over_seeds(
+                lambda rate, seed, method=method: starts[seed].cell(method, rate),
+                METHODS[method][1],
+                options.seeds,
+                "validation_loss",
+                method=method,
+            )
     cells.tell(summary(cells))
 
 
@@ -98,30 +83,26 @@ class Start:
 
     Args:
         folder: Where models lie while the program runs.
-        seed: Of the weights, the order of the texts and the teacher.
-        steps: Of each part.
+        seed: Of the weights and the order of the texts.
     """
 
-    def __init__(self, folder: Path, seed: int, steps: dict[str, int]) -> None:
-        self.folder, self.seed, self.steps = folder, seed, steps
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed = folder, seed
         self.model: Path | None = None
         self.texts: Texts = {}
 
-    def cell(self, part: str, method: str, rate: float) -> Cell:
+    def cell(self, method: str, rate: float) -> Cell:
         """Train one method from the warm start and judge it on the test texts."""
         model = self.warm()
         section = METHODS[method][0]
-        taught = part == "teacher"
-        if not taught and section["name"] != "full":
+        if section["name"] != "full":
             section = section | {"modules_to_save": WHOLE}
-        judge = Teaching(self.teacher()) if taught else None
         began = time.perf_counter()
-        run = self.train(f"{part} {method} {rate:g}", model, section, rate, part, judge)
-        measure = loss if judge is None else judge.divergence
+        run = self.train(f"{method} {rate:g}", model, section, rate, STEPS)
         figures: Cell = {
-            "validation_loss": round(measure(run, self.texts["validation"]), 4),
-            "test_loss": round(measure(run, self.texts["test"]), 4),
-            "start_loss": round(measure(hftune.load(self.folder / "warm"), self.texts["test"]), 4),
+            "validation_loss": round(loss(run, self.texts["validation"]), 4),
+            "test_loss": round(loss(run, self.texts["test"]), 4),
+            "start_loss": round(loss(hftune.load(self.folder / "warm"), self.texts["test"]), 4),
             "seconds": round(time.perf_counter() - began),
             "trainable_parameters": run.metrics["trainable_parameters"],
         }
@@ -135,34 +116,14 @@ class Start:
             base = self.folder / "random"
             self.texts = held_out(corpus(), self.seed)
             random_model(base, self.texts["train"], self.seed)
-            self.train("warm", base, METHODS["full"][0], 1e-3, "warm")
+            self.train("warm", base, METHODS["full"][0], 1e-3, WARM_STEPS)
             self.model = self.folder / "warm" / "model"
         return self.model
 
-    def teacher(self) -> nn.Module:
-        """Return the warm start with a change of full rank on every weight of its layers."""
-        model: Any = LlamaForCausalLM.from_pretrained(self.warm())
-        chance = torch.Generator().manual_seed(self.seed)
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if name.endswith("proj.weight"):
-                    noise = torch.linalg.svd(
-                        torch.randn(weight.shape, generator=chance), full_matrices=False
-                    )
-                    turned = noise.U @ noise.Vh
-                    weight.add_(turned, alpha=float(CHANGE * weight.norm() / turned.norm()))
-        return model.eval().requires_grad_(False)
-
     def train(
-        self,
-        name: str,
-        model: Path,
-        method: dict[str, Any],
-        rate: float,
-        part: str,
-        judge: Loss | None = None,
+        self, name: str, model: Path, method: dict[str, Any], rate: float, steps: int
     ) -> hftune.Run:
-        """Train a model on texts cut in blocks, for the steps of a part."""
+        """Train a model on texts cut in blocks."""
         recipe = hftune.Recipe(
             task="text-generation",
             model=str(model),
@@ -170,7 +131,7 @@ class Start:
             method=method,
             training={
                 "output_dir": str(self.folder / name),
-                "max_steps": self.steps[part],
+                "max_steps": steps,
                 "learning_rate": rate,
                 "lr_scheduler_type": "cosine",
                 "warmup_steps": 0.05,
@@ -183,42 +144,7 @@ class Start:
             },
         )
         rows = [Dataset.from_dict({"text": self.texts[part]}) for part in ("train", "validation")]
-        return hftune.train(recipe, train_dataset=rows[0], eval_dataset=rows[1], loss=judge)
-
-
-class Teaching(Loss):
-    """The divergence from a teacher's answers to the model's, at every position.
-
-    Args:
-        teacher: Stands still.
-    """
-
-    def __init__(self, teacher: nn.Module) -> None:
-        self.teacher = teacher
-
-    def denominator(self, batch: Batch) -> Tensor:
-        """Return the number of positions."""
-        return torch.tensor(batch["labels"].numel(), dtype=torch.float64)
-
-    def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
-        """Return the summed divergence and the model's outputs."""
-        outputs = forward(model, inputs)
-        with torch.no_grad():
-            due = forward(self.teacher, inputs).logits.log_softmax(-1)
-        own = outputs.logits.log_softmax(-1)
-        return F.kl_div(own, due, reduction="sum", log_target=True), outputs
-
-    def divergence(self, run: hftune.Run, texts: list[str]) -> float:
-        """Return the divergence a token over whole blocks of texts, in nats."""
-        model: Any = run.model.cpu().eval()
-        tokenizer: Any = run.tokenizer
-        ids = [token for text in texts for token in tokenizer(text)["input_ids"]]
-        blocks = torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).view(-1, BLOCK)
-        total = torch.zeros((), dtype=torch.float64)
-        with torch.no_grad():
-            for rows in blocks.split(BATCH):
-                total += self.total(model, {"input_ids": rows, "labels": rows})[0]
-        return float(total / blocks.numel())
+        return hftune.train(recipe, train_dataset=rows[0], eval_dataset=rows[1])
 
 
 def corpus() -> list[str]:
@@ -302,16 +228,14 @@ def ranks(start: Path, end: Path) -> dict[str, int]:
 
 
 def summary(cells: Cells) -> dict[str, Any]:
-    """Return each part's test losses at the rates that validation chose."""
+    """Return the test losses at the rates that validation chose, full-rank training first."""
     told: dict[str, Any] = {}
-    for part, method in dict.fromkeys((cell["part"], cell["method"]) for cell in cells.all()):
-        chosen = cells.chosen("validation_loss", part=part, method=method)
+    for method in dict.fromkeys(cell["method"] for cell in cells.all()):
+        chosen = cells.chosen("validation_loss", method=method)
         losses = spread([cell["test_loss"] for cell in chosen])
-        told.setdefault(part, {})[method] = {"rate": chosen[0]["rate"], "seeds": len(chosen)}
-        told[part][method] |= {"test_loss": losses}
-        if "full" in told[part]:
-            above = losses["mean"] / told[part]["full"]["test_loss"]["mean"] - 1
-            told[part][method] |= {"above_full": round(above, 4), "kept": above <= OF_FULL_RANK}
+        above = losses["mean"] / told.get("full", {"test_loss": losses})["test_loss"]["mean"] - 1
+        told[method] = {"rate": chosen[0]["rate"], "seeds": len(chosen), "test_loss": losses,
+                        "above_full": round(above, 4), "kept": above <= OF_FULL_RANK}  # fmt: skip
     return told
 
 

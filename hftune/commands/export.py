@@ -14,8 +14,8 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.hub.adapter import is_adapter
 from hftune.hub.card import model_card
+from hftune.hub.combine import COMBINATIONS, combine
 from hftune.hub.load import load_base, load_saved, model_location
-from hftune.hub.merge import COMBINATIONS, combine
 from hftune.hub.round_trip import logits_of, probe_ids
 from hftune.hub.save import ModelFacts, save_model
 from hftune.methods import method_row

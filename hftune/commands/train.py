@@ -33,6 +33,7 @@ from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.distribution import (
     check_resumed,
+    check_resumed_base,
     distribution,
     in_a_line,
     is_sharded,
@@ -108,8 +109,7 @@ def train(
             [JsonLog(folder / "log.jsonl"), progress, *callbacks],
         )
         trainer.add_callback(SampleLog(folder / "samples.jsonl", lambda: trainer.samples))
-        if main and not resume:
-            _write_start(plan, folder, trainer)
+        _begin(plan, folder, trainer, resume)
         try:
             result = trainer.train(resume_from_checkpoint=checkpoint)
         except KeyboardInterrupt:
@@ -203,11 +203,21 @@ def _say_rows(plan: Plan) -> None:
         warn(remark)
 
 
+def _begin(plan: Plan, folder: Path, trainer: HftuneTrainer, resume: bool) -> None:
+    """Write what is known before the run, or see that a resumed one stands where it stood."""
+    if resume:
+        check_resumed_base(plan, folder)
+    elif plan.arguments.process_index == 0:
+        _write_start(plan, folder, trainer)
+
+
 def _write_start(plan: Plan, folder: Path, trainer: HftuneTrainer) -> None:
     accelerator, arguments = trainer.accelerator, plan.arguments
     facts = environment(
         arguments, **precision_in_force(accelerator), distribution=distribution(accelerator)
     )
+    if plan.base_fingerprint is not None:
+        facts["base_fingerprint"] = plan.base_fingerprint
     in_force: dict[str, Any] = {name: facts["mixed_precision"] == name for name in ("bf16", "fp16")}
     if arguments.metric_for_best_model is not None:
         in_force["metric_for_best_model"] = arguments.metric_for_best_model

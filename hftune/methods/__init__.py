@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from hftune.methods.contract import Method
 
 METHODS = {
-    "full": MethodRow(target="hftune.methods.full:Full", summary="Every weight trains."),
+    "full": MethodRow(
+        target="hftune.methods.full:Full", summary="Every weight trains.", sharded=True
+    ),
     "head_only": MethodRow(
         target="hftune.methods.head_only:HeadOnly",
         summary="Only the classification head trains; the pretrained trunk is frozen.",
         tasks=("text-classification", "token-classification"),
+        sharded=True,
     ),
     "freeze": MethodRow(
         target="hftune.methods.freeze:Freeze",
@@ -68,6 +71,7 @@ TUNERS = {
         summary="Small networks after, or beside, the sublayers (Houlsby, Pfeiffer, parallel).",
         saves_adapter=True,
         no_merge="has an activation between its two matrices",
+        sharded=True,
     ),
     "diff_pruning": MethodRow(
         target="hftune.methods.diff_pruning.method:DiffPruning",

@@ -37,6 +37,10 @@ NEEDS = {
     "adaption_prompt": ("adapter_len", "adapter_layers"),
     "trainable_tokens": ("token_indices",),
 }
+#: PEFT type -> switches of a model's config that spoil it -> why.
+SPOILED_BY = {
+    "adaption_prompt": {"attention_bias": "PEFT adds the bias of o_proj a second time"},
+}
 #: How torch says that a model on the meta device has shapes and no numbers.
 NO_WEIGHTS = re.compile("meta tensor|register_meta|device meta|meta device", re.IGNORECASE)
 TAKE_LORA = "lora works on every kind of model"
@@ -110,6 +114,10 @@ class Peft(Method):
             raise HftuneError(f"method {self.name} needs {' and '.join(missing)}")
         for option in ("target_modules", "modules_to_save", "exclude_modules"):
             self._check_names(option, skeleton)
+        for switch, why in SPOILED_BY.get(self.name, {}).items():
+            if getattr(skeleton.config, switch, False):
+                raise HftuneError(f"method {self.name} does not fit a model with {switch}: {why}",
+                                  hint=TAKE_LORA)  # fmt: skip
         # A named initialisation computes from weights, which are not here.
         named = isinstance(self.options.get("init_lora_weights"), str)
         start = {"init_lora_weights": True} if named else {}
@@ -135,11 +143,17 @@ class Peft(Method):
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=from_table)
         elif from_table:
             model.enable_input_require_grads()
-        adapted = get_peft_model(
-            model,
-            self.config(context, **self._spared_heads(model, context)),
-            revision=context.revision,
-        )
+        config = self.config(context, **self._spared_heads(model, context))
+        try:
+            adapted = get_peft_model(model, config, revision=context.revision)
+        except RuntimeError as error:
+            why = method_row(self.name).no_mixed_widths
+            if why is None:
+                raise
+            raise HftuneError(
+                f"method {self.name} {why}, and those of {type(model).__name__} differ: {error}",
+                hint="method.target_modules: a pattern for layers of one width",
+            ) from error
         if context.mixed_precision:
             for parameter in adapted.parameters():
                 if parameter.requires_grad:  # small updates vanish in half precision

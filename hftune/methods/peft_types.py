@@ -33,7 +33,7 @@ PEFT_TYPES = {
         "Biases of the value projections.",
         no_merge="adds biases to layers that may have none",
     ),
-    "boft": adapter("Orthogonal rotations as butterfly products."),
+    "boft": adapter("Orthogonal rotations as butterfly products.", sharded=True),
     "c3a": adapter(
         "Circulant blocks.",
         starts_at_base=False,
@@ -43,23 +43,30 @@ PEFT_TYPES = {
     "fourierft": adapter(
         "A few Fourier coefficients of the update.",
         starts_at_base=False,
+        sharded=True,
     ),
-    "frod": adapter("An update in a basis taken from the weights of all layers."),
+    "frod": adapter(
+        "An update in a basis taken from the weights of all layers.",
+        no_mixed_widths="takes one basis from the weights of all layers",
+    ),
     "glora": adapter("Low-rank changes of weight and bias, scaled and shifted."),
     "gralora": adapter("Low-rank updates for blocks of the weight."),
     "hira": adapter("A low-rank factor multiplied into the weight."),
     "hra": adapter("Householder reflections."),
-    "ia3": adapter("Vectors that scale keys, values and the feed-forward layer."),
+    "ia3": adapter(
+        "Vectors that scale keys, values and the feed-forward layer.",
+        sharded=True,
+    ),
     "lily": adapter(
         "Low-rank updates that layers share.",
         no_merge="routes each token to a mixture of matrices that layers share",
     ),
-    "ln_tuning": adapter("The layer norms."),
-    "loha": adapter("Products of two low-rank updates."),
+    "ln_tuning": adapter("The layer norms.", sharded=True),
+    "loha": adapter("Products of two low-rank updates.", sharded=True),
     "lokr": adapter("Kronecker products."),
-    "lora": adapter("Low-rank updates."),
+    "lora": adapter("Low-rank updates.", sharded=True),
     "miss": adapter("One shared block for all slices of the weight."),
-    "oft": adapter("Orthogonal rotations of blocks."),
+    "oft": adapter("Orthogonal rotations of blocks.", sharded=True),
     "osf": adapter(
         "The directions of the small singular values.",
         no_unmerge="keeps no copy of the weights that it was merged into",
@@ -97,6 +104,7 @@ PEFT_TYPES = {
     "trainable_tokens": adapter(
         "The embeddings of chosen tokens.",
         tasks=LANGUAGE_MODELS,
+        sharded=True,
     ),
     "unilora": adapter(
         "One vector, projected to all low-rank updates.",

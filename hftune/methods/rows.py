@@ -25,6 +25,8 @@ class MethodRow(Row):
         no_unmerge: Why it cannot be taken out again.
         no_checkpointing: Why activations cannot be computed again in the backward pass.
         no_images: Why it cannot work on a model of images.
+        no_mixed_widths: Why all weights that it adapts must have one shape.
+        sharded: Whether tests compare a sharded run with one of a whole model; others are refused.
     """
 
     saves_adapter: bool = False
@@ -38,6 +40,8 @@ class MethodRow(Row):
     no_unmerge: str | None = None
     no_checkpointing: str | None = None
     no_images: str | None = None
+    no_mixed_widths: str | None = None
+    sharded: bool = False
 
     @property
     def merges(self) -> bool:
@@ -61,5 +65,6 @@ class MethodRow(Row):
             "be taken out of a merged base": self.no_unmerge,
             "recompute activations": self.no_checkpointing,
             "work on images": self.no_images,
+            "adapt weights of several shapes": self.no_mixed_widths,
         }
         return {what: why for what, why in reasons.items() if why is not None}

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from hftune.core.errors import HftuneError
 from hftune.training.launch import Launch
+from hftune.training.plan import Plan
 
 SHARDED = {"FSDP2": "fsdp", "DEEPSPEED": "deepspeed"}
 
@@ -88,6 +89,26 @@ def check_resumed(folder: Path, launch: Launch) -> None:
         raise HftuneError(
             f"{folder}: the run {'was' if fp8 else 'was not'} launched with fp8",
             hint=f"{'add' if fp8 else 'leave out'} --mixed-precision fp8",
+        )
+
+
+def check_resumed_base(plan: Plan, folder: Path) -> None:
+    """Refuse to continue an adapter on other weights than it began with.
+
+    Args:
+        plan: With the base loaded.
+        folder: Of the run.
+
+    Raises:
+        HftuneError: ``model.path`` holds another model now.
+    """
+    recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    then = recorded.get("base_fingerprint")
+    if then is not None and then != plan.base_fingerprint:
+        place = plan.recipe.model.path
+        raise HftuneError(
+            f"{folder} began with other weights than {place} has now",
+            hint=f"put back the {place} of that time, or train again into another folder",
         )
 
 

@@ -13,24 +13,11 @@ from importlib.util import find_spec
 import torch
 
 from hftune.core.errors import RecipeError
-from hftune.methods import FITTED
+from hftune.methods import FITTED, ROWS
 from hftune.optimizers.args import values_of
 from hftune.recipe.recipe import Recipe
 
-#: Methods whose sharded step and saved model are tested against one process.
-SHARDED_METHODS = (
-    "full",
-    "head_only",
-    "lora",
-    "ia3",
-    "ln_tuning",
-    "loha",
-    "oft",
-    "boft",
-    "fourierft",
-    "trainable_tokens",
-    "bottleneck",
-)
+SHARDED_METHODS = tuple(name for name, row in ROWS.items() if row.sharded)
 #: Optimizers that are tested on sharded parameters.
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 #: Keys that look at single weights, untested where each process holds a piece of them.

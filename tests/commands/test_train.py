@@ -2,6 +2,7 @@
 """A run from recipe to folder: repeated, resumed, interrupted, and loaded without hftune."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import hftune
 from hftune import HftuneError, Recipe, Run
@@ -114,6 +115,29 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert_same_bits(whole, resumed)
     steps = [json.loads(line) for line in (resumed.path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "loss" in line] == list(range(1, 9))
+
+
+def test_a_run_is_not_resumed_on_another_base(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """The folder that the recipe names holds other weights now."""
+    base = tmp_path / "base"
+    shutil.copytree(make_recipe().model.path, base)
+    training = {"output_dir": str(tmp_path / "run"), "max_steps": 4, "save_steps": 2}
+    training |= {"eval_strategy": "no", "save_strategy": "steps"}
+    recipe = make_recipe(training=training, method="lora", model={"path": str(base)})
+    with pytest.raises(KeyboardInterrupt):
+        hftune.train(recipe, callbacks=[StopAt(3)])
+    stopped = Run(tmp_path / "run")
+    weights = load_file(base / "model.safetensors")
+    others = {name: value + 0.01 for name, value in weights.items()}
+    save_file(others, base / "model.safetensors", metadata={"format": "pt"})
+    before = {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()}
+    with pytest.raises(HftuneError, match="began with other weights"):
+        hftune.train(stopped.recipe, resume=True)
+    assert before == {path: path.read_bytes() for path in before}
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    assert hftune.train(stopped.recipe, resume=True).model_path.exists()
 
 
 def test_the_best_checkpoint_is_kept(make_recipe: Callable[..., Recipe]) -> None:

@@ -84,7 +84,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 #: PEFT knows no architecture of images by the names that Transformers gives its layers now.
 TARGETS_OF_IMAGES = ["q_proj", "v_proj"]
-#: frod takes one basis from all layers, so they must be of one width: a stage of Swin.
+#: The layers of one stage of Swin, whose stages differ in width.
 ONE_WIDTH = r".*\.layers\.1\..*\.[qv]_proj"
 STEPS = 4
 
@@ -103,7 +103,7 @@ def options_of(name: str, kind: str | None = None) -> dict[str, Any]:
     """Return what stands under ``method:`` on a tiny model."""
     options = dict(OPTIONS.get(name, {}))
     if kind in IMAGES and name in PEFT_TYPES and "target_modules" not in options:
-        one_width = (name, kind) == ("frod", "swin")
+        one_width = kind == "swin" and ROWS[name].no_mixed_widths
         options["target_modules"] = ONE_WIDTH if one_width else TARGETS_OF_IMAGES
         if name == "ia3":
             options["feedforward_modules"] = []

@@ -11,14 +11,16 @@ import torch
 from peft import PeftModel
 
 from hftune import HftuneError
-from hftune.methods import PEFT, ROWS, method_row
+from hftune.methods import PEFT, ROWS, make_method, method_row
 from hftune.methods.merging import merge, merged, unmerge
 from hftune.methods.peft import peft_configs
 from tests.conformance.cases import (
     KINDS,
+    TARGETS_OF_IMAGES,
     Bases,
     apply,
     backward,
+    context_of,
     gradients,
     logits,
     pairs,
@@ -129,6 +131,13 @@ def test_gradients_recomputed_and_in_half_precision(name: str, kind: str, bases:
     assert halved.keys() == expected.keys()
     for key, value in halved.items():
         assert value.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.no_mixed_widths])
+def test_what_wants_layers_of_one_width_says_so(name: str, bases: Bases) -> None:
+    method = make_method(name, {"target_modules": TARGETS_OF_IMAGES})
+    with pytest.raises(HftuneError, match=f"{name} takes one basis .*SwinForImage.* differ"):
+        method.apply(bases.fresh("swin"), context_of("swin"))
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.no_images])

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import AdaptionPromptConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hftune import HftuneError, Recipe
 from hftune.commands.train import model_facts
@@ -16,7 +18,7 @@ from hftune.methods import ROWS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, Peft, peft_configs
 from hftune.training.build import build_model, build_trainer
 from hftune.training.prepare import prepare
-from tests.conformance.cases import options_of
+from tests.conformance.cases import KINDS, options_of
 
 TASKS = ("text-classification", "token-classification", "text-generation", "text2text-generation")
 WITH_NEW_HEAD = TASKS[:2]
@@ -130,6 +132,24 @@ def test_a_layer_that_a_type_does_not_know_shows_before_the_weights(
     method = {"name": name, "target_modules": ["word_embeddings"]}
     with pytest.raises(HftuneError, match=f"method {name} does not fit .* type .*Embedding"):
         prepare(make_recipe(method=method))
+
+
+def test_a_bias_that_would_count_twice_is_refused(make_recipe: Callable[..., Recipe]) -> None:
+    """Adapted at zero, a Llama with biases does not answer as it did: PEFT's fault, shown here."""
+    fields = KINDS["decoder"][2] | {"attention_bias": True}
+    model = LlamaForCausalLM(LlamaConfig(**fields)).eval()
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.bias.data = torch.linspace(-0.04, 0.04, 16)
+    ids = torch.arange(3, 9)[None]
+    with torch.no_grad():
+        plain = model(ids).logits
+        config = AdaptionPromptConfig(adapter_len=4, adapter_layers=2, task_type="CAUSAL_LM")
+        assert (get_peft_model(model, config)(input_ids=ids).logits - plain).abs().max() > 1e-3
+    path = make_recipe("text-generation").model.path
+    section = {"path": path, "config": {"attention_bias": True}}
+    method = {"name": "adaption_prompt", "adapter_len": 4, "adapter_layers": 1}
+    with pytest.raises(HftuneError, match="attention_bias: PEFT adds the bias"):
+        prepare(make_recipe("text-generation", model=section, method=method))
 
 
 def test_a_start_that_reads_weights_is_no_misfit(make_recipe: Callable[..., Recipe]) -> None:

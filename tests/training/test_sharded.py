@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import hftune
 from hftune import Recipe
 from hftune.core.errors import HftuneError
+from hftune.methods import ROWS
 
 PROCESS = Path(__file__).parent / "sharded_process.py"
 LAUNCHER = {  # what `accelerate launch --config_file accelerate_configs/fsdp2.yaml` sets
@@ -201,6 +202,13 @@ def check_all(
         alone["training"]["gradient_accumulation_steps"] = 2
         hftune.train(Recipe(**alone))
         check_equal(folder / "two" / name, folder / "one" / name)
+
+
+def test_what_a_row_claims_is_compared() -> None:
+    jobs = {**JOBS, **SLOW_JOBS}.values()
+    methods = {job["method"] if isinstance(job["method"], str) else job["method"]["name"]
+               for job in jobs}  # fmt: skip
+    assert methods == {name for name, row in ROWS.items() if row.sharded}
 
 
 @pytest.mark.slow

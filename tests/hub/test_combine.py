@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
-from hftune.hub.merge import combine
+from hftune.hub.combine import combine
 
 
 def state(weights: list[float], head: list[float]) -> dict[str, Tensor]:
