@@ -33,6 +33,7 @@ STOREYS = {
     "methods": 1,
     "losses": 1,
     "initialization": 1,
+    "regularization": 1,
     "optimizers": 1,
     "schedules": 1,
     "data": 1,

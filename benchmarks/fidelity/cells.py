@@ -17,7 +17,8 @@ from typing import Any
 
 from hftune.core.files import atomic_write_json
 
-RESULTS = Path(__file__).parents[1] / "results"
+BENCHMARKS = Path(__file__).resolve().parents[1]
+RESULTS = BENCHMARKS / "results"
 PACKAGES = ("hftune", "torch", "transformers", "peft", "accelerate", "datasets")
 
 Cell = dict[str, Any]
@@ -48,9 +49,9 @@ class Cells:
         """Return the cell that is told so; measure and keep it if it is not there."""
         there = self.all(**told)
         if not there:
-            cell = told | work()
+            cell, script = told | work(), Path(sys.argv[0]).resolve()
             content = {
-                "command": f"python benchmarks/fidelity/{Path(sys.argv[0]).name}",
+                "command": f"python benchmarks/{script.relative_to(BENCHMARKS)}",
                 "machine": f"{platform.machine()}, {platform.system()}",
                 "versions": {name: version(name) for name in self.packages},
                 "settings": self.settings,

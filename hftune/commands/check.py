@@ -202,7 +202,7 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         length=min(longest, plan.max_length or longest),
         bytes_per_weight=per_weight,
         bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
-        state_bytes=plan.optimization.state_bytes,
+        state_bytes=plan.optimization.state_bytes + plan.regularization.state_bytes,
         recompute=plan.context().gradient_checkpointing,
     )
     working = plan.method.working_bytes(plan.adapted)

@@ -62,6 +62,11 @@ def keep_unpacked(model: nn.Module) -> None:
         layer.support_avx512bf16_for_cpu = False
 
 
+def pretrained_in(model: nn.Module) -> PreTrainedModel:
+    """Return the Transformers model inside of what PEFT or a launcher wrapped."""
+    return next(part for part in model.modules() if isinstance(part, PreTrainedModel))
+
+
 def unused_pooler(model: PreTrainedModel) -> str | None:
     """Return the name of the encoder's own pooler, if it has one."""
     for name, _ in model.base_model.named_children():

@@ -50,6 +50,13 @@ LOSSES = {
         smooths=True,
         compares_rows=True,
     ),
+    "mixup": LossRow(
+        target="hftune.losses.mixup:Mixup",
+        summary="Cross-entropy of two rows of a micro-batch mixed into one.",
+        tasks=CLASSIFIERS,
+        smooths=True,
+        compares_rows=True,
+    ),
     "ordinal": LossRow(
         target="hftune.losses.ordinal:Ordinal",
         summary="Classes with an order: far off costs more than near.",

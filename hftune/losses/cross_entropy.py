@@ -65,7 +65,12 @@ class CrossEntropy(ClassWeighted):
         return self.cross_entropy(logits, labels), outputs
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the summed loss, shape ``()``, of logits ``(N, C)`` and their labels ``(N,)``."""
+        """Return the summed loss, shape ``()``.
+
+        Args:
+            logits: Shape ``(N, C)``.
+            labels: Class ids, shape ``(N,)``, or how much each class counts, shape ``(N, C)``.
+        """
         if self.adjustment is not None:
             logits = logits + self.adjustment.to(logits)
         return F.cross_entropy(

@@ -28,8 +28,8 @@ from hftune.recipe.schema import (
     EvaluationSection,
     ModelSection,
     OwnTraining,
-    RegularizationSection,
 )
+from hftune.regularization.section import RegularizationSection
 from hftune.schedules import SCHEDULES
 from hftune.tasks import TASKS
 

@@ -23,8 +23,8 @@ from hftune.recipe.schema import (
     DataSection,
     EvaluationSection,
     ModelSection,
-    RegularizationSection,
 )
+from hftune.regularization.section import RegularizationSection
 
 #: Fields of TrainingArguments that belong to one run on one machine and not to its recipe.
 NOT_REPEATED = ("output_dir", "run_name", "log_level", "log_level_replica")

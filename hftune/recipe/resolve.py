@@ -16,11 +16,10 @@ from hftune.recipe.schema import (
     DataSection,
     EvaluationSection,
     ModelSection,
-    RegularizationSection,
     SamplingChoice,
     SourceItem,
-    WeightAveraging,
 )
+from hftune.regularization.section import regularization_section
 from hftune.schedules import SCHEDULES
 
 #: Learning rate by method, for methods that do not train well at LoRA's.
@@ -104,7 +103,7 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
         "method": method,
         "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
         "initialization": _initialization(_spelled_out(tree, "initialization")),
-        "regularization": _regularization(dict(tree.get("regularization") or {})),
+        "regularization": regularization_section(tree.get("regularization") or {}),
         "evaluation": EvaluationSection(**(tree.get("evaluation") or {})),
         "training": {
             key: value.value if isinstance(value, Enum) else value
@@ -206,15 +205,6 @@ def _initialization(section: dict[str, Any]) -> InitializationSection:
     """The initialization section; rules that are mappings become records."""
     rules = [InitializationRule(**rule) for rule in section.pop("rules", ())]
     return InitializationSection(**section, rules=rules)
-
-
-def _regularization(section: dict[str, Any]) -> RegularizationSection:
-    """The regularization section; the average's name alone stands for the mapping."""
-    averaging = section.get("weight_averaging")
-    if averaging is not None:
-        given = {"name": averaging} if isinstance(averaging, str) else averaging
-        section["weight_averaging"] = WeightAveraging(**given)
-    return RegularizationSection(**section)
 
 
 def _choice(options: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> Choice:

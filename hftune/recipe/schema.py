@@ -8,7 +8,7 @@ and Transformers; :mod:`hftune.recipe.fields` reads them from the installed clas
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
@@ -259,50 +259,6 @@ class EvaluationSection:
             "judges the texts. true is greedy, false is none; text2text-generation has it on."
         },
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightAveraging:
-    """The average of the weights that is evaluated and saved."""
-
-    name: Literal["ema", "swa"]
-    decay: Annotated[float, Gt(0), Lt(1)] | None = None
-    start: Annotated[float, Ge(0)] | None = None
-    every: Annotated[float, Gt(0)] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegularizationSection:
-    """What keeps a model from following its rows too closely."""
-
-    weight_averaging: WeightAveraging | Literal["ema", "swa"] | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate and save an average of the weights over the steps: ema, swa, or "
-            "{name, decay, start, every}; start and every are optimizer steps, below 1 shares of "
-            "the run."
-        },
-    )
-    l1: Annotated[float, Gt(0)] | None = field(
-        default=None,
-        metadata={"help": "Add so many times the sum of |w| over weights that train to the loss."},
-    )
-    l2: Annotated[float, Gt(0)] | None = field(
-        default=None,
-        metadata={"help": "Add so many times the sum of w² to the loss; with l1 an elastic net."},
-    )
-    l2_sp: Annotated[float, Gt(0)] | None = field(
-        default=None,
-        metadata={
-            "help": "Add half of so many times the squared distance to the pretrained weights."
-        },
-    )
-
-    @property
-    def penalties(self) -> dict[str, float]:
-        """The penalties on weights and their factors."""
-        given = {"l1": self.l1, "l2": self.l2, "l2_sp": self.l2_sp}
-        return {name: factor for name, factor in given.items() if factor is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

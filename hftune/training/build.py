@@ -100,6 +100,7 @@ def build_trainer(
     if plan.method.changes_what_trains and plan.arguments.ddp_find_unused_parameters is None:
         plan.arguments.ddp_find_unused_parameters = True  # also where activations are recomputed
     averaging = plan.optimization.averaging_of(model, plan.span.total)
+    sharpness = plan.regularization.sharpness_of(model)
     trainer = HftuneTrainer(
         model=model,
         args=plan.arguments,
@@ -110,6 +111,7 @@ def build_trainer(
         averaging=averaging,
         drawing=plan.drawing,
         penalty=plan.optimization.penalty_of(model, plan.new_modules),
+        weight_noise=plan.regularization.weight_noise_of(model),
         train_dataset=plan.train.rows if plan.stream is None else plan.stream,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
         data_collator=plan.task.collator(plan.tokenizer, model),
@@ -117,7 +119,9 @@ def build_trainer(
         callbacks=[
             *plan.method.callbacks(model),
             *([] if averaging is None else [averaging]),
+            *([] if sharpness is None else [sharpness]),  # its gradient is clipped like any other
             *plan.optimization.callbacks(),
+            *plan.regularization.callbacks(model),
             *callbacks,
         ],
     )

@@ -23,6 +23,9 @@ SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 #: Keys that look at single weights, untested where each process holds a piece of them.
 NOT_SHARDED = ("layer_decay", "param_groups", "loraplus_lr_ratio", "max_grad_value",
                "log_grad_norms")  # fmt: skip
+#: Keys of ``regularization`` of which the same is true.
+REGULARIZATION_NOT_SHARDED = ("drop_path", "drop_connect", "weight_noise", "gradient_noise", "sam",
+                              "freeze_batch_norm")  # fmt: skip
 FP8_CAPABILITY = (8, 9)  # Ada and Hopper were the first with fp8 matrix units
 
 
@@ -187,6 +190,28 @@ RULES = (
         "penalties on sharded weights are not supported; take --accelerate multi_gpu",
         lambda recipe, launch: (
             launch.sharding is not None and bool(recipe.regularization.penalties)
+        ),
+    ),
+    LaunchRule(
+        "regularization",
+        f"not tested on a sharded model: {', '.join(REGULARIZATION_NOT_SHARDED)}",
+        lambda recipe, launch: (
+            launch.sharding is not None
+            and any(getattr(recipe.regularization, key) for key in REGULARIZATION_NOT_SHARDED)
+        ),
+    ),
+    LaunchRule(
+        "regularization.sam",
+        "the scaling of fp16 allows one gradient a step, and sam needs two; take bf16",
+        lambda recipe, launch: (
+            recipe.regularization.sam is not None and precision(recipe, launch) == "fp16"
+        ),
+    ),
+    LaunchRule(
+        "loss",
+        "mixup is not tested on a sharded model; take --accelerate multi_gpu",
+        lambda recipe, launch: (
+            launch.sharding is not None and recipe.loss is not None and recipe.loss.name == "mixup"
         ),
     ),
     LaunchRule(

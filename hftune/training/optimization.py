@@ -26,7 +26,7 @@ from hftune.optimizers.make import (
     state_bytes,
 )
 from hftune.recipe.recipe import Recipe
-from hftune.recipe.schema import WeightAveraging
+from hftune.regularization.section import WeightAveraging
 from hftune.schedules import SCHEDULES
 from hftune.schedules.factors import Span
 from hftune.schedules.make import MEASURING, idle_optimizer, make_factor, make_schedule

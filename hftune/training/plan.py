@@ -31,6 +31,7 @@ from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.arguments import mixed_precision
 from hftune.training.launch import Launch
 from hftune.training.optimization import Optimization
+from hftune.training.regularization import Regularization
 from hftune.training.rows import Parts
 from hftune.training.span import span_of
 from hftune.training.streaming import TokenStream
@@ -58,6 +59,7 @@ class Plan:
         loss: Fitted to the training rows.
         launch: What the launcher asked for.
         optimization: Optimizer, schedule, clipping and average.
+        regularization: Dropout of every kind, noise, and sharpness-aware steps.
         loss_choice: Its name and options; None for a loss of one's own.
         adapted: The model without weights as the method changes it, where that can be known.
         drawing: Chooses the rows of an epoch, where that is not each of them once.
@@ -81,6 +83,7 @@ class Plan:
     loss: Loss
     launch: Launch
     optimization: Optimization
+    regularization: Regularization
     loss_choice: Choice | None = None
     adapted: nn.Module | None = None
     drawing: Draw | None = None

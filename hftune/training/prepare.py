@@ -34,6 +34,7 @@ from hftune.training.encode import encode_part
 from hftune.training.launch import check_launch
 from hftune.training.optimization import Optimization, scaled_rate
 from hftune.training.plan import Plan
+from hftune.training.regularization import Regularization
 from hftune.training.rows import read_parts
 from hftune.training.streaming import open_stream, token_stream
 
@@ -111,6 +112,7 @@ def prepare(
         loss_choice=loss_choice,
         launch=launch,
         optimization=Optimization.of(recipe, arguments),
+        regularization=Regularization.of(recipe, arguments, config),
     )
     if streamed is not None:
         plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
@@ -129,7 +131,9 @@ def _check_model(plan: Plan) -> None:
     skeleton = plan.skeleton()
     check_initialization(plan.recipe.initialization, skeleton)
     plan.adapted = plan.method.check(skeleton, plan.context())
-    plan.loss.check(skeleton if plan.adapted is None else plan.adapted)
+    changed = skeleton if plan.adapted is None else plan.adapted
+    plan.loss.check(changed)
+    plan.regularization.check_model(changed)
     if plan.adapted is not None:
         plan.optimization.check_model(plan.adapted)
 
@@ -137,6 +141,7 @@ def _check_model(plan: Plan) -> None:
 def _check_own_model(plan: Plan, model: nn.Module) -> None:
     if plan.recipe.initialization.is_said:
         raise RecipeError(["initialization: a model of one's own is taken as it is"])
+    plan.regularization.check_own_model(model)
     plan.loss.check(model)
 
 

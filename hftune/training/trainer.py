@@ -5,6 +5,7 @@ Overrides, each held by a test of its signature:
 
 - ``get_batch_samples`` adds the loss's denominators over the accumulation group and all ranks.
 - ``compute_loss`` divides the loss's sum by it, once.
+- ``training_step`` computes the gradient at weights with noise, where a run has that.
 - ``prediction_step`` keeps the few numbers a row that the task's metrics need.
 - ``get_train_dataloader`` leaves a stream alone, which is dealt out to the processes already.
 - ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
@@ -36,6 +37,8 @@ from hftune.losses.contract import Loss
 from hftune.losses.penalties import WeightPenalty
 from hftune.methods.contract import Method
 from hftune.optimizers.averaging import Averaging
+from hftune.regularization.noise import WeightNoise
+from hftune.regularization.sharpness import SharpnessAware
 from hftune.schedules.factors import Span
 from hftune.tasks.contract import Task
 from hftune.training.checkpoints import STAGING, FindBest, publish
@@ -64,6 +67,7 @@ class HftuneTrainer(Trainer):
         averaging: Keeps the average that is evaluated and saved, if there is one.
         drawing: Chooses the rows of an epoch, where that is not each of them once.
         penalty: What the weights add to the loss of a step, if anything.
+        weight_noise: What the weights are moved by while a gradient is computed, if anything.
         options: For :class:`transformers.Trainer`.
 
     Attributes:
@@ -80,6 +84,7 @@ class HftuneTrainer(Trainer):
         averaging: Averaging | None = None,
         drawing: Draw | None = None,
         penalty: WeightPenalty | None = None,
+        weight_noise: WeightNoise | None = None,
         **options: Any,
     ) -> None:
         self.task = task
@@ -89,6 +94,11 @@ class HftuneTrainer(Trainer):
         self.averaging = averaging
         self.drawing = drawing
         self.penalty = penalty
+        self.weight_noise = weight_noise
+        twice = [c for c in options.get("callbacks") or () if isinstance(c, SharpnessAware)]
+        for sharpness in twice:
+            sharpness.again = self._gradient_again
+        self.computes_again = optimization.computes_again or bool(twice)
         self.gradient_log = optimization.gradient_log(options["model"])
         self._group: tuple[list[Any], Tensor] | None = None
         self.throughput = Throughput()
@@ -127,7 +137,7 @@ class HftuneTrainer(Trainer):
         if self.args.world_size > 1:
             denominator = self.accelerator.reduce(denominator, reduction="sum")
         denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
-        if self.optimization.computes_again:
+        if self.computes_again:
             self._group = batches, denominator
         return batches, denominator
 
@@ -151,6 +161,17 @@ class HftuneTrainer(Trainer):
             if penalty is not None:  # once a step, whatever the number of micro-batches
                 share = share + penalty / self.current_gradient_accumulation_steps
         return (share, outputs) if return_outputs else share
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Compute the gradient of one micro-batch and return its loss."""
+        noise = self.weight_noise
+        with nullcontext() if noise is None else noise.in_place(self.state.global_step):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def prediction_step(
         self,
@@ -203,9 +224,18 @@ class HftuneTrainer(Trainer):
         """Compute loss and gradients of the batch that is being stepped on once more."""
         assert self._group is not None
         cast(torch.optim.Optimizer, self.optimizer).zero_grad()
-        batches, denominator = self._group
-        losses = [self.training_step(self.model_wrapped, batch, denominator) for batch in batches]
+        (*others, last), denominator = self._group
+        model = self.model_wrapped
+        with self.accelerator.no_sync(model):  # gradients are averaged once, with the last ones
+            losses = [self.training_step(model, batch, denominator) for batch in others]
+        losses.append(self.training_step(model, last, denominator))
         return torch.stack(losses).sum()
+
+    def _gradient_again(self) -> None:
+        """Compute the gradient of the batch that is being stepped on once more, and clip it."""
+        self._loss_again()
+        if self.args.max_grad_norm > 0:
+            self._clip_grad_norm(self.model_wrapped)  # type: ignore[no-untyped-call]
 
     def _span(self, total: int | None = None) -> Span:
         """How long the run is; a stream has no epochs."""

@@ -4,11 +4,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from hftune.losses import LOSSES
 from hftune.losses.contract import Loss
+from hftune.losses.mixup import Mixup, Pairs
 from tests.training.loss_cases import GROUP, Bench, Case, all_cases, kind_recipes
 
 #: Micro-batches of a whole group, and of the short one that an epoch ends with.
@@ -57,7 +60,7 @@ def test_the_cases_are_many_and_of_every_loss_but_the_exempt() -> None:
     assert len({str(case) for case in CASES}) == len(CASES)
     exempt = {name for name, row in LOSSES.items() if row.compares_rows}
     assert {case.name for case in CASES} == LOSSES.keys() - exempt
-    assert exempt == {"supervised_contrastive"}
+    assert exempt == {"supervised_contrastive", "mixup"}
 
 
 @pytest.mark.parametrize(
@@ -76,12 +79,40 @@ def test_gradients_are_equal_in_every_split(
                 torch.testing.assert_close(other, whole, atol=1e-10, rtol=0, msg=str(case))
 
 
-def test_rows_that_are_compared_depend_on_the_split(bench: Callable[[str], Bench]) -> None:
-    """The exempt loss does need its exemption."""
-    case = Case("single_label_classification", "supervised_contrastive", (), 0.0)
+@pytest.mark.parametrize("name", ["supervised_contrastive", "mixup"])
+def test_rows_that_are_compared_depend_on_the_split(
+    name: str, bench: Callable[[str], Bench]
+) -> None:
+    """The exempt losses do need their exemption."""
+    case = Case("single_label_classification", name, (), 0.0)
     here = bench(case.kind)
     whole, halves = (here.gradient(here.loss(case), sizes) for sizes in SPLITS[:2])
     assert (whole - halves).abs().max() > 1e-4
+
+
+def test_mixup_is_exact_where_no_pair_is_torn(
+    bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neighbours in pairs with one share: sum and denominator hold in every split but the last."""
+
+    def neighbours(self: Mixup, labels: Tensor) -> Pairs:
+        partner = torch.arange(len(labels))
+        if len(labels) > 1:
+            partner = partner ^ 1
+        blank = labels.eq(-100)
+        partner = torch.where(blank | blank[partner], torch.arange(len(labels)), partner)
+        share = torch.full((len(labels),), 0.3, dtype=torch.float64)
+        return Pairs(partner, share, np.random.default_rng(0))
+
+    monkeypatch.setattr(Mixup, "draw", neighbours)
+    here = bench("single_label_classification")
+    for weights, smoothing in ((None, 0.0), ("balanced", 0.1)):
+        case = Case("single_label_classification", "mixup", (("class_weights", weights),),
+                    smoothing)  # fmt: skip
+        *whole, torn = (here.gradient(here.loss(case), sizes) for sizes in SPLITS)
+        for other in whole[1:]:
+            torch.testing.assert_close(other, whole[0], atol=1e-10, rtol=0)
+        assert (torn - whole[0]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["single_label_classification", "text-generation"])

@@ -24,6 +24,7 @@ OVERRIDDEN = [
     "get_train_dataloader",
     "get_batch_samples",
     "compute_loss",
+    "training_step",
     "prediction_step",
     "_get_train_sampler",
     "create_optimizer",

@@ -51,6 +51,16 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
     # Every weight trains for two steps; LoRA is merged and drawn anew after the fifth.
     "relora": ("text-classification", BALANCED, {"method": RELORA}),
+    # Every gradient twice, over two micro-batches of each process; noise that all draw alike.
+    "sam": (
+        "text-classification",
+        BALANCED,
+        {
+            "regularization": {"sam": 0.1, "gradient_noise": 1e-3},
+            "training": {"gradient_accumulation_steps": 2},
+        },
+    ),
+    "weight-noise": ("text-classification", BALANCED, {"regularization": {"weight_noise": 0.01}}),
     # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     "stream": ("text-generation", "cross_entropy", {"data": STREAM, "training": {"max_steps": 9}}),
 }
@@ -100,7 +110,8 @@ def rows(
         (folder / f"{name}.jsonl").write_text("\n".join(written[2:]))
     found = {name: folder / f"{name}.jsonl" for name in lines}
     labelled = found["text-classification"]
-    return {**found, "prune": labelled, "relora": labelled, "stream": chat_file}
+    same = dict.fromkeys(("prune", "relora", "sam", "weight-noise"), labelled)
+    return {**found, **same, "stream": chat_file}
 
 
 def recipe(
@@ -122,6 +133,7 @@ def recipe(
         "model": {"path": str(model)},
         "data": {"path": str(data), "validation": str(data), **more.get("data", {})},
         "method": more.get("method", "full"),
+        "regularization": more.get("regularization", {}),
         "loss": loss,
         "training": training,
     }
@@ -129,7 +141,8 @@ def recipe(
 
 def train_alone(sections: dict[str, Any]) -> None:
     """Train in this process with twice the accumulation."""
-    training = {**sections["training"], "gradient_accumulation_steps": 2, "use_cpu": True}
+    groups = 2 * sections["training"].get("gradient_accumulation_steps", 1)
+    training = {**sections["training"], "gradient_accumulation_steps": groups, "use_cpu": True}
     hftune.train(hftune.Recipe(**{**sections, "training": training}))
 
 

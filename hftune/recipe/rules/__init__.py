@@ -9,6 +9,7 @@ from hftune.recipe.rules.method import METHOD_RULES
 from hftune.recipe.rules.model import MODEL_RULES
 from hftune.recipe.rules.optimization import OPTIMIZATION_RULES
 from hftune.recipe.rules.probe import PROBE_RULES
+from hftune.recipe.rules.regularization import REGULARIZATION_RULES
 from hftune.recipe.rules.sampling import SAMPLING_RULES
 from hftune.recipe.rules.training import TRAINING_RULES
 
@@ -21,6 +22,7 @@ RULES = (
     *LOSS_RULES,
     *INITIALIZATION_RULES,
     *OPTIMIZATION_RULES,
+    *REGULARIZATION_RULES,
     *EVALUATION_RULES,
     *TRAINING_RULES,
 )

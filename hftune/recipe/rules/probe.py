@@ -7,7 +7,7 @@ from hftune.hub.clean import PUSH_FIELDS
 from hftune.methods import FITTED
 from hftune.recipe.resolve import FITTED_TRAINING
 from hftune.recipe.rules.rule import Rule, Sections, installed, option
-from hftune.recipe.schema import RegularizationSection
+from hftune.regularization.section import RegularizationSection
 
 NO_TRAINER = f"no Trainer runs for a probe, which reads {', '.join(FITTED_TRAINING)} alone"
 

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of noise, dropout of every kind, and sharpness-aware steps."""
+
+from functools import partial
+
+from hftune.optimizers import DEFAULT as ADAMW
+from hftune.recipe.rules.optimization import IN_BACKWARD, REWRITES_WEIGHTS
+from hftune.recipe.rules.rule import Rule, Sections, training
+from hftune.regularization.fields import FIELDS
+
+#: Methods that train the weights of linear layers themselves.
+TRAINS_LINEAR = ("full", "freeze", "head_only")
+
+#: Methods whose model is wrapped around virtual tokens.
+VIRTUAL_TOKENS = ("prompt_tuning", "p_tuning", "prefix_tuning")
+
+
+def _said(key: str, sections: Sections) -> bool:
+    return getattr(sections["regularization"], key) is not None
+
+
+def _optim(sections: Sections) -> str:
+    return str(training(sections, "optim", ADAMW))
+
+
+def _in_backward(key: str, sections: Sections) -> bool:
+    return _said(key, sections) and _optim(sections) in IN_BACKWARD
+
+
+def _rewrites(key: str, sections: Sections) -> bool:
+    return _said(key, sections) and sections["method"].name in REWRITES_WEIGHTS
+
+
+def _said_twice(key: str, sections: Sections) -> bool:
+    return _said(key, sections) and any(name in sections["model"].config for name in FIELDS[key])
+
+
+REGULARIZATION_RULES = (
+    *(
+        Rule(
+            f"regularization.{key}",
+            f"model.config sets it too ({', '.join(names[:3])}): say it once",
+            partial(_said_twice, key),
+        )
+        for key, names in FIELDS.items()
+    ),
+    Rule(
+        "regularization.drop_connect",
+        f"it drops weights of linear layers, which {', '.join(TRAINS_LINEAR)} train; an adapter "
+        "has a dropout of its own, such as method.lora_dropout",
+        lambda s: _said("drop_connect", s) and s["method"].name not in TRAINS_LINEAR,
+    ),
+    *(
+        Rule(
+            f"regularization.{key}",
+            "this optimizer steps inside the backward pass, where no gradient is left to look at",
+            partial(_in_backward, key),
+        )
+        for key in ("gradient_noise", "weight_noise", "sam")
+    ),
+    *(
+        Rule(
+            f"regularization.{key}",
+            f"{', '.join(REWRITES_WEIGHTS)} set weights between steps, which moving them would "
+            "disturb",
+            partial(_rewrites, key),
+        )
+        for key in ("weight_noise", "sam")
+    ),
+    *(
+        Rule(
+            f"regularization.{key}",
+            "lbfgs computes gradients of its own inside a step, which nothing changes",
+            partial(lambda key, s: _said(key, s) and _optim(s) == "lbfgs", key),
+        )
+        for key in ("gradient_noise", "sam")
+    ),
+    Rule(
+        "training.neftune_noise_alpha",
+        "beside virtual tokens Transformers does not find the word vectors of most models",
+        lambda s: bool(training(s, "neftune_noise_alpha")) and s["method"].name in VIRTUAL_TOKENS,
+    ),
+    Rule(
+        "regularization.sam",
+        "weight_noise moves the weights at random, sam to where the loss is higher: take one",
+        lambda s: _said("sam", s) and _said("weight_noise", s),
+    ),
+    Rule(
+        "regularization.sam",
+        "the scaling of fp16 allows one gradient a step, and sam needs two; take bf16",
+        lambda s: _said("sam", s) and bool(training(s, "fp16")),
+    ),
+)

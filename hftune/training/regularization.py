@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of ``regularization`` happens to a model while it trains, as the recipe says."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, TrainerCallback, TrainingArguments
+
+from hftune.core.errors import RecipeError
+from hftune.recipe.recipe import Recipe
+from hftune.regularization import section
+from hftune.regularization.batch_norm import FrozenBatchNorm
+from hftune.regularization.drop_connect import DropConnect
+from hftune.regularization.dropout import has_drop_path, set_dropout
+from hftune.regularization.fields import FIELDS
+from hftune.regularization.noise import GradientNoise, WeightNoise
+from hftune.regularization.sharpness import SharpnessAware
+from hftune.regularization.stochastic_depth import StochasticDepth
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """Dropout of every kind, noise, and sharpness-aware steps of one run.
+
+    Attributes:
+        said: What the recipe says; penalties and the average of the weights are read elsewhere.
+        seed: Of the run, which the noise follows.
+        drops_itself: Whether the model has a stochastic depth of its own.
+    """
+
+    said: section.RegularizationSection
+    seed: int
+    drops_itself: bool = False
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, arguments: TrainingArguments, config: PreTrainedConfig
+    ) -> "Regularization":
+        """Read a recipe, and set the dropout in the config that the model is made of.
+
+        Raises:
+            HftuneError: The model has no such dropout.
+        """
+        said, itself = recipe.regularization, has_drop_path(config)
+        wanted = {key: getattr(said, key) for key in FIELDS if getattr(said, key) is not None}
+        if not itself:
+            wanted.pop("drop_path", None)
+        set_dropout(config, wanted)
+        return cls(said, arguments.seed, itself)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes for each parameter that trains: its value is kept while it is moved away."""
+        moved = (self.said.weight_noise, self.said.sam)
+        return sum(item is not None for item in moved) * torch.float32.itemsize
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse what means nothing in a model.
+
+        Args:
+            model: As the method changes it; it may be without weights.
+
+        Raises:
+            HftuneError: It has no such modules or parameters.
+        """
+        self.callbacks(model)
+        self.weight_noise_of(model)
+
+    def check_own_model(self, model: nn.Module) -> None:
+        """Refuse what means nothing in a model of one's own, or would come too late.
+
+        Raises:
+            RecipeError: Its dropout was decided when it was made.
+        """
+        given = [key for key in FIELDS if getattr(self.said, key) is not None]
+        if given:
+            raise RecipeError(
+                [f"regularization.{key}: a model of one's own is taken as it is" for key in given],
+                hint="set the dropout in its config before it is made",
+            )
+        self.check_model(model)
+
+    def weight_noise_of(self, model: nn.Module) -> WeightNoise | None:
+        """Return what moves a model's weights while a gradient is computed, if anything does."""
+        given = self.said.weight_noise
+        if not isinstance(given, section.WeightNoise):
+            return None
+        return WeightNoise(model, given.std, seed=self.seed, params=given.params)
+
+    def sharpness_of(self, model: nn.Module) -> SharpnessAware | None:
+        """Return what computes each gradient twice, if the recipe says so."""
+        given = self.said.sam
+        if not isinstance(given, section.Sam):
+            return None
+        return SharpnessAware(model, given.rho, adaptive=given.adaptive)
+
+    def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
+        """Return what drops, freezes and adds noise while a model trains."""
+        said, callbacks = self.said, list[TrainerCallback]()
+        if said.drop_path and not self.drops_itself:
+            callbacks.append(StochasticDepth(model, said.drop_path))
+        if isinstance(drop := said.drop_connect, section.DropConnect):
+            callbacks.append(DropConnect(model, drop.p, drop.modules))
+        if said.freeze_batch_norm:
+            callbacks.append(FrozenBatchNorm(model))
+        if isinstance(noise := said.gradient_noise, section.GradientNoise):
+            callbacks.append(GradientNoise(model, noise.eta, gamma=noise.gamma, seed=self.seed))
+        return callbacks

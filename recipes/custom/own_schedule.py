@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A schedule of one's own, and the Trainer taken out of hftune: a rate that swings up and down.
+
+    python recipes/custom/own_schedule.py [MODEL]
+
+Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, arXiv:1506.01186: the rate goes
+up and down in triangles. Here each triangle is half as high as the one before.
+
+``prepare`` checks the recipe and reads the rows, ``build_model`` loads the weights and applies the
+method, ``build_trainer`` makes a ``transformers.Trainer``. What a Trainer takes in place of its own
+optimizer or schedule, this one takes too. No run folder is written.
+"""
+
+import sys
+
+from torch.optim.lr_scheduler import LambdaLR
+
+import hftune
+from hftune.training.build import build_model, build_trainer
+from hftune.training.prepare import prepare
+
+FOLDER = "runs/own_schedule"
+
+
+def triangles(step: int, half: int = 10, lowest: float = 0.1) -> float:
+    """Return the factor of the rate after so many optimizer steps.
+
+    Args:
+        step: Steps that are done.
+        half: Steps from the foot of a triangle to its top.
+        lowest: Factor at the foot.
+
+    Example:
+        >>> [round(triangles(step), 3) for step in (0, 5, 10, 20, 30, 40)]
+        [0.1, 0.55, 1.0, 0.1, 0.55, 0.1]
+    """
+    number, place = divmod(step, 2 * half)
+    height = (1 - lowest) / 2**number
+    return lowest + height * (1 - abs(place / half - 1))
+
+
+def main(model: str = "demo:minilm") -> None:
+    """Train and report."""
+    recipe = hftune.Recipe(
+        task="text-classification",
+        model=model,
+        data={"path": "demo:docstrings", "max_train_samples": 400, "max_length": 32},
+        method={"name": "lora", "r": 8},
+        training={
+            "output_dir": FOLDER,
+            "learning_rate": 2e-3,
+            "num_train_epochs": 2,
+            "save_strategy": "no",
+        },
+    )
+    plan = prepare(recipe)
+    trainer = build_trainer(plan, build_model(plan))
+    trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), triangles)
+    trainer.train()
+    trainer.model.save_pretrained(f"{FOLDER}/model")
+    metrics = trainer.evaluate()
+    print(f"macro F1 {metrics['eval_f1_macro']:.3f}, model in {FOLDER}/model")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
