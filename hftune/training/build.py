@@ -143,6 +143,8 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
         why = "it is not tested with a sharded model"
     elif plan.arguments.torch_compile:
         why = "a compiled model has to have batches of few shapes"
+    elif plan.recipe.regularization.drop_path:
+        why = "drop_path leaves out layers row by row"
     if why is not None and wanted:
         raise HftuneError(f"data.padding_free: {why}", hint="leave it out")
     with padding_free(cast(nn.Module, trainer.model), False if why else wanted) as reason:

@@ -248,16 +248,17 @@ def test_a_run_without_padding_is_the_run_with_it(
 
 
 @pytest.mark.parametrize(
-    ("task", "training", "says"),
+    ("task", "sections", "says"),
     [
-        ("text2text-generation", {}, "data.padding_free: .* looks at an encoder"),
-        ("text-classification", {"torch_compile": True}, "data.padding_free: a compiled model"),
+        ("text2text-generation", {}, ".* looks at an encoder"),
+        ("text-classification", {"training": {"torch_compile": True}}, "a compiled model"),
+        ("text-classification", {"regularization": {"drop_path": 0.1}}, "drop_path leaves out"),
     ],
 )
 def test_padding_that_cannot_be_spared_is_an_error_only_if_asked_for(
-    task: str, training: dict, says: str, make_recipe: Callable[..., Recipe], tmp_path: Path
+    task: str, sections: dict, says: str, make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     data = {"path": make_recipe(task).data.path, "padding_free": True}
-    with pytest.raises(HftuneError, match=says):
-        hftune.train(make_recipe(task, training, data=data))
+    with pytest.raises(HftuneError, match=f"data.padding_free: {says}"):
+        hftune.train(make_recipe(task, data=data, **sections))
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
