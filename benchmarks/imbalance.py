@@ -3,7 +3,7 @@
 
     python benchmarks/imbalance.py                                       # demo:docstrings, thinned
     python benchmarks/imbalance.py sections.csv --name sections          # rows as they are
-    python benchmarks/imbalance.py sms.csv --name sms --rows 1200
+    python benchmarks/imbalance.py sms.csv --name sms
 
 First the test rows are set aside; they keep the shares of the data. The rest is thinned, if asked,
 so that the largest class has RATIO times the rows of the smallest, and split into rows that train
@@ -54,9 +54,9 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default="demo:docstrings")
     parser.add_argument("--name", default="docstrings", help="of the file of results")
     parser.add_argument("--ratio", type=float, help="of the largest class to the smallest")
-    parser.add_argument("--rows", type=int, default=1000, help="at most, beside those of the test")
+    parser.add_argument("--rows", type=int, default=800, help="at most, beside those of the test")
     parser.add_argument("--model", default="demo:minilm")
-    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--ways", nargs="+", default=MAIN_WAYS, choices=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
