@@ -16,8 +16,8 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="tasks, methods, losses, optimizers, schedules, initializations, recipes, "
-            "accelerate, models, data."
+            help="tasks, methods, losses, optimizers, schedules, initializations, samplings, "
+            "difficulties, pacings, regularizations, recipes, accelerate, models, data."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -38,7 +38,7 @@ def list_(
     hftune list schedules --plot schedules.png
     ```
     """
-    from hftune.commands.list import list_, listing, plot_schedules
+    from hftune.commands.list import counted, list_, listing, plot_schedules
 
     entries = list_(kind)
     if plot is not None:
@@ -46,7 +46,8 @@ def list_(
             raise HftuneError("--plot: it draws schedules", hint="hftune list schedules --plot ...")
         quieten()
         plot_schedules(plot)
-    show(entries if as_json else listing(entries))
+    lines = listing(entries) if kind else f"{listing(entries)}\n\n{counted(entries)}"
+    show(entries if as_json else lines)
 
 
 @app.command()

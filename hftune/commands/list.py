@@ -3,13 +3,14 @@
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hftune.core.errors import HftuneError
 from hftune.core.shipped import shipped_folder
-from hftune.data import DEMO_DATA
+from hftune.data import DEMO_DATA, DIFFICULTIES, PACINGS, SAMPLINGS
 from hftune.hub.demo_models import DEMO_MODELS
 from hftune.initialization import SCHEMES
 from hftune.methods import method_row
@@ -22,6 +23,7 @@ from hftune.recipe.suggest import did_you_mean
 from hftune.schedules import SCHEDULES
 from hftune.tasks import TASKS
 
+OPENING = re.compile(r"(?<=\w)[.:;](?=\s)")
 COMMENT = re.compile(r"#\s?(.*)")
 TASK = re.compile(r"^task:\s*([\w-]+)", re.MULTILINE)
 PICTURES = (".png", ".svg", ".pdf")
@@ -51,8 +53,7 @@ def list_(kind: str | None = None) -> dict[str, list[Entry]]:
     """Return what can be named in a recipe or on the command line.
 
     Args:
-        kind: One of tasks, methods, losses, optimizers, schedules, initializations, recipes,
-            accelerate, models and data; all of them when None.
+        kind: One of ``KINDS``, such as methods; all of them when None.
 
     Returns:
         Kind to entries, as the installed versions have them.
@@ -93,6 +94,13 @@ def plot_schedules(path: Path) -> None:
     curves = {name: sample_rates(name) for name in SCHEDULES}
     words = {"xlabel": "optimizer step", "ylabel": "share of learning_rate"}
     draw_grid(curves, captions, path, **words)
+
+
+def counted(kinds: dict[str, list[Entry]]) -> str:
+    """Return how many names there are, of which kinds, as a line for people."""
+    sizes = {kind: len(entries) for kind, entries in kinds.items()}
+    parts = ", ".join(f"{size} {kind}" for kind, size in sizes.items())
+    return f"{sum(sizes.values())} names: {parts}"
 
 
 def listing(kinds: dict[str, list[Entry]]) -> str:
@@ -153,6 +161,17 @@ def _schedules() -> list[Entry]:
 
 def _initializations() -> list[Entry]:
     return [Entry(name=name, summary=row.summary) for name, row in SCHEMES.items()]
+
+
+def _summaries(table: Mapping[Any, str]) -> list[Entry]:
+    return [Entry(name=name, summary=summary) for name, summary in table.items()]
+
+
+def _regularizations() -> list[Entry]:
+    """The keys of the section, each with the opening of its description."""
+    keys = recipe_schema()["properties"]["regularization"]["properties"]
+    openings = {name: OPENING.split(key["description"])[0] for name, key in keys.items()}
+    return _summaries({name: f"{text.removesuffix('.')}." for name, text in openings.items()})
 
 
 def _recipes() -> list[Entry]:
@@ -224,6 +243,10 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "optimizers": _optimizers,
     "schedules": _schedules,
     "initializations": _initializations,
+    "samplings": lambda: _summaries(SAMPLINGS),
+    "difficulties": lambda: _summaries(DIFFICULTIES),
+    "pacings": lambda: _summaries(PACINGS),
+    "regularizations": _regularizations,
     "recipes": _recipes,
     "accelerate": _accelerate,
     "models": _models,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 from hftune.core.errors import RecipeError
 from hftune.core.surgery import num_positions
-from hftune.losses.contract import aligned, counted, targets
+from hftune.losses.of_rows import token_losses
 from hftune.metrics.generation import GENERATION_METRICS, generation_metrics
 from hftune.metrics.language_modelling import language_modelling_metrics
 from hftune.tasks.contract import AllKept, Kept, Task
@@ -99,11 +98,8 @@ class GenerationTask(Task):
 
     def keep(self, logits: Tensor, labels: Tensor) -> Kept:
         """Keep the summed loss and the number of trained tokens of each row."""
-        here = counted(targets(labels, causal=self.causal))
-        losses = F.cross_entropy(*aligned(logits, labels, causal=self.causal), reduction="none")
-        sums = torch.zeros(len(labels), device=logits.device, dtype=losses.dtype)
-        sums.index_add_(0, here.nonzero()[:, 0], losses)
-        return {"loss": sums, "tokens": here.sum(1)}
+        sums, tokens = token_losses(logits, labels, causal=self.causal)
+        return {"loss": sums, "tokens": tokens}
 
     def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
         """Keep the loss and, where evaluation generates, what was asked, meant and written.

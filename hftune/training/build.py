@@ -2,7 +2,7 @@
 """From a plan to a Trainer: weights, method, loss, callbacks. The only place that makes one."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,12 +16,14 @@ from transformers import (
 from hftune.core.console import say
 from hftune.core.fingerprint import fingerprint
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
+from hftune.data.curriculum import Curriculum
 from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
 from hftune.initialization.model import Facts, initialize
 from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.distribution import name_layers
 from hftune.training.plan import Plan
+from hftune.training.stages import Stages
 from hftune.training.trainer import HftuneTrainer
 
 #: Rows on which lsuv looks at the outputs of new layers.
@@ -115,6 +117,7 @@ def build_trainer(
             *plan.method.callbacks(model),
             *([] if averaging is None else [averaging]),
             *plan.optimization.callbacks(),
+            *_stages(plan),
             *callbacks,
         ],
     )
@@ -122,6 +125,13 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def _stages(plan: Plan) -> list[TrainerCallback]:
+    """What ends the stages of a curriculum, where the metric does."""
+    drawing = plan.drawing
+    by_metric = isinstance(drawing, Curriculum) and drawing.patience is not None
+    return [Stages(cast(Curriculum, drawing))] if by_metric else []
 
 
 def weight_dtype(plan: Plan) -> Any:
