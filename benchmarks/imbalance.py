@@ -169,8 +169,12 @@ def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
         several = list(seeds.values())
         lines[key] = {name: round(mean(one[name] for one in several), 4) for name in several[0]}
         lines[key]["f1_macro_by_seed"] = {seed: one["f1_macro"] for seed, one in seeds.items()}
-        gains = [one["f1_macro"] - plain[seed]["f1_macro"] for seed, one in seeds.items()]
-        lines[key]["gain"] = round(mean(gains), 4)
+        gains = [
+            one["f1_macro"] - plain[seed]["f1_macro"]
+            for seed, one in seeds.items()
+            if seed in plain
+        ]
+        lines[key]["gain"] = round(mean(gains), 4) if gains else 0.0
         lines[key]["gain_sd"] = round(stdev(gains), 4) if len(gains) > 1 else None
     return lines
 

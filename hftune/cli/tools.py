@@ -22,7 +22,7 @@ def list_(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="With schedules: draw them all into this picture.")
+        Path | None, typer.Option(help="With schedules or pacings: draw them into this picture.")
     ] = None,
 ) -> None:
     """List what a recipe can name, one line each.
@@ -36,16 +36,20 @@ def list_(
     hftune list methods
     hftune list optimizers --json
     hftune list schedules --plot schedules.png
+    hftune list pacings --plot pacings.png
     ```
     """
-    from hftune.commands.list import counted, list_, listing, plot_schedules
+    from hftune.commands.list import counted, list_, listing, plot_pacings, plot_schedules
 
     entries = list_(kind)
     if plot is not None:
-        if kind != "schedules":
-            raise HftuneError("--plot: it draws schedules", hint="hftune list schedules --plot ...")
+        drawn = {"schedules": plot_schedules, "pacings": plot_pacings}
+        if kind not in drawn:
+            raise HftuneError(
+                f"--plot: it draws {' or '.join(drawn)}", hint="hftune list schedules --plot ..."
+            )
         quieten()
-        plot_schedules(plot)
+        drawn[kind](plot)
     lines = listing(entries) if kind else f"{listing(entries)}\n\n{counted(entries)}"
     show(entries if as_json else lines)
 

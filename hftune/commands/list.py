@@ -26,6 +26,8 @@ from hftune.tasks import TASKS
 OPENING = re.compile(r"(?<=\w)[.:;](?=\s)")
 COMMENT = re.compile(r"#\s?(.*)")
 TASK = re.compile(r"^task:\s*([\w-]+)", re.MULTILINE)
+#: So many that a share of them is a smooth line.
+PLOTTED_ROWS = 10_000
 PICTURES = (".png", ".svg", ".pdf")
 COMMANDS = ("hftune ", "accelerate ", EDITOR_LINE.removeprefix("# "))
 
@@ -80,10 +82,7 @@ def plot_schedules(path: Path) -> None:
     Raises:
         HftuneError: The ending is that of no picture, or the folder is not there.
     """
-    if path.suffix not in PICTURES:
-        raise HftuneError(f"{path}: no picture", hint=f"endings: {', '.join(PICTURES)}")
-    if not path.parent.is_dir():
-        raise HftuneError(f"{path}: {path.parent} is no folder")
+    _check_picture(path)
     from hftune.report.grid import draw_grid
     from hftune.schedules.make import sample_rates
 
@@ -94,6 +93,36 @@ def plot_schedules(path: Path) -> None:
     curves = {name: sample_rates(name) for name in SCHEDULES}
     words = {"xlabel": "optimizer step", "ylabel": "share of learning_rate"}
     draw_grid(curves, captions, path, **words)
+
+
+def plot_pacings(path: Path) -> None:
+    """Draw the share of known rows of every pacing, with its defaults, over a run of 100 steps.
+
+    Args:
+        path: The picture, such as pacings.png.
+
+    Raises:
+        HftuneError: The ending is that of no picture, or the folder is not there.
+    """
+    _check_picture(path)
+    import numpy as np
+
+    from hftune.data.curriculum import Curriculum
+    from hftune.report.grid import draw_grid
+
+    curves = {}
+    for name in PACINGS:
+        curriculum = Curriculum(np.arange(PLOTTED_ROWS, dtype=np.float64), pacing=name)
+        curves[name] = [curriculum.known(step, 100) / PLOTTED_ROWS for step in range(100)]
+    words = {"xlabel": "optimizer step", "ylabel": "share of known rows"}
+    draw_grid(curves, {}, path, **words)
+
+
+def _check_picture(path: Path) -> None:
+    if path.suffix not in PICTURES:
+        raise HftuneError(f"{path}: no picture", hint=f"endings: {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise HftuneError(f"{path}: {path.parent} is no folder")
 
 
 def counted(kinds: dict[str, list[Entry]]) -> str:

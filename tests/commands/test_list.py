@@ -11,7 +11,15 @@ from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from hftune import HftuneError, Recipe, RecipeError
-from hftune.commands.list import KINDS, Entry, counted, list_, listing, plot_schedules
+from hftune.commands.list import (
+    KINDS,
+    Entry,
+    counted,
+    list_,
+    listing,
+    plot_pacings,
+    plot_schedules,
+)
 from hftune.hub.demo_models import DEMO_MODELS
 from hftune.methods import METHODS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, peft_configs
@@ -138,6 +146,14 @@ def test_schedules_are_drawn(tmp_path: Path) -> None:
         plot_schedules(tmp_path / "schedules.txt")
     with pytest.raises(HftuneError, match="is no folder"):
         plot_schedules(tmp_path / "absent" / "schedules.png")
+
+
+def test_pacings_are_drawn(tmp_path: Path) -> None:
+    plot_pacings(tmp_path / "pacings.svg")
+    drawn = (tmp_path / "pacings.svg").read_text()
+    assert all(f"<!-- {name}" in drawn for name in names(list_("pacings")["pacings"]))
+    with pytest.raises(HftuneError, match="no picture"):
+        plot_pacings(tmp_path / "pacings.txt")
 
 
 def test_tables_are_what_a_recipe_takes(kinds: dict[str, list[Entry]]) -> None:
