@@ -51,6 +51,8 @@ def build_model(plan: Plan) -> nn.Module:
     if plan.recipe.initialization.is_said:
         missing = [*missing, *_initialize(plan, model, missing)]
     new = new_modules(model, missing)
+    if new:
+        say(f"not out of the checkpoint: {', '.join(new)}")
     if section.classifier_pooling == "mean":
         pool_by_mean(model)
     if was_pooled_by_mean(plan.location, section.revision):
