@@ -110,7 +110,7 @@ def plot_pacings(path: Path) -> None:
     from hftune.data.curriculum import Curriculum
     from hftune.report.grid import draw_grid
 
-    curves = {}
+    curves: dict[str, list[float]] = {}
     for name in PACINGS:
         curriculum = Curriculum(np.arange(PLOTTED_ROWS, dtype=np.float64), pacing=name)
         curves[name] = [curriculum.known(step, 100) / PLOTTED_ROWS for step in range(100)]
