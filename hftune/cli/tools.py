@@ -16,13 +16,13 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="tasks, methods, losses, optimizers, schedules, initializations, recipes, "
-            "accelerate, models, data."
+            help="tasks, methods, losses, optimizers, schedules, initializations, samplings, "
+            "difficulties, pacings, regularizations, recipes, accelerate, models, data."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="With schedules: draw them all into this picture.")
+        Path | None, typer.Option(help="With schedules or pacings: draw them into this picture.")
     ] = None,
 ) -> None:
     """List what a recipe can name, one line each.
@@ -36,17 +36,22 @@ def list_(
     hftune list methods
     hftune list optimizers --json
     hftune list schedules --plot schedules.png
+    hftune list pacings --plot pacings.png
     ```
     """
-    from hftune.commands.list import list_, listing, plot_schedules
+    from hftune.commands.list import counted, list_, listing, plot_pacings, plot_schedules
 
     entries = list_(kind)
     if plot is not None:
-        if kind != "schedules":
-            raise HftuneError("--plot: it draws schedules", hint="hftune list schedules --plot ...")
+        drawn = {"schedules": plot_schedules, "pacings": plot_pacings}
+        if kind not in drawn:
+            raise HftuneError(
+                f"--plot: it draws {' or '.join(drawn)}", hint="hftune list schedules --plot ..."
+            )
         quieten()
-        plot_schedules(plot)
-    show(entries if as_json else listing(entries))
+        drawn[kind](plot)
+    lines = listing(entries) if kind else f"{listing(entries)}\n\n{counted(entries)}"
+    show(entries if as_json else lines)
 
 
 @app.command()

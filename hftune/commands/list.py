@@ -3,13 +3,14 @@
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hftune.core.errors import HftuneError
 from hftune.core.shipped import shipped_folder
-from hftune.data import DEMO_DATA
+from hftune.data import DEMO_DATA, DIFFICULTIES, PACINGS, SAMPLINGS
 from hftune.hub.demo_models import DEMO_MODELS
 from hftune.initialization import SCHEMES
 from hftune.methods import method_row
@@ -22,8 +23,11 @@ from hftune.recipe.suggest import did_you_mean
 from hftune.schedules import SCHEDULES
 from hftune.tasks import TASKS
 
+OPENING = re.compile(r"(?<=\w)[.:;](?=\s)")
 COMMENT = re.compile(r"#\s?(.*)")
 TASK = re.compile(r"^task:\s*([\w-]+)", re.MULTILINE)
+#: So many that a share of them is a smooth line.
+PLOTTED_ROWS = 10_000
 PICTURES = (".png", ".svg", ".pdf")
 COMMANDS = ("hftune ", "accelerate ", EDITOR_LINE.removeprefix("# "))
 
@@ -51,8 +55,7 @@ def list_(kind: str | None = None) -> dict[str, list[Entry]]:
     """Return what can be named in a recipe or on the command line.
 
     Args:
-        kind: One of tasks, methods, losses, optimizers, schedules, initializations, recipes,
-            accelerate, models and data; all of them when None.
+        kind: One of ``KINDS``, such as methods; all of them when None.
 
     Returns:
         Kind to entries, as the installed versions have them.
@@ -79,10 +82,7 @@ def plot_schedules(path: Path) -> None:
     Raises:
         HftuneError: The ending is that of no picture, or the folder is not there.
     """
-    if path.suffix not in PICTURES:
-        raise HftuneError(f"{path}: no picture", hint=f"endings: {', '.join(PICTURES)}")
-    if not path.parent.is_dir():
-        raise HftuneError(f"{path}: {path.parent} is no folder")
+    _check_picture(path)
     from hftune.report.grid import draw_grid
     from hftune.schedules.make import sample_rates
 
@@ -93,6 +93,43 @@ def plot_schedules(path: Path) -> None:
     curves = {name: sample_rates(name) for name in SCHEDULES}
     words = {"xlabel": "optimizer step", "ylabel": "share of learning_rate"}
     draw_grid(curves, captions, path, **words)
+
+
+def plot_pacings(path: Path) -> None:
+    """Draw the share of known rows of every pacing, with its defaults, over a run of 100 steps.
+
+    Args:
+        path: The picture, such as pacings.png.
+
+    Raises:
+        HftuneError: The ending is that of no picture, or the folder is not there.
+    """
+    _check_picture(path)
+    import numpy as np
+
+    from hftune.data.curriculum import Curriculum
+    from hftune.report.grid import draw_grid
+
+    curves: dict[str, list[float]] = {}
+    for name in PACINGS:
+        curriculum = Curriculum(np.arange(PLOTTED_ROWS, dtype=np.float64), pacing=name)
+        curves[name] = [curriculum.known(step, 100) / PLOTTED_ROWS for step in range(100)]
+    words = {"xlabel": "optimizer step", "ylabel": "share of known rows"}
+    draw_grid(curves, {}, path, **words)
+
+
+def _check_picture(path: Path) -> None:
+    if path.suffix not in PICTURES:
+        raise HftuneError(f"{path}: no picture", hint=f"endings: {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise HftuneError(f"{path}: {path.parent} is no folder")
+
+
+def counted(kinds: dict[str, list[Entry]]) -> str:
+    """Return how many names there are, of which kinds, as a line for people."""
+    sizes = {kind: len(entries) for kind, entries in kinds.items()}
+    parts = ", ".join(f"{size} {kind}" for kind, size in sizes.items())
+    return f"{sum(sizes.values())} names: {parts}"
 
 
 def listing(kinds: dict[str, list[Entry]]) -> str:
@@ -153,6 +190,17 @@ def _schedules() -> list[Entry]:
 
 def _initializations() -> list[Entry]:
     return [Entry(name=name, summary=row.summary) for name, row in SCHEMES.items()]
+
+
+def _summaries(table: Mapping[Any, str]) -> list[Entry]:
+    return [Entry(name=name, summary=summary) for name, summary in table.items()]
+
+
+def _regularizations() -> list[Entry]:
+    """The keys of the section, each with the opening of its description."""
+    keys = recipe_schema()["properties"]["regularization"]["properties"]
+    openings = {name: OPENING.split(key["description"])[0] for name, key in keys.items()}
+    return _summaries({name: f"{text.removesuffix('.')}." for name, text in openings.items()})
 
 
 def _recipes() -> list[Entry]:
@@ -224,6 +272,10 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "optimizers": _optimizers,
     "schedules": _schedules,
     "initializations": _initializations,
+    "samplings": lambda: _summaries(SAMPLINGS),
+    "difficulties": lambda: _summaries(DIFFICULTIES),
+    "pacings": lambda: _summaries(PACINGS),
+    "regularizations": _regularizations,
     "recipes": _recipes,
     "accelerate": _accelerate,
     "models": _models,

@@ -67,6 +67,7 @@ def predict(
     how = PredictArguments(
         max_length=facts.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
+    task.prepare_predictions(run.model, run.tokenizer, selected, how)
     starts = range(0, len(rows), CHUNK)
     answered: list[pa.Table] = []
     with nullcontext() if output is None else _growing(output) as file:

@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 Floats = NDArray[np.floating[Any]]
 Ids = NDArray[np.integer[Any]]
 SWEEPS = 20
+EM_STEPS, EM_TOLERANCE = 10_000, 1e-7
+#: A class that seems to be absent may still turn up.
+SMALLEST_SHARE = 1e-6
 
 
 def decided(scores: Floats, thresholds: Floats) -> Ids:
@@ -47,6 +51,31 @@ def prior_shift(prior: Floats, seen: Floats) -> Floats:
     """
     shift: Floats = np.log(prior) - np.log(seen)
     return shift
+
+
+def estimated_prior(scores: Floats, seen: Floats) -> Floats:
+    """Return the class shares of rows without labels, by expectation-maximization.
+
+    Every step takes the mean of the probabilities, corrected for the shares of the step before, for
+    the shares. They climb to the most likely ones, where the probabilities are right for ``seen``.
+
+    Args:
+        scores: Logits, shape ``(rows, classes)``.
+        seen: Class shares that their softmax assumes, shape ``(classes,)``.
+
+    References:
+        Saerens, Latinne and Decaestecker, 2002, section 2.2, equations 2.9.
+    """
+    densities = softmax(scores.astype(np.float64), -1) / seen
+    shares = np.asarray(seen, dtype=np.float64)
+    for _ in range(EM_STEPS):
+        before, joint = shares, densities * shares
+        shares = (joint / joint.sum(-1, keepdims=True)).mean(0)
+        if np.abs(shares - before).max() < EM_TOLERANCE:
+            break
+    least = np.maximum(shares, SMALLEST_SHARE)
+    normalized: Floats = least / least.sum()
+    return normalized
 
 
 def best_macro_f1_thresholds(scores: Floats, labels: Ids) -> Floats:

@@ -58,14 +58,16 @@ PEFT_BOOKKEEPING = {
 
 def recipe_schema() -> Schema:
     """Return the JSON Schema of a recipe, from the cache when the installed versions are known."""
-    path = cache_folder("schema") / f"{_fingerprint()}.json"
+    fingerprint = _fingerprint()
+    path = cache_folder("schema") / f"{fingerprint}.json"
     if path.exists():
         schema: Schema = json.loads(path.read_text(encoding="utf-8"))
         return schema
     print("Reading the fields of transformers and peft (once for these versions) ...",
           file=sys.stderr)  # fmt: skip
     schema = build_schema()
-    atomic_write(path, json.dumps(schema))
+    if _fingerprint() == fingerprint:  # else a source changed while it was read
+        atomic_write(path, json.dumps(schema))
     return schema
 
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from hftune.data import Difficulty, Pacing, SamplingName
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Columns = dict[str, str]
-SamplingName = Literal["balanced", "oversample", "undersample", "weighted"]
-Difficulty = Literal["length", "rarity", "column"]
 
 #: The key that a section's short form, a mere text, stands for.
 SHORT_FORMS: dict[str, str] = {
@@ -102,10 +102,13 @@ class CurriculumChoice:
 
     name: Difficulty
     column: str | None = None
-    pacing: Literal["linear", "root", "exponential", "staged"] = "linear"
+    model: str | None = None
+    pacing: Pacing = "linear"
     start: Annotated[float, Gt(0), Le(1)] | None = None
-    duration: Annotated[float, Gt(0), Le(1)] = 0.5
+    duration: Annotated[float, Gt(0), Le(1)] | None = None
     stages: Annotated[int, Ge(2)] | None = None
+    advance: Literal["time", "plateau"] = "time"
+    patience: Annotated[int, Ge(1)] | None = None
     hardest_first: bool = False
 
 
@@ -218,9 +221,10 @@ class DataSection:
     curriculum: CurriculumChoice | Difficulty | None = field(
         default=None,
         metadata={
-            "help": "Easy training rows first, by length, rarity or {name: column, column: ...}; "
-            "with pacing (linear, root, exponential, staged), start, duration (shares of the rows "
-            "and of the run), stages, hardest_first."
+            "help": "Easy training rows first, by length, rarity, {name: column, column: ...} or "
+            "{name: loss, model: RUN}; with pacing (linear, root, exponential, staged), start, "
+            "duration (shares of the rows and of the run), stages, advance (plateau: a stage ends "
+            "where the metric stands still), patience, hardest_first."
         },
     )
 
@@ -245,11 +249,12 @@ class EvaluationSection:
             "wins."
         },
     )
-    prior: Literal["uniform"] | list[float] | dict[str, float] | None = field(
+    prior: Literal["uniform", "estimated"] | list[float] | dict[str, float] | None = field(
         default=None,
         metadata={
             "help": "Class shares where the model will be used, which its probabilities are "
-            "corrected for: uniform, a list in label order, or label to share."
+            "corrected for: uniform, a list in label order, label to share, or estimated from the "
+            "rows that are judged, without their labels."
         },
     )
     generation: dict[str, Any] | bool | None = field(

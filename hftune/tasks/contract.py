@@ -247,6 +247,16 @@ class Task(ABC):
         """Take from the validation rows, after training, what predictions need."""
         return None
 
+    def prepare_predictions(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        how: PredictArguments,
+    ) -> None:
+        """Learn from all rows that will be predicted what each prediction needs; see predict."""
+        return None
+
     @abstractmethod
     def predict(
         self,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -15,8 +14,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 from hftune.core.errors import RecipeError
 from hftune.core.surgery import num_positions
-from hftune.losses.contract import aligned, counted, targets
-from hftune.losses.head import summed_at_labels
+from hftune.losses.of_rows import token_losses, token_losses_of
 from hftune.metrics.generation import GENERATION_METRICS, generation_metrics
 from hftune.metrics.language_modelling import language_modelling_metrics
 from hftune.tasks.contract import AllKept, Kept, Task
@@ -100,34 +98,19 @@ class GenerationTask(Task):
 
     def keep(self, logits: Tensor, labels: Tensor) -> Kept:
         """Keep the summed loss and the number of trained tokens of each row."""
-        losses = F.cross_entropy(*aligned(logits, labels, causal=self.causal), reduction="none")
-        return self._by_row(losses, labels)
-
-    def _keep_at_labels(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
-        """Keep what :meth:`keep` does; positions without a label never reach the head."""
-        parts: list[Tensor] = []
-
-        def note(logits: Tensor, labels: Tensor) -> Tensor:
-            parts.append(F.cross_entropy(logits, labels, reduction="none"))
-            return parts[-1].sum()
-
-        summed_at_labels(model, inputs, note)
-        return self._by_row(torch.cat(parts), inputs["labels"])
-
-    def _by_row(self, losses: Tensor, labels: Tensor) -> Kept:
-        """Add up the losses of trained tokens, which come one row after the other."""
-        here = counted(targets(labels, causal=self.causal))
-        sums = torch.zeros(len(labels), device=losses.device, dtype=losses.dtype)
-        sums.index_add_(0, here.nonzero()[:, 0], losses)
-        return {"loss": sums, "tokens": here.sum(1)}
+        sums, tokens = token_losses(logits, labels, causal=self.causal)
+        return {"loss": sums, "tokens": tokens}
 
     def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
         """Keep the loss and, where evaluation generates, what was asked, meant and written.
 
         The three are token ids ``(B, length)``, padded with -100.
         """
-        step = self._keep_at_labels if self.causal else super().evaluation_step
-        kept = step(model, inputs)
+        if self.causal:
+            sums, tokens = token_losses_of(model, inputs)
+            kept: Kept = {"loss": sums, "tokens": tokens}
+        else:
+            kept = super().evaluation_step(model, inputs)
         if self.generation is None:
             return kept
         ids, mask, references = self.questions(model, inputs)

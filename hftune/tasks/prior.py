@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hftune.core.errors import HftuneError
 
-Prior = Literal["uniform"] | list[float] | dict[str, float]
+Prior = Literal["uniform", "estimated"] | list[float] | dict[str, float]
 ROUNDING = 1e-3
 NAMED = 20
 
@@ -19,6 +19,7 @@ def as_shares(prior: Prior, names: Sequence[str]) -> NDArray[Any]:
 
     Args:
         prior: ``uniform``, shares in label order, or label name -> share; of every class.
+            ``estimated`` has none before there are rows, and stands for equal ones.
         names: Class names by id.
 
     Raises:

@@ -3,9 +3,10 @@
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from hftune.data.columns import GROUP, Role
 from hftune.data.same import column_keys
 from hftune.data.select import text_column
 from hftune.data.split import Keys, joined_keys
-from hftune.metrics.decisions import prior_shift
+from hftune.metrics.decisions import estimated_prior, prior_shift
 from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
 from hftune.tasks.inference import scores
 from hftune.tasks.prior import Prior, as_shares, shares_by_name
@@ -34,6 +35,8 @@ from hftune.tasks.problem_types.contract import LabelSet, ProblemType, Threshold
 SHOWN_LABELS = 20
 #: Validation rows of a label from which on its threshold is more than chance, roughly.
 FEW = 20
+#: Rows from which class shares are estimated at most, where rows are predicted.
+JUDGED = 10_000
 
 
 class TextClassification(Task):
@@ -46,7 +49,8 @@ class TextClassification(Task):
         thresholds: Probability from which on a label is given, or what the probabilities of classes
             that compete are divided by: one, label name -> threshold, or ``best_f1`` for those that
             suit the validation rows.
-        prior: Class shares where the model is used: ``uniform``, in label order, or by name.
+        prior: Class shares where the model is used: ``uniform``, in label order, by name, or
+            ``estimated`` from the rows that are judged, without their labels.
         seen_prior: Class shares that the model's probabilities assume, by name.
     """
 
@@ -262,21 +266,28 @@ class TextClassification(Task):
 
     def metrics(self, kept: AllKept) -> dict[str, float]:
         """Return what the problem type measures."""
-        return self.kind.metrics(kept["scores"], kept["labels"], self._known())
+        scores = kept["scores"]
+        return self.kind.metrics(scores, kept["labels"], self._known(scores))
 
     def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
-        """Return precision, recall, F1 and support of each label."""
-        return self.kind.per_class(kept["scores"], kept["labels"], self._known())
+        """Return precision, recall, F1 and support of each label, and its share if estimated."""
+        scores = kept["scores"]
+        rows = self.kind.per_class(scores, kept["labels"], self._known(scores))
+        if self._estimates:
+            for name, share in zip(self.label_names, self._shares(scores), strict=True):
+                rows[name]["prior"] = float(share)
+        return rows
 
     def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
         """Return ids, rows of 0 and 1, or numbers; see :class:`Task`."""
-        predicted = self.kind.predicted(kept["scores"], self._known())
+        scores = kept["scores"]
+        predicted = self.kind.predicted(scores, self._known(scores))
         return predicted.tolist(), kept["labels"].tolist()
 
     def calibrate(self, kept: AllKept) -> None:
         """Find the thresholds that ``best_f1`` asks for."""
         if self.thresholds == "best_f1":
-            scores = self._known().corrected(kept["scores"])
+            scores = self._known(kept["scores"]).corrected(kept["scores"])
             best = self.kind.best_thresholds(scores, kept["labels"])
             self.thresholds = dict(zip(self.label_names, best.tolist(), strict=True))
             counts = self.kind.counts(kept["labels"], len(self.label_names))
@@ -291,13 +302,49 @@ class TextClassification(Task):
         if self.prior is not None:
             self.seen_prior = shares_by_name(shares, self.label_names)
 
-    def _known(self) -> LabelSet:
+    def prepare_predictions(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        how: PredictArguments,
+    ) -> None:
+        """Estimate the class shares, from some of the rows where there are many."""
+        if not self._estimates:
+            return
+        if len(rows) > JUDGED:
+            drawn = np.random.default_rng(0).permutation(len(rows))[:JUDGED]
+            rows = rows.select(np.sort(drawn))
+        encoded = self.encode(rows, tokenizer, how.max_length)
+        collate = self.collator(tokenizer)
+        found = [logits for _, logits in scores(model, encoded.rows, collate, how.batch_size)]
+        shares = self._shares(torch.stack(found).numpy())
+        self.prior = dict(zip(self.label_names, shares.tolist(), strict=True))
+        said = ", ".join(f"{name} {share:.1%}" for name, share in self.prior.items())
+        say(f"class shares estimated from {len(rows)} rows: {said}")
+        if len(rows) < FEW * len(self.label_names):
+            warn(f"{len(rows)} rows are few to estimate {len(self.label_names)} shares from")
+
+    @property
+    def _estimates(self) -> bool:
+        """Whether the shares are those of the rows at hand."""
+        return self.prior == "estimated" and self.seen_prior is not None
+
+    def _known(self, scores: NDArray[Any] | None = None) -> LabelSet:
+        """How rows are decided; by the logits of all of them where these tell the shares."""
         names = self.label_names
         thresholds = self.kind.thresholds(self.thresholds, names)
         if self.prior is None or self.seen_prior is None:
             return LabelSet(names, thresholds)
-        shift = prior_shift(as_shares(self.prior, names), as_shares(self.seen_prior, names))
-        return LabelSet(names, thresholds, shift)
+        seen = as_shares(self.seen_prior, names)
+        return LabelSet(names, thresholds, prior_shift(self._shares(scores), seen))
+
+    def _shares(self, scores: NDArray[Any] | None) -> NDArray[Any]:
+        """The class shares where the model is used, shape ``(classes,)``."""
+        given, seen = cast(Prior, self.prior), cast(Prior, self.seen_prior)
+        if self._estimates and scores is not None:
+            return estimated_prior(scores, as_shares(seen, self.label_names))
+        return as_shares(given, self.label_names)
 
     def predict(
         self,
@@ -311,6 +358,7 @@ class TextClassification(Task):
         if encoded.cut:
             warn(f"cut at {how.max_length} tokens: {encoded.cut} of {len(rows)} rows")
         answers: list[dict[str, Any]] = [{}] * len(rows)
+        self.prepare_predictions(model, tokenizer, rows, how)
         known = self._known()
         for index, logits in scores(model, encoded.rows, self.collator(tokenizer), how.batch_size):
             answers[index] = self.kind.answer(logits, known)

@@ -19,12 +19,14 @@ from hftune.core.errors import HftuneError
 from hftune.core.fingerprint import fingerprint
 from hftune.core.padding_free import padding_free
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
+from hftune.data.curriculum import Curriculum
 from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
 from hftune.initialization.model import Facts, initialize
 from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.distribution import is_sharded, name_layers
 from hftune.training.plan import Plan
+from hftune.training.stages import Stages
 from hftune.training.trainer import HftuneTrainer
 
 #: Rows on which lsuv looks at the outputs of new layers.
@@ -52,6 +54,8 @@ def build_model(plan: Plan) -> nn.Module:
     if plan.recipe.initialization.is_said:
         missing = [*missing, *_initialize(plan, model, missing)]
     new = new_modules(model, missing)
+    if new:
+        say(f"not out of the checkpoint: {', '.join(new)}")
     if section.classifier_pooling == "mean":
         pool_by_mean(model)
     if was_pooled_by_mean(plan.location, section.revision):
@@ -122,6 +126,7 @@ def build_trainer(
             *([] if sharpness is None else [sharpness]),  # its gradient is clipped like any other
             *plan.optimization.callbacks(),
             *plan.regularization.callbacks(model),
+            *_stages(plan),
             *callbacks,
         ],
     )
@@ -151,6 +156,13 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
         if why or reason:
             say(f"batches are padded: {why or reason}")
         yield
+
+
+def _stages(plan: Plan) -> list[TrainerCallback]:
+    """What ends the stages of a curriculum, where the metric does."""
+    drawing = plan.drawing
+    by_metric = isinstance(drawing, Curriculum) and drawing.patience is not None
+    return [Stages(cast(Curriculum, drawing))] if by_metric else []
 
 
 def weight_dtype(plan: Plan) -> Any:

@@ -2,6 +2,7 @@
 """From ``data.sampling`` and ``data.curriculum`` to what draws the rows of an epoch."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import column_array, lengths
-from hftune.data.curriculum import Curriculum, rarity
+from hftune.data.curriculum import DEFAULT_PATIENCE, Curriculum, rarity
 from hftune.data.sampling import Draw, Equalized, Sampling, Weighted, balanced
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.schema import CurriculumChoice, DataSection, SamplingChoice
@@ -74,6 +75,7 @@ def build_drawing(
     rows: Dataset,
     values: NDArray[np.float64] | None,
     train: Encoded,
+    judge: Callable[[], NDArray[np.float64]] | None = None,
 ) -> Draw | None:
     """Return what draws the rows of an epoch; None where each stands once.
 
@@ -83,13 +85,14 @@ def build_drawing(
         rows: Selected training rows.
         values: Weights or difficulties of the rows, where the recipe names a column.
         train: The same rows encoded, or a sample of them.
+        judge: Returns the losses of a reference model; None for a look that does not train.
 
     Raises:
         HftuneError: The rows cannot be drawn so.
     """
     data = recipe.data
     if (by := _column(data)) is not None:
-        _check_aligned(by[0], recipe, rows, train)
+        check_aligned(by[0], task, rows, train)
     chosen, curriculum = _choices(data)
     if chosen is not None:
         sampling = _sampling(chosen.name, task, rows, values)
@@ -98,8 +101,12 @@ def build_drawing(
     if curriculum is None:
         return None
     options = dataclasses.asdict(curriculum)
-    name, column = options.pop("name"), options.pop("column")
-    difficulty = _difficulty(name, values, train)
+    name, column, _ = (options.pop(key) for key in ("name", "column", "model"))
+    if options.pop("advance") == "plateau" and options["patience"] is None:
+        options["patience"] = DEFAULT_PATIENCE
+    if name == "loss" and judge is None:
+        return None  # a look trains nothing
+    difficulty = _difficulty(name, values, train, judge)
     if np.ptp(difficulty) == 0:
         raise HftuneError(ALL_ALIKE.format(name if column is None else f"column {column!r}"))
     given = recipe.training
@@ -140,9 +147,16 @@ def _choices(data: DataSection) -> tuple[SamplingChoice | None, CurriculumChoice
     )
 
 
-def _check_aligned(key: str, recipe: Recipe, rows: Dataset, train: Encoded) -> None:
-    """Raise if what trains is not one row for each that has a number."""
-    if recipe.task == "text-generation" and "text" in rows.column_names:
+def check_aligned(key: str, task: Task, rows: Dataset, train: Encoded) -> None:
+    """Raise if what trains is not one row for each that was selected.
+
+    Args:
+        key: For the message.
+        task: Selected them.
+        rows: Selected rows.
+        train: The same rows encoded.
+    """
+    if task.name == "text-generation" and "text" in rows.column_names:
         raise HftuneError(f"{key}: plain text is cut into blocks, which have no column")
     if train.expanded:
         raise HftuneError(
@@ -179,8 +193,14 @@ def _classes(task: Task, rows: Dataset) -> NDArray[np.int64]:
 
 
 def _difficulty(
-    name: str, values: NDArray[np.float64] | None, train: Encoded
+    name: str,
+    values: NDArray[np.float64] | None,
+    train: Encoded,
+    judge: Callable[[], NDArray[np.float64]] | None,
 ) -> NDArray[np.float64]:
+    if name == "loss":
+        assert judge is not None, "a look has gone before"
+        return judge()
     if name == "column":
         assert values is not None, "a rule asks for the column"
         return values

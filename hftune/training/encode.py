@@ -119,10 +119,15 @@ def _key(
         digest.update(tokenizer.backend_tokenizer.to_str().encode())
     else:
         digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    digest_rows(digest, rows)
+    return digest.hexdigest()
+
+
+def digest_rows(digest: Any, rows: Dataset) -> None:
+    """Add the names and the content of all columns to a digest of :mod:`hashlib`."""
     for name in rows.column_names:
         digest.update(name.encode())
         for batch in column_batches(rows, name):
             whole = pa.concat_arrays([batch])  # a slice would carry its neighbours
             record = pa.record_batch([whole], names=[name])
             digest.update(record.serialize())
-    return digest.hexdigest()

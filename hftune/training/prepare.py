@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 from datasets import Dataset
 from torch import nn
@@ -14,12 +15,14 @@ from transformers import (
 from hftune.core.console import say
 from hftune.core.errors import RecipeError
 from hftune.core.surgery import num_positions
+from hftune.data.sampling import Draw
 from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.initialization.model import check_initialization
 from hftune.losses.contract import LabelFacts, Loss
 from hftune.methods.peft import is_prompt_learning
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
+from hftune.recipe.schema import CurriculumChoice
 from hftune.training.arguments import for_device, training_arguments
 from hftune.training.choices import (
     build_loss,
@@ -34,6 +37,7 @@ from hftune.training.encode import encode_part
 from hftune.training.launch import check_launch
 from hftune.training.optimization import Optimization, scaled_rate
 from hftune.training.plan import Plan
+from hftune.training.reference import open_reference, reference_losses
 from hftune.training.regularization import Regularization
 from hftune.training.rows import read_parts
 from hftune.training.streaming import open_stream, token_stream
@@ -116,7 +120,7 @@ def prepare(
     )
     if streamed is not None:
         plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
-    plan.drawing = build_drawing(recipe, task, parts.train, parts.drawn_by, plan.train)
+    plan.drawing = _drawing(plan, looks=sample is not None)
     _fit_loss(plan)
     plan.optimization.check_run(arguments, plan.span)
     if own_model is None:
@@ -124,6 +128,25 @@ def prepare(
     else:
         _check_own_model(plan, own_model)
     return plan
+
+
+def _drawing(plan: Plan, *, looks: bool) -> Draw | None:
+    """What draws the rows of an epoch; a look has no reference model judge them."""
+    parts, chosen = plan.parts, cast("CurriculumChoice | None", plan.recipe.data.curriculum)
+    draw = partial(build_drawing, plan.recipe, plan.task, parts.train, parts.drawn_by, plan.train)
+    if chosen is None or chosen.name != "loss":
+        return draw()
+    reference = open_reference(
+        chosen.model,
+        plan.task,
+        plan.tokenizer,
+        location=plan.location,
+        revision=plan.recipe.model.revision,
+        max_length=plan.max_length,
+    )
+    if looks:
+        return draw()
+    return draw(partial(reference_losses, reference, parts.train, plan.train, plan.arguments))
 
 
 def _check_model(plan: Plan) -> None:

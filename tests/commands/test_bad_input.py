@@ -56,6 +56,10 @@ def training(fields: str) -> str:
     return recipe(rest="training: {{output_dir: {folder}/run, use_cpu: true, " + fields + "}}")
 
 
+def schedule(name: str, fields: str) -> str:
+    return training(f"lr_scheduler_type: {name}, lr_scheduler_kwargs: {{{{{fields}}}}}")
+
+
 def _pickle_only(folder: Path) -> None:
     model = folder / "pickled"
     model.mkdir()
@@ -159,6 +163,42 @@ CASES = [
     Case("all texts empty", r"all 2 texts are empty", recipe(), "text,label\n,a\n,b\n"),
     Case("weights of unknown labels", r"class_weights: unknown labels green",
          recipe(rest="loss: {{name: cross_entropy, class_weights: {{green: 2}}}}")),
+    Case("a weight short", r"class_weights: 1 weights for 2 labels\nhint: .*blue, red",
+         recipe(rest="loss: {{name: cross_entropy, class_weights: [2]}}")),
+    Case("negative weight", r"class_weights: weights must not be negative",
+         recipe(rest="loss: {{name: cross_entropy, class_weights: {{red: -1}}}}")),
+    Case("weight without a number", r"class_weights\.red: expected a number, got null",
+         recipe(rest="loss: {{name: cross_entropy, class_weights: {{red: }}}}")),
+    Case("weights and a sampler", r"class_weights: data\.sampling .*leave one of the two out",
+         recipe(data="{{path: '{data}', sampling: balanced}}",
+                rest="loss: {{name: cross_entropy, class_weights: balanced}}")),
+    Case("weights of rows missing", r"sampling\.column: no column 'trust'\nhint: .*text, label",
+         recipe(data="{{path: '{data}', sampling: {{name: weighted, column: trust}}}}")),
+    Case("curriculum column missing", r"curriculum\.column: no column 'grade'\nhint: .*text, label",
+         recipe(data="{{path: '{data}', curriculum: {{name: column, column: grade}}}}")),
+    Case("curriculum without its column", r"data\.curriculum: column needs to be told which",
+         recipe(data="{{path: '{data}', curriculum: column}}")),
+    Case("curriculum of words", r"column 'text': row 1 is no finite number",
+         recipe(data="{{path: '{data}', curriculum: {{name: column, column: text}}}}")),
+    Case("nobody to judge the rows", r"curriculum\.model: .*none: no finished model in it",
+         recipe(data="{{path: '{data}', curriculum: {{name: loss, model: '{folder}/none'}}}}")),
+    # Optimizers and schedules.
+    Case("a schedule beyond the run", r"the first fall would come after 60 .*, and the run has 6",
+         schedule("step", "unit: epoch, step_size: 30")),
+    Case("stages beyond the run", r"decay 90 are 91 optimizer steps, and the run has 6",
+         schedule("warmup_stable_decay", "num_decay_steps: 90")),
+    Case("stages short of the run", r"decay 1 are 3 optimizer steps, and the run has 6",
+         schedule("warmup_stable_decay", "num_decay_steps: 1, num_stable_steps: 1")),
+    Case("milestone out of range", r"milestones: 1\.5 would come after 9 .*, and the run has 6",
+         schedule("multistep", "unit: run, milestones: [0.5, 1.5]")),
+    Case("milestones that fall", r"milestones: \[0\.7, 0\.5\] must be rising",
+         schedule("multistep", "unit: run, milestones: [0.7, 0.5]")),
+    Case("milestone before the run", r"milestones: item 1: must be above 0, got -1",
+         schedule("multistep", "unit: step, milestones: [-1, 3]")),
+    Case("warmup beyond the run", r"warmup_steps: 500 optimizer steps are all of the 6",
+         training("warmup_steps: 500")),
+    Case("lbfgs with accumulation", r"lbfgs computes the loss of its batch several times a step",
+         training("optim: lbfgs, gradient_accumulation_steps: 2")),
     Case("conversation without roles", r"row 1 is no list of messages",
          recipe(task="text-generation", model="{decoder}"), '{"messages": ["hi"]}\n', ".jsonl"),
     Case("no trained token", r"no conversation of the training rows has an assistant",
@@ -236,6 +276,34 @@ def test_bad_input(
     assert re.search(case.says, error), error
     assert "Traceback" not in said
     assert sorted(tmp_path.rglob("*")) == before  # nothing was written, nothing lost
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "why"),
+    [
+        ("rprop", "compares the signs of two gradients; between batches they differ by chance"),
+        ("lbfgs", "from differences of gradients; between batches they differ by chance"),
+    ],
+)
+def test_an_optimizer_of_full_batches_is_remarked_on(
+    optimizer: str,
+    why: str,
+    tmp_path: Path,
+    tiny_encoder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not an error: the warning says why, and none comes where all rows are one batch."""
+    data, path = tmp_path / "data.csv", tmp_path / "recipe.yaml"
+    data.write_text(GOOD_ROWS)
+    for fields, warned in (("", True), (", per_device_train_batch_size: 24", False)):
+        text = training(f"optim: {optimizer}{fields}")
+        path.write_text(text.format(model=tiny_encoder, data=data, folder=tmp_path))
+        monkeypatch.setattr(sys, "argv", ["hftune", "check", str(path)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        assert (why in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize(

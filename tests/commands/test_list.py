@@ -11,12 +11,22 @@ from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from hftune import HftuneError, Recipe, RecipeError
-from hftune.commands.list import KINDS, Entry, list_, listing, plot_schedules
+from hftune.commands.list import (
+    KINDS,
+    Entry,
+    counted,
+    list_,
+    listing,
+    plot_pacings,
+    plot_schedules,
+)
 from hftune.hub.demo_models import DEMO_MODELS
 from hftune.methods import METHODS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, peft_configs
 from hftune.methods.peft_types import PEFT_TYPES
 from hftune.optimizers import OPTIMIZERS
+from hftune.recipe.fields import recipe_schema
+from hftune.recipe.limits import Schema
 from hftune.schedules import SCHEDULES
 from hftune.tasks import TASKS
 
@@ -136,6 +146,36 @@ def test_schedules_are_drawn(tmp_path: Path) -> None:
         plot_schedules(tmp_path / "schedules.txt")
     with pytest.raises(HftuneError, match="is no folder"):
         plot_schedules(tmp_path / "absent" / "schedules.png")
+
+
+def test_pacings_are_drawn(tmp_path: Path) -> None:
+    plot_pacings(tmp_path / "pacings.svg")
+    drawn = (tmp_path / "pacings.svg").read_text()
+    assert all(f"<!-- {name}" in drawn for name in names(list_("pacings")["pacings"]))
+    with pytest.raises(HftuneError, match="no picture"):
+        plot_pacings(tmp_path / "pacings.txt")
+
+
+def test_tables_are_what_a_recipe_takes(kinds: dict[str, list[Entry]]) -> None:
+    """Samplings, difficulties, pacings and regularizations, against the schema of a recipe."""
+    properties = recipe_schema()["properties"]
+    data = properties["data"]["anyOf"][1]["properties"]
+    choices = {name: named_in(data[name]) for name in ("sampling", "curriculum")}
+    assert names(kinds["samplings"]) == set(choices["sampling"]["name"]["enum"])
+    assert names(kinds["difficulties"]) == set(choices["curriculum"]["name"]["enum"])
+    assert names(kinds["pacings"]) == set(choices["curriculum"]["pacing"]["enum"])
+    assert names(kinds["regularizations"]) == set(properties["regularization"]["properties"])
+
+
+def named_in(key: Schema) -> Schema:
+    """The fields of the mapping that a key takes."""
+    return next(form["properties"] for form in key["anyOf"] if "properties" in form)
+
+
+def test_all_are_counted(kinds: dict[str, list[Entry]]) -> None:
+    line = counted(kinds)
+    assert line.startswith(f"{sum(map(len, kinds.values()))} names: ")
+    assert f"{len(OPTIMIZERS)} optimizers, {len(SCHEDULES)} schedules" in line
 
 
 def test_unknown_kind_is_named() -> None:

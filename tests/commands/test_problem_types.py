@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -163,6 +164,44 @@ def test_a_prior_knows_what_the_loss_did(
     recipe = make_recipe(data=data, loss=loss, evaluation={"prior": {"rare": 0.01, "often": 0.99}})
     task: Any = prepare(recipe).task
     assert list(task.seen_prior.values()) == pytest.approx(seen)
+
+
+def test_an_estimated_prior_is_that_of_the_rows_at_hand(
+    make_recipe: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Trained on 3 to 1 and judged on 1 to 3: evaluation and prediction find it, alike."""
+
+    def rows(name: str, share: int) -> str:
+        """Of four texts so many are common; one word in five tells the wrong class."""
+        lines = [
+            {"text": "beta" if (n % 4 < share) != (n % 5 == 0) else "gamma",
+             "label": "often" if n % 4 < share else "rare"}
+            for n in range(200)
+        ]  # fmt: skip
+        return str(_write(tmp_path / name, lines))
+
+    train, turned = rows("train.jsonl", 3), rows("turned.jsonl", 1)
+    recipe = make_recipe(
+        data={"path": train, "validation": train},
+        evaluation={"prior": "estimated"},
+        training={"max_steps": 60, "learning_rate": 1e-2, "eval_strategy": "no"},
+    )
+    run = hftune.train(recipe)
+    shares = {name: row["prior"] for name, row in run.metrics["eval_per_class"].items()}
+    assert shares == pytest.approx({"often": 0.75, "rare": 0.25}, abs=0.05)
+    measured = hftune.evaluate(run.path, turned)
+    found = {name: row["prior"] for name, row in measured["eval_per_class"].items()}
+    assert found == pytest.approx({"often": 0.25, "rare": 0.75}, abs=0.1)
+    capsys.readouterr()
+    predicted = hftune.predict(run.path, turned)
+    assert "class shares estimated from 200 rows" in capsys.readouterr().err
+    right = [r["prediction"] == r["label"] for r in predicted]
+    assert np.mean(right) == pytest.approx(measured["eval_accuracy"])
+    monkeypatch.setattr("hftune.commands.predict.CHUNK", 64)
+    assert hftune.predict(run.path, turned)["score"] == pytest.approx(predicted["score"], abs=1e-6)
 
 
 def test_bad_priors(make_recipe: Callable[..., Any], several: Path) -> None:

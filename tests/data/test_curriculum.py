@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from hftune.data.curriculum import Curriculum, Pacing, known_share, rarity
+from hftune.data import Pacing
+from hftune.data.curriculum import Curriculum, flat_stretches, known_share, rarity
 from hftune.data.sampling import Place
 
 ROWS = 120
@@ -96,3 +97,31 @@ def test_rarity_is_the_negative_log_likelihood_of_the_tokens() -> None:
     p = {1: 4 / 6, 2: 1 / 6, 3: 1 / 6}
     expected = [-sum(math.log(p[token]) for token in row) for row in rows]
     np.testing.assert_allclose(rarity(pa.chunked_array([rows[:2], rows[2:]])), expected)
+
+
+@pytest.mark.parametrize("greater", [False, True])
+def test_a_stage_ends_after_exactly_so_many_flat_evaluations(greater: bool) -> None:
+    losses = [3.0, 2.0, 2.0, 2.5, 1.9, 1.9, 1.95, 1.9, 2.1, math.nan, 1.8]
+    #         best best   1    2 ^ best  1    2 ^   1    2 ^    1   best
+    values = [(10 * (i + 1), -loss if greater else loss) for i, loss in enumerate(losses)]
+    assert flat_stretches(values, 2, greater_is_better=greater) == [40, 70, 90]
+    assert flat_stretches(values, 3, greater_is_better=greater) == [80]
+    assert flat_stretches(values, 1, greater_is_better=greater) == [30, 40, 60, 70, 80, 90, 100]
+    assert flat_stretches(values[:3], 2, greater_is_better=greater) == []
+
+
+def test_stages_that_the_metric_ends_begin_with_an_epoch() -> None:
+    """Each epoch has the first k thirds, where k - 1 stages were over when it began."""
+    curriculum = Curriculum(DIFFICULTY, pacing="staged", stages=3, patience=2)
+    third = ROWS // 3
+    for ends, known in (
+        ([], [1, 1, 1, 1]),
+        ([STEPS], [1, 2, 2, 2]),
+        ([STEPS + 1, 2 * STEPS], [1, 1, 3, 3]),  # the first of them in the middle of an epoch
+        ([STEPS, 2 * STEPS, 3 * STEPS], [1, 2, 3, 3]),
+    ):
+        curriculum.ends = ends
+        for number, stages in enumerate(known):
+            drawn = epoch(curriculum, number)
+            assert set(drawn) == set(np.flatnonzero(DIFFICULTY // third < stages))
+            assert len(drawn) == ROWS

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from hftune import HftuneError, Recipe, RecipeError
 from hftune.core.errors import RunError
+from hftune.initialization.model import Facts, initialize
+from hftune.initialization.section import InitializationSection
 from hftune.training.build import LSUV_ROWS, build_model
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
@@ -45,10 +47,11 @@ def test_only_the_head_is_drawn_and_by_the_seed(make_recipe: Make, plain: nn.Mod
     assert not torch.equal(other.get_parameter(HEAD), expected)
 
 
-def test_an_adapter_begins_as_without(make_recipe: Make) -> None:
-    """The draws take nothing from the generator that the method draws from."""
+@pytest.mark.parametrize("scheme", ["orthogonal", "zeros"])
+def test_an_adapter_begins_as_without(scheme: str, make_recipe: Make) -> None:
+    """The draws, however many, take nothing from the generator that the method draws from."""
     _, plain = built(make_recipe, {}, method="lora")
-    _, model = built(make_recipe, "orthogonal", method="lora")
+    _, model = built(make_recipe, scheme, method="lora")
     assert {name.split(".")[-2:][0] for name in changed(plain, model)} <= {"default", "classifier",
         "original_module"}  # fmt: skip
     assert all("classifier" in name for name in changed(plain, model))
@@ -92,6 +95,16 @@ def test_top_layers_are_drawn_as_the_model_draws_new_ones(
         elif isinstance(part, nn.LayerNorm):
             assert torch.equal(part.weight, torch.ones(32))
             assert not part.bias.any()
+
+
+def test_what_the_models_code_passes_over_is_named(plain: nn.Module) -> None:
+    """It would keep its pretrained values, or whatever was in memory."""
+    model: Any = plain
+    model.bert.encoder.layer[1].own_scale = nn.Parameter(torch.ones(3))
+    section = InitializationSection(reinit_top_layers=1)
+    facts = Facts(seed=0, counts=None, batch=dict)
+    with pytest.raises(RunError, match=r"does not draw bert\.encoder\.layer\.1\.own_scale"):
+        initialize(model, [], section, facts)
 
 
 def test_modules_and_schemes_for_them(make_recipe: Make, plain: nn.Module) -> None:

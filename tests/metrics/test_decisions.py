@@ -5,11 +5,17 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 from sklearn.metrics import f1_score
 
-from hftune.metrics.decisions import best_macro_f1_thresholds, decided, prior_shift
+from hftune.metrics.decisions import (
+    best_macro_f1_thresholds,
+    decided,
+    estimated_prior,
+    prior_shift,
+)
 
 
 def rows(seed: int, classes: int, number: int = 120) -> tuple[np.ndarray, np.ndarray]:
@@ -109,3 +115,51 @@ def test_prior_shift_gives_bayes_posterior_of_gaussians() -> None:
     logits = log_softmax(np.log(posterior(seen)) + 7.0, 1)
     shifted = softmax(logits + prior_shift(prior, seen), 1)
     np.testing.assert_allclose(shifted, posterior(prior), atol=1e-12)
+
+
+def gaussians(prior: np.ndarray, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws from three Gaussians: their densities, and the class of each."""
+    generator = np.random.default_rng(seed)
+    means, widths = np.array([0.0, 1.5, 3.0]), np.array([1.0, 1.2, 0.7])
+    labels = generator.choice(3, number, p=prior)
+    x = generator.normal(means[labels], widths[labels])
+    return np.stack([norm.pdf(x, m, w) for m, w in zip(means, widths, strict=True)], 1), labels
+
+
+def test_estimated_prior_is_the_most_likely_one() -> None:
+    """Against a general optimizer of the likelihood, and near the shares that were drawn."""
+    seen, true = np.array([0.7, 0.2, 0.1]), np.array([0.1, 0.3, 0.6])
+    densities, labels = gaussians(true, 4000, 0)
+    scores = np.log(densities * seen) - 3.0
+    found = estimated_prior(scores, seen)
+
+    def unlikelihood(shares: np.ndarray) -> float:
+        return float(-np.log(densities @ shares).mean())
+
+    best = minimize(
+        unlikelihood,
+        seen,
+        bounds=[(1e-9, 1)] * 3,
+        constraints={"type": "eq", "fun": lambda shares: shares.sum() - 1},
+        options={"ftol": 1e-14},
+    )
+    np.testing.assert_allclose(found, best.x, atol=1e-4)
+    np.testing.assert_allclose(found, true, atol=0.03)
+    before = (scores.argmax(-1) == labels).mean()
+    after = ((scores + prior_shift(found, seen)).argmax(-1) == labels).mean()
+    assert after > before + 0.1, "and the decisions gain"
+
+
+def test_estimated_prior_stays_where_nothing_has_changed() -> None:
+    seen = np.array([0.5, 0.3, 0.2])
+    densities, _ = gaussians(seen, 20_000, 1)
+    np.testing.assert_allclose(estimated_prior(np.log(densities * seen), seen), seen, atol=0.02)
+
+
+def test_a_class_without_rows_keeps_a_little() -> None:
+    seen = np.array([0.5, 0.3, 0.2])
+    densities, _ = gaussians(np.array([0.5, 0.5, 0.0]), 500, 2)
+    found = estimated_prior(np.log(densities * seen + 1e-300), seen)
+    assert found[2] < 0.05
+    assert found.min() >= 1e-6 * (1 - 1e-3)
+    assert found.sum() == pytest.approx(1)

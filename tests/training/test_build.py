@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import hftune
@@ -17,6 +18,22 @@ from hftune.training.prepare import prepare
 #: Adam would blow up the rounding of a gradient that is truly zero, as that of a key's bias.
 SGD = {"optim": "sgd", "learning_rate": 0.1}
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+@pytest.mark.parametrize("anew", [{}, {"reinit_top_layers": 1}])
+def test_all_but_what_is_said_to_be_new_equals_the_checkpoint(
+    anew: dict,
+    make_recipe: Callable[..., Recipe],
+    tiny_encoder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = build_model(prepare(make_recipe(initialization=anew)))
+    new = ["bert.encoder.layer.1", "classifier"] if anew else ["classifier"]
+    assert f"not out of the checkpoint: {', '.join(new)}\n" in capsys.readouterr().err
+    stored = load_file(tiny_encoder / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        if not name.startswith(tuple(f"{module}." for module in new)):
+            assert torch.equal(parameter, stored[name.removeprefix("bert.")]), name
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,42 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
         },
     ),
     "weight-noise": ("text-classification", BALANCED, {"regularization": {"weight_noise": 0.01}}),
+    # Rows drawn with replacement: 58 of 58, of which two processes have 29 each.
+    "balanced": ("text-classification", "cross_entropy", {"data": {"sampling": "balanced"}}),
+    "oversample": ("text-classification", "focal", {"data": {"sampling": "oversample"}}),
+    "curriculum": (
+        "text-classification",
+        BALANCED,
+        {"data": {"curriculum": {"name": "rarity", "pacing": "root"}}},
+    ),
+    # The first process judges for both; stages end where the metric that both know stands still.
+    "curriculum by loss": (
+        "text-generation",
+        "cross_entropy",
+        {
+            "data": {
+                "curriculum": {
+                    "name": "loss",
+                    "pacing": "staged",
+                    "stages": 4,
+                    "advance": "plateau",
+                    "patience": 1,
+                }
+            },
+            "training": {"num_train_epochs": 4, "learning_rate": 1e-1},
+        },
+    ),
+    "initialization": (
+        "text-classification",
+        BALANCED,
+        {"initialization": {"name": "lsuv", "reinit_top_layers": 1}},
+    ),
+    # Counted once a step, however many processes and micro-batches share it.
+    "penalties": (
+        "text-classification",
+        BALANCED,
+        {"regularization": {"l1": 1e-4, "l2": 1e-3, "l2_sp": 1e-1}},
+    ),
     # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     "stream": ("text-generation", "cross_entropy", {"data": STREAM, "training": {"max_steps": 9}}),
 }
@@ -110,8 +146,9 @@ def rows(
         (folder / f"{name}.jsonl").write_text("\n".join(written[2:]))
     found = {name: folder / f"{name}.jsonl" for name in lines}
     labelled = found["text-classification"]
-    same = dict.fromkeys(("prune", "relora", "sam", "weight-noise"), labelled)
-    return {**found, **same, "stream": chat_file}
+    classified = [name for name, (task, _, _) in CASES.items() if task == "text-classification"]
+    chats = {"stream": chat_file, "curriculum by loss": found["text-generation"]}
+    return {**dict.fromkeys(classified, labelled), **chats, **found}
 
 
 def recipe(
@@ -133,9 +170,9 @@ def recipe(
         "model": {"path": str(model)},
         "data": {"path": str(data), "validation": str(data), **more.get("data", {})},
         "method": more.get("method", "full"),
-        "regularization": more.get("regularization", {}),
         "loss": loss,
         "training": training,
+        **{name: more[name] for name in ("initialization", "regularization") if name in more},
     }
 
 

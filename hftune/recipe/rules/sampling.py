@@ -4,10 +4,12 @@
 from typing import Any
 
 from hftune.methods import FITTED
-from hftune.recipe.rules.rule import Rule, Sections, training
+from hftune.recipe.rules.rule import Rule, Sections, has_validation, training
 
 #: Samplings that make all classes equally common.
 BY_CLASS = ("balanced", "oversample", "undersample")
+#: Tasks whose pretrained model answers as it is, without a new head.
+WRITES = ("text-generation", "text2text-generation")
 EQUAL_ALREADY = "data.sampling makes the classes equally common already"
 
 
@@ -29,6 +31,10 @@ def _column(sections: Sections, key: str) -> str | None:
 def _curriculum(sections: Sections, option: str) -> Any:
     choice = sections["data"].curriculum
     return None if choice is None else getattr(choice, option)
+
+
+def _by_metric(sections: Sections) -> bool:
+    return bool(_curriculum(sections, "advance") == "plateau")
 
 
 def _has_sources(sections: Sections) -> bool:
@@ -76,9 +82,50 @@ SAMPLING_RULES = (
         "data.curriculum.column",
         "it is read by name: column",
         lambda s: (
-            _chosen(s, "curriculum") in ("length", "rarity")
+            _chosen(s, "curriculum") in ("length", "rarity", "loss")
             and _column(s, "curriculum") is not None
         ),
+    ),
+    Rule(
+        "data.curriculum.model",
+        "it judges the rows of name: loss",
+        lambda s: (
+            _chosen(s, "curriculum") not in (None, "loss") and _curriculum(s, "model") is not None
+        ),
+    ),
+    Rule(
+        "data.curriculum",
+        "loss needs a model that knows the labels, which a new head does not: a finished run, as "
+        "in {name: loss, model: runs/first}",
+        lambda s: (
+            _chosen(s, "curriculum") == "loss"
+            and _curriculum(s, "model") is None
+            and s["task"] not in WRITES
+        ),
+    ),
+    Rule(
+        "data.curriculum.advance",
+        "plateau goes from stage to stage: set pacing: staged",
+        lambda s: _by_metric(s) and _curriculum(s, "pacing") != "staged",
+    ),
+    Rule(
+        "data.curriculum.advance",
+        "plateau follows the metric of the evaluations: set training.eval_strategy and "
+        "data.validation",
+        lambda s: (
+            _by_metric(s)
+            and (training(s, "eval_strategy") in ("no", False) or not has_validation(s))
+        ),
+    ),
+    Rule(
+        "data.curriculum.duration",
+        "with advance: plateau the metric decides how long a stage lasts",
+        lambda s: _by_metric(s) and _curriculum(s, "duration") is not None,
+    ),
+    Rule(
+        "data.curriculum.patience",
+        "it is that of advance: plateau",
+        lambda s: _curriculum(s, "patience") is not None and not _by_metric(s),
     ),
     Rule(
         "data.curriculum.stages",
@@ -127,7 +174,8 @@ SAMPLING_RULES = (
     ),
     Rule(
         "loss.class_weights",
-        f"{EQUAL_ALREADY}, and weights by name would find nothing to make up for",
+        f"{EQUAL_ALREADY}: balanced, inverse and effective_number count the rows that are drawn "
+        "and would weigh all alike; leave one of the two out, or give the weights as numbers",
         lambda s: _by_class(s) and isinstance(_loss(s, "class_weights"), str),
     ),
     Rule(
