@@ -3,9 +3,9 @@
 
     python benchmarks/fidelity/costs.py
 
-A cell is one method in a process of its own, on the rows of ``classification.py``: the median
-seconds of an optimizer step after a few to warm up, and the most memory that the process held.
-All methods run in turn, and then all again, so that a busy machine is busy for each of them.
+A cell is one method in a process of its own with one thread, on the rows of ``classification.py``:
+the median CPU seconds of an optimizer step after a few to warm up, and the most memory that the
+process held. All methods run in turn, and then all again, so that a busy machine is busy for each.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from cells import RESULTS, Cell, Cells
 from transformers import TrainerCallback
 
@@ -63,6 +64,7 @@ def measure(method: str) -> Cell:
     section, rates = METHODS[method]
     parts = split(read([]), seed=0)
     clock = Clock()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="fidelity-") as folder:
         recipe = hftune.Recipe(
             task="text-classification",
@@ -96,11 +98,11 @@ class Clock(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start."""
-        self.start = time.perf_counter()
+        self.start = time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop."""
-        self.steps.append(time.perf_counter() - self.start)
+        self.steps.append(time.process_time() - self.start)
 
 
 def summary(cells: Cells) -> dict[str, Any]:
