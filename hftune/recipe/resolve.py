@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any
 
 from hftune.initialization.section import InitializationRule, InitializationSection
+from hftune.losses.distillation.section import DistillationSection
 from hftune.methods import CHANGES_SHAPE, FITTED, method_row
 from hftune.optimizers import DEFAULT as ADAMW
 from hftune.optimizers import OPTIMIZERS
@@ -103,6 +104,9 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
         "data": _data(_spelled_out(tree, "data")),
         "method": method,
         "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
+        "distillation": DistillationSection(**_spelled_out(tree, "distillation"))
+        if "distillation" in tree
+        else None,
         "initialization": _initialization(_spelled_out(tree, "initialization")),
         "regularization": _regularization(dict(tree.get("regularization") or {})),
         "evaluation": EvaluationSection(**(tree.get("evaluation") or {})),

@@ -122,7 +122,7 @@ class HftuneTrainer(Trainer):
         self.throughput.begin(batches)
         denominator = torch.zeros((), dtype=torch.float64)
         for batch in batches:
-            denominator += self.loss.denominator(batch).to(denominator)
+            denominator = denominator + self.loss.denominator(batch).to(denominator)
         denominator = denominator.to(device, _float_of(device))
         if self.args.world_size > 1:
             denominator = self.accelerator.reduce(denominator, reduction="sum")
@@ -144,7 +144,7 @@ class HftuneTrainer(Trainer):
         """
         assert num_items_in_batch is not None, "get_batch_samples counts every group"
         total, outputs = self.loss.total(model, inputs)
-        share = total / num_items_in_batch * self.args.world_size
+        share = (total / num_items_in_batch).sum() * self.args.world_size  # of all parts
         share = share.to(total.dtype)
         of_weights = None if self.penalty is None else self.penalty()
         for penalty in (self.method.penalty(self.accelerator.unwrap_model(model)), of_weights):
