@@ -17,7 +17,8 @@ from typing import Any
 
 from hftune.core.files import atomic_write_json
 
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("hftune", "torch", "transformers", "peft", "accelerate", "datasets")
 
 Cell = dict[str, Any]
@@ -50,7 +51,7 @@ class Cells:
         if not there:
             cell = told | work()
             content = {
-                "command": f"python benchmarks/fidelity/{Path(sys.argv[0]).name}",
+                "command": f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}",
                 "machine": f"{platform.machine()}, {platform.system()}",
                 "versions": {name: version(name) for name in self.packages},
                 "settings": self.settings,

@@ -81,7 +81,7 @@ def with_layers(model: Any, config: PreTrainedConfig, kept: Sequence[int]) -> An
     )
     shallow.load_state_dict(_kept_weights(model, model.state_dict(), kept))
     shallow.tie_weights()
-    if model.generation_config is not None:
+    if model.can_generate():
         shallow.generation_config = model.generation_config
     return shallow.train(model.training)
 

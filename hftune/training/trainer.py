@@ -32,7 +32,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.data.sampling import Draw
-from hftune.losses.contract import Loss
+from hftune.losses.contract import ROW, Loss
 from hftune.losses.penalties import WeightPenalty
 from hftune.methods.contract import Method
 from hftune.optimizers.averaging import Averaging
@@ -96,7 +96,7 @@ class HftuneTrainer(Trainer):
         self._staging: Path | None = None
         super().__init__(compute_metrics=self._metrics, **options)
         self.loss_is_scaled_for_ga = True
-        self.label_names = ["labels"]
+        self.label_names = ["labels", ROW]  # columns that stay beside what the model takes
         self.add_callback(self.throughput)
         self.add_callback(FindBest())
         if self.args.world_size > 1 and not isinstance(self.train_dataset, TokenStream):
