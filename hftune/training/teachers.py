@@ -102,7 +102,7 @@ def find_teachers(recipe: Recipe) -> list[NamedTeacher]:
 def _find(path: str, task: str) -> NamedTeacher:
     with _said_of(path):
         folder = Path(path) / "model" if read_facts(Path(path) / "model") else Path(path)
-        if (folder.parent / "recipe.yaml").exists() and folder.name != "model":
+        if (folder / "recipe.yaml").exists():
             raise HftuneError(f"{path}: the run has no finished model")
         facts = read_facts(folder)
         if facts is not None:

@@ -100,7 +100,8 @@ def test_a_rest_of_no_probability_gives_no_nan() -> None:
     found = top_k_divergence(student, top_k_of(target, 1), 1.0)
     found.backward()
     torch.testing.assert_close(found.detach(), -student.detach().log_softmax(-1)[0, 0])
-    assert student.grad is not None and student.grad.isfinite().all()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
 
 
 def test_binary_divergence_is_that_of_each_cell(logits: tuple[torch.Tensor, torch.Tensor]) -> None:
