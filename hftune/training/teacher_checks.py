@@ -113,6 +113,13 @@ def check_tokens(
                     f"{KEY}: {teacher.path}: its tokenizer cuts a text otherwise: {text!r:.60}",
                     hint="a teacher reads the student's tokens: take one of the same family",
                 )
+        pairs, types = "text_pair" in rows.column_names, "token_type_ids"
+        mine, theirs = (one.model_input_names for one in (tokenizer, teacher.tokenizer))
+        if pairs and types in theirs and types not in mine:
+            raise HftuneError(
+                f"{KEY}: {teacher.path}: it tells the texts of a pair apart by {types}, and the "
+                "student's tokenizer gives none"
+            )
         positions = num_positions(teacher.config)
         if positions is not None and positions < longest:
             raise HftuneError(

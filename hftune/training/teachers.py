@@ -167,6 +167,8 @@ def _said_of(path: str) -> Iterator[None]:
     except HftuneError as error:
         message = error.message.removeprefix("model.path: ")
         message = message if path in message else f"{path}: {message}"
+        if not Path(path).exists() and "no such folder" not in message:
+            message = f"{message} (and there is no folder of that name)"
         raise HftuneError(f"{KEY}: {message}", hint=error.hint) from error
 
 

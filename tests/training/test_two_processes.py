@@ -51,6 +51,8 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
     # Every weight trains for two steps; LoRA is merged and drawn anew after the fifth.
     "relora": ("text-classification", BALANCED, {"method": RELORA}),
+    # The teacher is the model itself, as it was.
+    "distillation": ("text-generation", BALANCED, {"distillation": {"top_k": 12}}),
     # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     "stream": ("text-generation", "cross_entropy", {"data": STREAM, "training": {"max_steps": 9}}),
 }
@@ -100,6 +102,7 @@ def rows(
         (folder / f"{name}.jsonl").write_text("\n".join(written[2:]))
     found = {name: folder / f"{name}.jsonl" for name in lines}
     labelled = found["text-classification"]
+    found["distillation"] = found["text-generation"]
     return {**found, "prune": labelled, "relora": labelled, "stream": chat_file}
 
 
@@ -123,8 +126,10 @@ def recipe(
         "data": {"path": str(data), "validation": str(data), **more.get("data", {})},
         "method": more.get("method", "full"),
         "loss": loss,
+        **({"distillation": {"teacher": str(model), **more["distillation"]}}
+           if "distillation" in more else {}),
         "training": training,
-    }
+    }  # fmt: skip
 
 
 def train_alone(sections: dict[str, Any]) -> None:
