@@ -96,7 +96,7 @@ def test_missing_labels_name_their_rows(nothing: Any) -> None:
 
 
 def test_hidden_class_labels_name_their_rows() -> None:
-    with pytest.raises(HftuneError, match=r"no label in row 2, 3$"):
+    with pytest.raises(HftuneError, match=r"no label in row 2, 3\n"):
         TextClassification().select(rows([0, -1, None], class_labels(["a", "b"])), COLUMNS)
 
 
