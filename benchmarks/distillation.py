@@ -99,10 +99,9 @@ def taught(
     folder: Path,
     *,
     cache: bool | None = None,
-    epochs: float | None = None,
-    batch_size: int = SETTINGS["batch_size"],
     shallow: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    **training: Any,
 ) -> Run:
     """Train one model; with a teacher, rows without a label are the teacher's alone."""
     keep = {"keep_layers": SETTINGS["keep_layers"]} if shallow or teacher is not None else {}
@@ -119,12 +118,13 @@ def taught(
         training={
             "output_dir": str(folder),
             "seed": seed,
-            "num_train_epochs": SETTINGS[f"{kind}_epochs"] if epochs is None else epochs,
+            "num_train_epochs": SETTINGS[f"{kind}_epochs"],
             "learning_rate": SETTINGS[f"{kind}_rate"],
-            "per_device_train_batch_size": batch_size,
+            "per_device_train_batch_size": SETTINGS["batch_size"],
             "train_sampling_strategy": "group_by_length",
             "save_strategy": "no",
             "logging_steps": 10,
+            **training,
         },
     )
     return hftune.train(recipe, train_dataset=rows, callbacks=callbacks)
@@ -135,19 +135,20 @@ def student(name: str, parts: dict[str, Dataset], teacher: Run, seed: int, folde
     labelled = parts["labelled"]
     if name.startswith("few labels"):
         labelled = first_of_each(parts["bare"], SETTINGS["few"])
-    rows, epochs = labelled, None
+    rows, training = labelled, {}
     if name in ("teacher and more rows", "few labels and teacher"):
         rows = with_bare(labelled, parts["bare"])
     elif name == "few labels":  # as many steps as with all rows, or it would hardly train
         epochs = SETTINGS["student_epochs"] * len(parts["bare"]) / len(labelled) / 2
+        training = {"num_train_epochs": epochs}
     start = time.process_time()
     run = taught(
         rows,
         teacher if "teacher" in name else None,
         seed,
         folder / f"student, {name}",
-        epochs=epochs,
         shallow=True,
+        **training,
     )
     figures = judge(run, parts["test"])
     return figures | {"rows": len(rows), "cpu_s": round(time.process_time() - start, 1)}
@@ -183,12 +184,13 @@ def clocks(cells: Cells, data: str, batch_size: int) -> None:
     rows = divided(data, 0)["labelled"]
     found: dict[str, list[float]] = {"kept": [], "running": []}
     with tempfile.TemporaryDirectory(prefix="distillation-") as folder:
-        teacher = taught(rows, None, 0, Path(folder) / "teacher", epochs=0.1)
+        teacher = taught(rows, None, 0, Path(folder) / "teacher", num_train_epochs=0.1)
         for number in range(CLOCKED + 1):
             for name, seconds in found.items():
                 clock = Clock()
                 taught(rows, teacher, 0, Path(folder) / f"{name}-{number}",
-                       cache=name == "kept", epochs=1, batch_size=batch_size,
+                       cache=name == "kept", num_train_epochs=1,
+                       per_device_train_batch_size=batch_size,
                        callbacks=[clock])  # fmt: skip
                 seconds.append(round(clock.seconds, 2))
     for name, seconds in found.items():  # the first one asked the teacher
