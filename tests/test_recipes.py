@@ -51,12 +51,21 @@ def test_recipe_runs_and_resumes(
         "training.eval_steps=3",
         "training.save_steps=3",
     ]
+    if Recipe.load(path).distillation is not None:
+        overrides += taught_by_full(path.with_name("full.yaml"), overrides, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         hftune.train(Recipe.load(path, overrides), callbacks=[StopAt(5)])
     run = hftune.train(Run(tmp_path / "run").recipe, resume=True)
     assert run.metrics["eval_loss"] > 0
     with pytest.raises(HftuneError, match="the run is finished"):
         hftune.train(run.recipe, resume=True)
+
+
+def taught_by_full(path: Path, overrides: list[str], folder: Path) -> list[str]:
+    """Train the teacher that the recipe asks for, and return what names it."""
+    run = folder / "teacher"
+    hftune.train(Recipe.load(path, [*overrides, f"training.output_dir={run}"]))
+    return [f"distillation.teacher={run}", "model.keep_layers=[1]"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -83,7 +83,7 @@ def check(
 def _print_rows(plan: Plan) -> None:
     table = Table("part", "rows", "tokens 50 %", "90 %", "99 %", "longest", "cut", box=None)
     _to_the_right(table)
-    parts = {"train": plan.train, "validation": plan.validation}
+    parts = {"train": plan.train, "unlabelled": plan.unlabelled, "validation": plan.validation}
     for name, part in parts.items():
         if part is not None:
             lengths = np.percentile(part.lengths, (50, 90, 99, 100), method="inverted_cdf")
@@ -171,6 +171,8 @@ def _tagged(plan: Plan, row: dict[str, Any]) -> Text:
 
 
 def _print_training(plan: Plan) -> None:
+    if plan.teachers:
+        say(f"teacher: {', '.join(teacher.path for teacher in plan.teachers)}")
     say(f"optimizer steps: {plan.span.total}")
     estimate = plan_memory(plan)
     if estimate is None:

@@ -207,7 +207,7 @@ def _resumed_folder(recipe: Recipe, launch: Launch) -> Path:
 
 
 def _say_rows(plan: Plan) -> None:
-    parts = {"train": plan.train, "validation": plan.validation}
+    parts = {"train": plan.train, "unlabelled": plan.unlabelled, "validation": plan.validation}
     known = {name: part for name, part in parts.items() if part is not None}
     say("rows: " + ", ".join(f"{len(part.rows)} {name}" for name, part in known.items()))
     cut = sum(part.cut for part in known.values())

@@ -56,7 +56,10 @@ def label_column(rows: Dataset, name: str) -> pa.ChunkedArray:
     if len(places := np.flatnonzero(missing.to_numpy()) + 1):
         more = f" and {len(places) - SHOWN_ROWS} more" if len(places) > SHOWN_ROWS else ""
         shown = ", ".join(map(str, places[:SHOWN_ROWS]))
-        raise HftuneError(f"column {name!r}: no label in row {shown}{more}")
+        raise HftuneError(
+            f"column {name!r}: no label in row {shown}{more}",
+            hint="leave these rows out, or name a teacher who has labels for them: distillation",
+        )
     if pa.types.is_nested(values.type):
         raise HftuneError(_wrong_label(name, {type(values[0].as_py())}))
     numbers, distinct = codes(values)

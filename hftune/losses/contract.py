@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss contract: a sum, and the number it is divided by, known before the forward pass.
 
-The trainer adds the denominators of a whole accumulation group over all ranks and divides once. So
-eight rows give the same gradient as 1 x 8, 2 x 4 or 8 x 1 micro-batches, on one process or two.
+A loss may be of several parts, each a sum with a number of its own. The trainer adds the
+denominators of a whole accumulation group over all ranks and divides once. So eight rows give the
+same gradient as 1 x 8, 2 x 4 or 8 x 1 micro-batches, on one process or two.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from hftune.core.errors import HftuneError
 
 Batch = Mapping[str, Tensor]
+
+#: The number of a training row in its batch, where a teacher must know it; -1 for a blank row.
+ROW = "row"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +72,17 @@ class Loss(ABC):
 
     @abstractmethod
     def denominator(self, batch: Batch) -> Tensor:
-        """Return what the sum is divided by, from the labels alone, float, shape ``()``."""
+        """Return what the sum is divided by, from the labels alone, float.
+
+        Shape ``()``; ``(parts,)`` where :meth:`total` returns so many sums.
+        """
 
     @abstractmethod
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
-        """Run the model and return the summed loss, shape ``()``, and the model's outputs."""
+        """Run the model and return the summed loss, shape ``()``, and the model's outputs.
+
+        A loss of several parts returns their sums, shape ``(parts,)``.
+        """
 
 
 def refuse_smoothing(facts: LabelFacts, why: str) -> None:

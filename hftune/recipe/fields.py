@@ -20,6 +20,7 @@ from hftune.core.rows import Row
 from hftune.initialization import SCHEMES
 from hftune.initialization.section import InitializationSection
 from hftune.losses import LOSSES
+from hftune.losses.distillation.section import DistillationSection
 from hftune.methods import METHODS, method_row
 from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.limits import AT_LEAST_ONE, RANGES, Schema, refused_training
@@ -112,6 +113,7 @@ def build_schema() -> Schema:
             "data": {"anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]},
             "method": _choice_schema(methods),
             "loss": _choice_schema(losses),
+            "distillation": {"anyOf": [{"type": "string"}, _dataclass_schema(DistillationSection)]},
             "initialization": {
                 "anyOf": [
                     {"type": "string", "enum": list(SCHEMES)},

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from hftune.initialization.section import InitializationSection
+from hftune.losses.distillation.section import DistillationSection
 from hftune.methods import FITTED
 from hftune.recipe.check import check
 from hftune.recipe.compatibility import check_compatibility
@@ -48,6 +49,7 @@ class Recipe:
     data: DataSection
     method: Choice
     loss: Choice | None
+    distillation: DistillationSection | None
     initialization: InitializationSection
     regularization: RegularizationSection
     evaluation: EvaluationSection
@@ -120,6 +122,8 @@ class Recipe:
         }
         if chosen_loss := self.loss or loss:
             whole["loss"] = _spelled_out(chosen_loss, schema["loss"])
+        if self.distillation is not None:
+            whole["distillation"] = _section(self.distillation)
         for name, section in (
             ("initialization", self.initialization),
             ("regularization", self.regularization),

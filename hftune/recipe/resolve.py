@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any
 
 from hftune.initialization.section import InitializationRule, InitializationSection
+from hftune.losses.distillation.section import DistillationSection
 from hftune.methods import CHANGES_SHAPE, FITTED, method_row
 from hftune.optimizers import DEFAULT as ADAMW
 from hftune.optimizers import OPTIMIZERS
@@ -102,6 +103,9 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
         "data": _data(_spelled_out(tree, "data")),
         "method": method,
         "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
+        "distillation": _distillation(_spelled_out(tree, "distillation"))
+        if "distillation" in tree
+        else None,
         "initialization": _initialization(_spelled_out(tree, "initialization")),
         "regularization": regularization_section(tree.get("regularization") or {}),
         "evaluation": EvaluationSection(**(tree.get("evaluation") or {})),
@@ -199,6 +203,17 @@ def _data(section: dict[str, Any]) -> DataSection:
         if (given := section.get(key)) is not None:
             section[key] = record(**({"name": given} if isinstance(given, str) else given))
     return DataSection(**section)
+
+
+def _distillation(section: dict[str, Any]) -> DistillationSection:
+    """The distillation section; JSON has texts alone as keys, also where they are numbers."""
+    for name in ("hidden_states", "attentions"):
+        layers = section.get(name) or {}
+        section[name] = {
+            int(layer) if isinstance(layer, str) and layer.isdecimal() else layer: other
+            for layer, other in layers.items()
+        }
+    return DistillationSection(**section)
 
 
 def _initialization(section: dict[str, Any]) -> InitializationSection:

@@ -22,6 +22,7 @@ SHORT_FORMS: dict[str, str] = {
     "method": "name",
     "loss": "name",
     "initialization": "name",
+    "distillation": "teacher",
 }
 
 #: What a section means that a recipe leaves out.
@@ -73,6 +74,10 @@ class ModelSection:
             "help": "What an encoder's classification head reads: the first position, or the mean "
             "over all tokens put in its place."
         },
+    )
+    keep_layers: list[int] | None = field(
+        default=None,
+        metadata={"help": "Numbers of the layers that stay, from 0; the others are taken out."},
     )
 
 
@@ -135,6 +140,10 @@ class DataSection:
     )
     sample_by: Literal["line", "paragraph", "document"] | None = field(
         default=None, metadata={"help": "What a row of a txt file is; line if absent."}
+    )
+    unlabelled: str | list[str] | None = field(
+        default=None,
+        metadata={"help": "Rows that a teacher alone teaches: the kinds of path, without labels."},
     )
     validation: str | list[str] | None = field(
         default=None,

@@ -17,7 +17,7 @@ from hftune.core.errors import HftuneError
 from hftune.data.columns import Role, find_columns
 from hftune.data.shapes import NothingToTrainError
 from hftune.data.split import Keys
-from hftune.losses.contract import forward
+from hftune.losses.contract import ROW, forward
 from hftune.metrics.external import ExternalMetric, Metric, load_metrics
 
 
@@ -281,9 +281,8 @@ def blank_row(row: Mapping[str, Any]) -> dict[str, Any]:
     It fills up the last batches of several processes, so that each has as many.
     """
     labels = row["labels"]
-    if isinstance(labels, list):
-        return {**row, "labels": [_blank(label) for label in labels]}
-    return {**row, "labels": _blank(labels)}
+    blank = [_blank(label) for label in labels] if isinstance(labels, list) else _blank(labels)
+    return {**row, "labels": blank, **({ROW: -1} if ROW in row else {})}
 
 
 def _blank(label: float) -> float:

@@ -17,6 +17,7 @@ from transformers import (
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.core.fingerprint import fingerprint
+from hftune.core.layers import with_layers
 from hftune.core.padding_free import padding_free
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
 from hftune.data.curriculum import Curriculum
@@ -27,6 +28,7 @@ from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.distribution import is_sharded, name_layers
 from hftune.training.plan import Plan
 from hftune.training.stages import Stages
+from hftune.training.teaching import give_teacher, training_rows
 from hftune.training.trainer import HftuneTrainer
 
 #: Rows on which lsuv looks at the outputs of new layers.
@@ -43,12 +45,14 @@ def build_model(plan: Plan) -> nn.Module:
     model, missing = load_weights(
         plan.task.auto_model,
         plan.location,
-        config=plan.config,
+        config=plan.whole_config or plan.config,
         dtype=weight_dtype(plan),
         revision=section.revision,
         attn_implementation=section.attn_implementation,
         quantization_config=quantization_config(base_quantization(plan)),
     )
+    if section.keep_layers is not None:
+        model = with_layers(model, plan.config, section.keep_layers)
     if plan.method.saves_adapter:
         plan.base_fingerprint = fingerprint(loaded_weights(model, missing))
     if plan.recipe.initialization.is_said:
@@ -103,6 +107,8 @@ def build_trainer(
     """Make the Trainer."""
     if plan.method.changes_what_trains and plan.arguments.ddp_find_unused_parameters is None:
         plan.arguments.ddp_find_unused_parameters = True  # also where activations are recomputed
+    rows = training_rows(plan)
+    give_teacher(plan, rows)
     averaging = plan.optimization.averaging_of(model, plan.span.total)
     sharpness = plan.regularization.sharpness_of(model)
     trainer = HftuneTrainer(
@@ -116,7 +122,7 @@ def build_trainer(
         drawing=plan.drawing,
         penalty=plan.optimization.penalty_of(model, plan.new_modules),
         weight_noise=plan.regularization.weight_noise_of(model),
-        train_dataset=plan.train.rows if plan.stream is None else plan.stream,
+        train_dataset=rows if plan.stream is None else plan.stream,
         eval_dataset=None if plan.validation is None else plan.validation.rows,
         data_collator=plan.task.collator(plan.tokenizer, model),
         processing_class=plan.tokenizer,

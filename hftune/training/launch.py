@@ -215,6 +215,11 @@ RULES = (
         ),
     ),
     LaunchRule(
+        "distillation",
+        "a teacher beside a sharded model is not supported; take --accelerate multi_gpu",
+        lambda recipe, launch: launch.sharding is not None and recipe.distillation is not None,
+    ),
+    LaunchRule(
         "initialization",
         "sharded weights cannot be drawn; take --accelerate multi_gpu",
         lambda recipe, launch: launch.sharding is not None and recipe.initialization.is_said,

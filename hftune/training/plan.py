@@ -2,6 +2,7 @@
 """A checked run that only lacks its weights."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,6 +36,7 @@ from hftune.training.regularization import Regularization
 from hftune.training.rows import Parts
 from hftune.training.span import span_of
 from hftune.training.streaming import TokenStream
+from hftune.training.teachers import NamedTeacher
 
 PERCENTILES = (50, 90, 99, 100)
 
@@ -66,6 +68,9 @@ class Plan:
         stream: What trains in place of ``train``, with ``data.streaming``.
         new_modules: What the checkpoint lacks or is drawn anew, once the base is loaded.
         base_fingerprint: What an adapter remembers of its base, once that is loaded.
+        teachers: Who teaches, without weights.
+        unlabelled: Encoded rows that a teacher alone teaches.
+        whole_config: Of the model with all its layers, where the recipe keeps some of them.
     """
 
     recipe: Recipe
@@ -90,6 +95,9 @@ class Plan:
     stream: TokenStream | None = None
     base_fingerprint: dict[str, str] | None = None
     new_modules: tuple[str, ...] = ()
+    teachers: Sequence[NamedTeacher] = ()
+    unlabelled: Encoded | None = None
+    whole_config: PreTrainedConfig | None = None
 
     def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
         """Return what the method may know."""
@@ -114,13 +122,18 @@ class Plan:
         if self.stream is not None:
             return span_of(self.arguments, None)
         rows = self.train.num_rows if self.drawing is None else self.drawing.size
+        rows += 0 if self.unlabelled is None else self.unlabelled.num_rows
         return span_of(self.arguments, rows)
 
-    def skeleton(self) -> PreTrainedModel:
-        """Return the model without weights, on the meta device."""
+    def skeleton(self, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+        """Return the model without weights, on the meta device.
+
+        Args:
+            config: In place of the model's own.
+        """
         with init_empty_weights(include_buffers=True), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model: PreTrainedModel = self.task.auto_model.from_config(self.config)
+            model: PreTrainedModel = self.task.auto_model.from_config(config or self.config)
         model.tie_weights()
         return model
 
@@ -135,6 +148,7 @@ class Plan:
             "empty_texts": self.parts.empty_texts,
             "train": _part_report(self.train),
             "validation": None if self.validation is None else _part_report(self.validation),
+            **({} if self.unlabelled is None else {"unlabelled": _part_report(self.unlabelled)}),
             "classes": dict(zip(self.task.label_names, map(int, counts), strict=False)),
             "imbalance": imbalance(counts) if self.task.label_names else None,
             **self.data_report,

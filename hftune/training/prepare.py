@@ -14,11 +14,13 @@ from transformers import (
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError
+from hftune.core.layers import check_kept, shallow_config
 from hftune.core.surgery import num_positions
 from hftune.data.sampling import Draw
 from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.initialization.model import check_initialization
 from hftune.losses.contract import LabelFacts, Loss
+from hftune.losses.distillation.loss import Distillation
 from hftune.methods.peft import is_prompt_learning
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
@@ -41,6 +43,14 @@ from hftune.training.reference import open_reference, reference_losses
 from hftune.training.regularization import Regularization
 from hftune.training.rows import read_parts
 from hftune.training.streaming import open_stream, token_stream
+from hftune.training.teacher_checks import (
+    check_labels,
+    check_layers,
+    check_rows,
+    check_tokens,
+    settle_labels,
+)
+from hftune.training.teachers import find_teachers
 
 NO_LIMIT = 10**6  # tokenizers without a limit say a number far above this
 
@@ -74,14 +84,9 @@ def prepare(
     arguments = training_arguments(recipe, launch)
     scaled_rate(recipe, arguments)
     task = build_task(recipe)
-    location = model_location(recipe.model.path)
-    if recipe.model.revision is not None and location != recipe.model.path:
-        raise RecipeError(["model.revision: a demo model has none"])
-    config = load_config(location, recipe.model.config, recipe.model.revision)
-    tokenizer = load_tokenizer(location, recipe.model.revision)
-    if tokenizer.pad_token is None and recipe.task != "text-generation":
-        tokenizer.pad_token = tokenizer.eos_token
-
+    teachers = find_teachers(recipe)
+    settle_labels(task, teachers, recipe)
+    location, config, tokenizer = _base(recipe)
     streamed = None
     if recipe.data.streaming and train_dataset is eval_dataset is None:
         parts, streamed = open_stream(recipe, task)
@@ -92,11 +97,14 @@ def prepare(
     guessed = parts.columns.keys() - recipe.data.columns.keys()
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
+    check_rows(task, parts.train, teachers, recipe)
     task.learn(parts.train, parts.validation)
+    check_labels(task, teachers, recipe)
     settle_metrics(recipe, task, metrics)
     settle_best_metric(recipe, arguments, task)
     loss_choice = None if loss is not None else loss_choice_of(recipe, task)
     config_changes = task.configure(config, tokenizer)
+    config, whole_config = _kept_config(recipe, config)
     limit = longest_row(recipe, config, tokenizer)
     encode = partial(encode_part, task, tokenizer=tokenizer, max_length=limit, sample=sample)
     plan = Plan(
@@ -112,22 +120,57 @@ def prepare(
         validation=None if parts.validation is None else encode(parts.validation),
         max_length=limit,
         method=build_method(recipe),
-        loss=loss if loss is not None else build_loss(loss_choice),
+        loss=_distilled(recipe, loss if loss is not None else build_loss(loss_choice)),
         loss_choice=loss_choice,
         launch=launch,
         optimization=Optimization.of(recipe, arguments),
         regularization=Regularization.of(recipe, arguments, config),
+        teachers=teachers,
+        unlabelled=None if parts.unlabelled is None else encode(parts.unlabelled),
+        whole_config=whole_config,
     )
     if streamed is not None:
         plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
     plan.drawing = _drawing(plan, looks=sample is not None)
     _fit_loss(plan)
     plan.optimization.check_run(arguments, plan.span)
+    _check(plan, own_model)
+    return plan
+
+
+def _base(recipe: Recipe) -> tuple[str, PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return where the base model is, its config and its tokenizer."""
+    location = model_location(recipe.model.path)
+    if recipe.model.revision is not None and location != recipe.model.path:
+        raise RecipeError(["model.revision: a demo model has none"])
+    config = load_config(location, recipe.model.config, recipe.model.revision)
+    tokenizer = load_tokenizer(location, recipe.model.revision)
+    if tokenizer.pad_token is None and recipe.task != "text-generation":
+        tokenizer.pad_token = tokenizer.eos_token
+    return location, config, tokenizer
+
+
+def _kept_config(
+    recipe: Recipe, config: PreTrainedConfig
+) -> tuple[PreTrainedConfig, PreTrainedConfig | None]:
+    """Return the model's config and, where it keeps some layers, that of the whole model."""
+    kept = recipe.model.keep_layers
+    return (config, None) if kept is None else (shallow_config(config, kept), config)
+
+
+def _distilled(recipe: Recipe, loss: Loss) -> Loss:
+    """Return the loss with a teacher beside it, where the recipe names one."""
+    return loss if recipe.distillation is None else Distillation(loss, recipe.distillation)
+
+
+def _check(plan: Plan, own_model: nn.Module | None) -> None:
+    """Try what can be tried without weights."""
+    check_tokens(plan.teachers, plan.tokenizer, plan.config, plan.parts.train, _longest(plan))
+    check_layers(plan.recipe, plan.teachers, plan.config)
     if own_model is None:
         _check_model(plan)
     else:
         _check_own_model(plan, own_model)
-    return plan
 
 
 def _drawing(plan: Plan, *, looks: bool) -> Draw | None:
@@ -152,6 +195,8 @@ def _drawing(plan: Plan, *, looks: bool) -> Draw | None:
 def _check_model(plan: Plan) -> None:
     """Try method, loss and parameter groups on a model without weights."""
     skeleton = plan.skeleton()
+    if plan.whole_config is not None:
+        check_kept(plan.skeleton(plan.whole_config), skeleton, plan.recipe.model.keep_layers or ())
     check_initialization(plan.recipe.initialization, skeleton)
     plan.adapted = plan.method.check(skeleton, plan.context())
     changed = skeleton if plan.adapted is None else plan.adapted
@@ -165,6 +210,8 @@ def _check_own_model(plan: Plan, model: nn.Module) -> None:
     if plan.recipe.initialization.is_said:
         raise RecipeError(["initialization: a model of one's own is taken as it is"])
     plan.regularization.check_own_model(model)
+    if plan.whole_config is not None:
+        raise RecipeError(["model.keep_layers: a model of one's own is taken as it is"])
     plan.loss.check(model)
 
 
@@ -184,6 +231,13 @@ def _fit_loss(plan: Plan) -> None:
     )
     shares = plan.loss.prior()
     plan.task.learn_prior(None if shares is None else shares.tolist())
+
+
+def _longest(plan: Plan) -> int:
+    """Tokens of the longest row that trains."""
+    parts = [part for part in (plan.train, plan.unlabelled) if part is not None]
+    longest = max(length for part in parts for length in part.lengths)
+    return longest if plan.max_length is None else min(longest, plan.max_length)
 
 
 def longest_row(

@@ -19,6 +19,7 @@ from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
 from hftune.training.drawing import beside, set_aside
 from hftune.training.sources import hold_out, read_mixture, source_items
+from hftune.training.unlabelled import set_unlabelled_apart, unlabelled_rows
 
 TEXTS = ("text", "prompt", "completion", "target")
 HANDED_OVER = "rows handed over in Python"
@@ -34,6 +35,7 @@ class Parts:
         columns: Role to column name.
         sources: File to SHA-256, a record of each source of several, or what else the rows came
             from.
+        unlabelled: Training rows without labels, which a teacher teaches.
         drawn_by: Weights or difficulties of the training rows, where the recipe names a column.
     """
 
@@ -42,6 +44,7 @@ class Parts:
     columns: dict[str, str]
     sources: dict[str, str] | list[dict[str, Any]] | str
     drawn_by: NDArray[np.float64] | None = None
+    unlabelled: Dataset | None = None
 
     @property
     def empty_texts(self) -> int:
@@ -70,10 +73,13 @@ def read_parts(
         mixture.train = _sample(mixture.train, data.max_train_samples, seed)
         if mixture.validation is not None:
             mixture.validation = _sample(mixture.validation, data.max_eval_samples, seed)
-        return Parts(mixture.train, mixture.validation, mixture.columns, mixture.sources)
+        bare = unlabelled_rows(recipe, task, None, mixture.validation)
+        return Parts(mixture.train, mixture.validation, mixture.columns, mixture.sources,
+                     unlabelled=bare)  # fmt: skip
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
     columns = task.columns(given.column_names, named)
+    given, bare = set_unlabelled_apart(recipe, task, given, columns)
     rows = beside(task.select(given, columns), given, data)
     if held_out is not None:
         present = {role: name for role, name in columns.items() if name in held_out.column_names}
@@ -90,6 +96,7 @@ def read_parts(
         columns=columns,
         sources=HANDED_OVER if train is not None else _sources(recipe),
         drawn_by=drawn_by,
+        unlabelled=unlabelled_rows(recipe, task, bare, selected),
     )
 
 
@@ -150,6 +157,7 @@ def _sources(recipe: Recipe) -> dict[str, Any] | str:
     paths = [
         cast("str | list[str] | None", data.path),
         None if is_slice(data.validation) else data.validation,
+        data.unlabelled,
     ]
     files = [file for path in paths if path and path != DEMO for file in source_files(path)]
     return {str(file): sha256_of(file) for file in files} or str(data.path)

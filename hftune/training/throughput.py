@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
-from hftune.losses.contract import counted
+from hftune.losses.contract import ROW, counted
 
 
 class Throughput(TrainerCallback):
@@ -31,7 +31,8 @@ class Throughput(TrainerCallback):
         self._began = time.perf_counter()
         for batch in batches:
             labels = batch["labels"]
-            counts = counted(labels).reshape(len(labels), -1).any(1)  # blank rows are padding
+            labelled = counted(labels).reshape(len(labels), -1).any(1)
+            counts = batch[ROW] >= 0 if ROW in batch else labelled  # blank rows are padding
             self.positions += batch["attention_mask"].numel()
             self.tokens += int(batch["attention_mask"][counts].sum())
 

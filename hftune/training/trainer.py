@@ -33,7 +33,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.data.sampling import Draw
-from hftune.losses.contract import Loss
+from hftune.losses.contract import ROW, Loss
 from hftune.losses.penalties import WeightPenalty
 from hftune.methods.contract import Method
 from hftune.optimizers.averaging import Averaging
@@ -106,7 +106,7 @@ class HftuneTrainer(Trainer):
         self._staging: Path | None = None
         super().__init__(compute_metrics=self._metrics, **options)
         self.loss_is_scaled_for_ga = True
-        self.label_names = ["labels"]
+        self.label_names = ["labels", ROW]  # columns that stay beside what the model takes
         self.add_callback(self.throughput)
         self.add_callback(FindBest())
         if self.args.world_size > 1 and not isinstance(self.train_dataset, TokenStream):
@@ -132,7 +132,7 @@ class HftuneTrainer(Trainer):
         self.throughput.begin(batches)
         denominator = torch.zeros((), dtype=torch.float64)
         for batch in batches:
-            denominator += self.loss.denominator(batch).to(denominator)
+            denominator = denominator + self.loss.denominator(batch).to(denominator)
         denominator = denominator.to(device, _float_of(device))
         if self.args.world_size > 1:
             denominator = self.accelerator.reduce(denominator, reduction="sum")
@@ -154,7 +154,7 @@ class HftuneTrainer(Trainer):
         """
         assert num_items_in_batch is not None, "get_batch_samples counts every group"
         total, outputs = self.loss.total(model, inputs)
-        share = total / num_items_in_batch * self.args.world_size
+        share = (total / num_items_in_batch).sum() * self.args.world_size  # of all parts
         share = share.to(total.dtype)
         of_weights = None if self.penalty is None else self.penalty()
         for penalty in (self.method.penalty(self.accelerator.unwrap_model(model)), of_weights):

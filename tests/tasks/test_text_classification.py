@@ -88,15 +88,15 @@ def test_missing_labels_name_their_rows(nothing: Any) -> None:
     value = "x" if nothing == "" else 1.0
     labels = [value] * 12
     labels[2] = labels[4] = nothing
-    with pytest.raises(HftuneError, match=r"column 'label': no label in row 3, 5$"):
+    with pytest.raises(HftuneError, match=r"column 'label': no label in row 3, 5\n"):
         TextClassification().select(rows(labels), COLUMNS)
     labels[:7] = [nothing] * 7
-    with pytest.raises(HftuneError, match=r"no label in row 1, 2, 3, 4, 5 and 2 more$"):
+    with pytest.raises(HftuneError, match=r"no label in row 1, 2, 3, 4, 5 and 2 more\n"):
         TextClassification().select(rows(labels), COLUMNS)
 
 
 def test_hidden_class_labels_name_their_rows() -> None:
-    with pytest.raises(HftuneError, match=r"no label in row 2, 3$"):
+    with pytest.raises(HftuneError, match=r"no label in row 2, 3\n"):
         TextClassification().select(rows([0, -1, None], class_labels(["a", "b"])), COLUMNS)
 
 

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from hftune import Recipe
 from hftune.losses import LOSSES
 from hftune.losses.contract import LabelFacts, Loss
+from hftune.losses.distillation.loss import Distillation
+from hftune.recipe.rules.distillation import OTHER_PASSES
 from hftune.tasks import TASKS
 from hftune.tasks.contract import blank_row
 from hftune.training.build import build_model, build_trainer
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
+from hftune.training.teaching import RunningTeacher, training_rows
 from hftune.training.trainer import HftuneTrainer
 
 CLASSIFICATION = "text-classification"
@@ -37,6 +40,11 @@ OPTIONS: dict[str, Sequence[Any]] = {
 ONE_LABEL, SEVERAL_LABELS = ("class_weights", "logit_adjustment"), ("pos_weight",)
 #: Rows of the group in whose gradients the splits are compared; one of them is blank.
 GROUP, BLANK = 8, 5
+#: Of those that have a teacher so many have no label.
+BARE = 2
+#: Kinds of labels with a teacher beside them are named so.
+TAUGHT = ", taught"
+INSIDE = {"hidden_states": {1: 1, 2: 2}, "attentions": {1: 0}, "attentions_weight": 0.3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Case:
 
 def all_cases() -> list[Case]:
     """Return every loss with every task and option that go together; row comparers are exempt."""
-    return [
+    alone = [
         Case(kind, name, options, smoothing)
         for name, row in LOSSES.items()
         if not row.compares_rows
@@ -69,6 +77,9 @@ def all_cases() -> list[Case]:
         for options in _options(name, kind)
         for smoothing in ((0.0, 0.1) if row.smooths else (0.0,))
     ]
+    # Beside a teacher each with its last options, all of them.
+    last = {(case.kind, case.name): case for case in alone if case.name not in OTHER_PASSES}
+    return alone + [dataclasses.replace(c, kind=c.kind + TAUGHT) for c in last.values()]
 
 
 def _kinds(name: str) -> list[str]:
@@ -111,7 +122,7 @@ def kind_recipes(
         ]  # fmt: skip
         written[kind] = folder / f"{kind}.jsonl"
         written[kind].write_text("\n".join(lines))
-    return {
+    alone = {
         kind: {
             "task": kind if kind in TASKS else CLASSIFICATION,
             "model": {
@@ -123,6 +134,36 @@ def kind_recipes(
             "training": {"output_dir": str(folder / kind), "use_cpu": True, "max_steps": 1},
         }
         for kind, path in written.items()
+    }
+    return alone | {
+        kind + TAUGHT: _taught(kind, sections, folder) for kind, sections in alone.items()
+    }
+
+
+def _taught(kind: str, sections: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the recipe with a teacher: kept or running, of answers or of layers, too."""
+    plan = prepare(Recipe(**sections))
+    place = folder / f"{kind}-teacher"
+    torch.manual_seed(1)
+    teacher = plan.task.auto_model.from_config(plan.config)
+    teacher.save_pretrained(place)
+    plan.tokenizer.save_pretrained(place)
+    data, model = dict(sections["data"]), dict(sections["model"])
+    if sections["task"] == CLASSIFICATION:  # some rows have no label
+        rows = [json.loads(line) for line in Path(data["path"]).read_text().splitlines()]
+        bare = [{**row, "label": None} if n % 5 == 4 else row for n, row in enumerate(rows)]
+        data["path"] = str(folder / f"{kind}-bare.jsonl")
+        Path(data["path"]).write_text("\n".join(map(json.dumps, bare)))
+    inside = kind in (SINGLE_LABEL, "token-classification")
+    if inside:
+        model["attn_implementation"] = "eager"
+    learnt: dict[str, Any] = INSIDE if inside else {}
+    learnt = {"top_k": 7} if kind == "text-generation" else learnt
+    return {
+        **sections,
+        "model": model,
+        "data": data,
+        "distillation": {"teacher": str(place), "alpha": 0.6, **learnt},
     }
 
 
@@ -137,22 +178,33 @@ class Bench:
         self.plan: Plan = prepare(Recipe(**sections))
         self.model: nn.Module = build_model(self.plan).double()
         self.trainer: HftuneTrainer = build_trainer(self.plan, self.model)
-        rows = [self.plan.train.rows[3 * index] for index in range(GROUP)]  # of several classes
+        every = training_rows(self.plan)
+        rows = [every[3 * index] for index in range(GROUP)]  # of several classes
+        if self.plan.unlabelled is not None:
+            rows[-BARE:] = [every[len(every) - 1 - index] for index in range(BARE)]
+        if isinstance(self.plan.loss, Distillation):
+            teacher = self.plan.loss.teacher
+            for model in teacher.models if isinstance(teacher, RunningTeacher) else ():
+                model.double()
         rows[BLANK] = blank_row(rows[BLANK])
         self.rows = rows
 
     def loss(self, case: Case) -> Loss:
         """Return the case's loss, fitted to all of the rows."""
         plan = self.plan
-        return case.build(
-            LabelFacts(
-                classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
-                counts=plan.class_counts().tolist(),
-                rows=plan.train.num_rows,
-                causal=plan.task.causal,
-                problem_type=plan.task.problem_type,
-            )
+        facts = LabelFacts(
+            classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
+            counts=plan.class_counts().tolist(),
+            rows=plan.train.num_rows,
+            causal=plan.task.causal,
+            problem_type=plan.task.problem_type,
         )
+        loss = case.build(facts)
+        if not isinstance(plan.loss, Distillation):
+            return loss
+        taught = Distillation(loss, plan.loss.section, plan.loss.teacher)
+        taught.fit(facts)
+        return taught
 
     def gradient(self, loss: Loss, sizes: Sequence[int]) -> Tensor:
         """Return the gradient of one optimizer step over micro-batches of so many rows."""

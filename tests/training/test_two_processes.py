@@ -97,6 +97,8 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
         BALANCED,
         {"regularization": {"l1": 1e-4, "l2": 1e-3, "l2_sp": 1e-1}},
     ),
+    # The teacher is the model itself, as it was.
+    "distillation": ("text-generation", BALANCED, {"distillation": {"top_k": 12}}),
     # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     "stream": ("text-generation", "cross_entropy", {"data": STREAM, "training": {"max_steps": 9}}),
 }
@@ -147,7 +149,8 @@ def rows(
     found = {name: folder / f"{name}.jsonl" for name in lines}
     labelled = found["text-classification"]
     classified = [name for name, (task, _, _) in CASES.items() if task == "text-classification"]
-    chats = {"stream": chat_file, "curriculum by loss": found["text-generation"]}
+    chats = {"stream": chat_file}
+    chats |= dict.fromkeys(("curriculum by loss", "distillation"), found["text-generation"])
     return {**dict.fromkeys(classified, labelled), **chats, **found}
 
 
@@ -171,9 +174,11 @@ def recipe(
         "data": {"path": str(data), "validation": str(data), **more.get("data", {})},
         "method": more.get("method", "full"),
         "loss": loss,
+        **({"distillation": {"teacher": str(model), **more["distillation"]}}
+           if "distillation" in more else {}),
         "training": training,
         **{name: more[name] for name in ("initialization", "regularization") if name in more},
-    }
+    }  # fmt: skip
 
 
 def train_alone(sections: dict[str, Any]) -> None:

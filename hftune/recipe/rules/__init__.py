@@ -2,6 +2,7 @@
 """What goes with what: rules by subject, checked before anything heavy is imported."""
 
 from hftune.recipe.rules.data import DATA_RULES
+from hftune.recipe.rules.distillation import DISTILLATION_RULES
 from hftune.recipe.rules.evaluation import EVALUATION_RULES
 from hftune.recipe.rules.initialization import INITIALIZATION_RULES
 from hftune.recipe.rules.loss import LOSS_RULES
@@ -20,6 +21,7 @@ RULES = (
     *METHOD_RULES,
     *PROBE_RULES,
     *LOSS_RULES,
+    *DISTILLATION_RULES,
     *INITIALIZATION_RULES,
     *OPTIMIZATION_RULES,
     *REGULARIZATION_RULES,

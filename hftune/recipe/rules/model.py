@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules of the model."""
 
-from hftune.methods import METHODS
+from hftune.methods import METHODS, method_row
 from hftune.recipe.rules.rule import Rule, installed, quantized
 
 PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
+
+
+def _saves_whole(method: str) -> bool:
+    row = method_row(method)
+    return not row.saves_adapter and not row.fitted
+
 
 MODEL_RULES = (
     Rule(
@@ -37,5 +43,29 @@ MODEL_RULES = (
         "model.classifier_pooling",
         "mean pooling cannot see the virtual tokens of prompt methods; use cls",
         lambda s: s["model"].classifier_pooling == "mean" and s["method"].name in PROMPT_METHODS,
+    ),
+    Rule(
+        "model.keep_layers",
+        "layers are named once each, from the lowest to the highest, and counted from 0",
+        lambda s: (
+            (kept := s["model"].keep_layers) is not None
+            and (not kept or kept != sorted(set(kept)) or kept[0] < 0)
+        ),
+    ),
+    Rule(
+        "model.keep_layers",
+        "a model without its other layers is saved whole; an adapter or a probe would lie beside a "
+        "base that nobody has: take full or another method that leaves a whole model",
+        lambda s: s["model"].keep_layers is not None and not _saves_whole(s["method"].name),
+    ),
+    Rule(
+        "model.keep_layers",
+        "an encoder with a decoder has two stacks of layers",
+        lambda s: s["model"].keep_layers is not None and s["task"] == "text2text-generation",
+    ),
+    Rule(
+        "model.keep_layers",
+        "it decides model.config.num_hidden_layers: leave that out",
+        lambda s: s["model"].keep_layers is not None and "num_hidden_layers" in s["model"].config,
     ),
 )

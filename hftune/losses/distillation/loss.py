@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss of a student: ``alpha`` times what its teacher says, and the rest for the labels.
+
+``alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * loss of the labels``, to which distances
+of hidden states and of attention may be added. Each part is a mean over what it counts: the first
+over the items that are taught, the second over the labels, by their weights, the others over the
+tokens. So a row without a label is taught by the teacher alone, and ``alpha`` keeps its meaning
+however many labels there are.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hftune.core.errors import HftuneError
+from hftune.losses import MULTI_LABEL, REGRESSION
+from hftune.losses.contract import ROW, Batch, LabelFacts, Loss, counted, targets
+from hftune.losses.distillation.divergence import (
+    attention_divergence,
+    binary_divergence,
+    divergence,
+    hidden_distance,
+    target_log_probs,
+    top_k_divergence,
+    top_k_of,
+)
+from hftune.losses.distillation.section import TEMPERATURE, DistillationSection
+from hftune.losses.distillation.teacher import (
+    Answer,
+    Teacher,
+    by_token,
+    real_rows,
+    real_tokens,
+    taught,
+)
+
+
+class Distillation(Loss):
+    """A task's loss beside the answers of teachers.
+
+    Args:
+        task_loss: What the labels are judged by.
+        section: What the recipe says.
+        teacher: Answers the batches; set before training.
+    """
+
+    def __init__(
+        self, task_loss: Loss, section: DistillationSection, teacher: Teacher | None = None
+    ) -> None:
+        self.task_loss = task_loss
+        self.section = section
+        self.teacher = teacher
+        self.temperature = section.temperature or TEMPERATURE
+        self.problem_type: str | None = None
+        self.num_classes = 0
+
+    def fit(self, facts: LabelFacts) -> None:
+        """Learn what kind of labels there are; see :class:`Loss`.
+
+        Raises:
+            HftuneError: An option means nothing for them.
+        """
+        super().fit(facts)
+        self.task_loss.fit(facts)
+        self.problem_type = facts.problem_type
+        self.num_classes = len(facts.classes)
+        if self.problem_type == REGRESSION and self.section.temperature is not None:
+            raise HftuneError("distillation.temperature: a teacher's number has none to divide")
+        if self.section.top_k is not None and self.section.top_k >= self.num_classes:
+            raise HftuneError(
+                f"distillation.top_k: {self.section.top_k} of {self.num_classes} tokens are all",
+                hint="leave it out to be taught every token",
+            )
+
+    def check(self, model: nn.Module) -> None:
+        """Raise :class:`HftuneError` if the task's loss does not work with the model."""
+        self.task_loss.check(model)
+
+    def denominator(self, batch: Batch) -> Tensor:
+        """Return one number for each part of the loss, shape ``(parts,)``; see :class:`Loss`."""
+        counts = [self._items(batch)] if self.section.alpha > 0 else []
+        if self.section.alpha < 1:
+            counts.append(self.task_loss.denominator(_without_row(batch)))
+        if self.section.looks_inside:
+            tokens = real_tokens(batch).sum()
+            counts += [tokens] * (bool(self.section.hidden_states) + bool(self.section.attentions))
+        return torch.stack([count.to(torch.float64) for count in counts])
+
+    def _items(self, batch: Batch) -> Tensor:
+        """How many items are taught: rows, tokens, or cells of a row of labels."""
+        if by_token(batch):
+            return counted(targets(batch["labels"], causal=self.causal)).sum()
+        rows = real_rows(batch).sum()
+        return rows * self.num_classes if self.problem_type == MULTI_LABEL else rows
+
+    def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
+        """Return the sums of the parts, shape ``(parts,)``, and the model's outputs."""
+        assert self.teacher is not None, "it is set before training"
+        given, section = self.teacher.answer(inputs), self.section
+        asked: dict[str, Any] = _without_row(inputs)
+        asked |= {"output_hidden_states": True} if section.hidden_states else {}
+        asked |= {"output_attentions": True} if section.attentions else {}
+        of_labels, outputs = self.task_loss.total(model, asked)
+        parts = []
+        if section.alpha > 0:
+            student = taught(outputs.logits, inputs, causal=self.causal)
+            parts.append(section.alpha * self.distance(student, given))
+        if section.alpha < 1:
+            parts.append((1 - section.alpha) * of_labels)
+        parts += self._inside(outputs, given, real_tokens(inputs)) if section.looks_inside else []
+        return torch.stack([part.to(parts[0].dtype) for part in parts]), outputs
+
+    def distance(self, student: Tensor, given: Answer) -> Tensor:
+        """Return how far logits ``(N, C)`` are from what the teachers say, summed, ``()``."""
+        if self.problem_type == REGRESSION:
+            assert given.logits is not None
+            return (student - given.logits.mean(0)).square().sum()
+        if self.problem_type == MULTI_LABEL:
+            assert given.logits is not None
+            return binary_divergence(student, given.logits, self.temperature)
+        top = given.top
+        if given.logits is not None:
+            # Vocabularies of one tokenizer may be padded to different sizes.
+            width = min(student.shape[-1], given.logits.shape[-1])
+            student = student[:, :width]
+            target = target_log_probs(given.logits[..., :width], self.temperature)
+            if self.section.top_k is None:
+                return divergence(student, target, self.temperature)
+            top = top_k_of(target, self.section.top_k)
+        assert top is not None
+        return top_k_divergence(student, top, self.temperature)
+
+    def _inside(self, outputs: Any, given: Answer, mask: Tensor) -> list[Tensor]:
+        """The distances of hidden states and of attention, means over the mapped layers."""
+        section, parts = self.section, []
+        if layers := section.hidden_states:
+            apart = [
+                hidden_distance(outputs.hidden_states[mine], given.hidden_states[theirs], mask)
+                for mine, theirs in layers.items()
+            ]
+            parts.append((section.hidden_states_weight or 1.0) * torch.stack(apart).mean())
+        if layers := section.attentions:
+            apart = [
+                attention_divergence(outputs.attentions[mine], given.attentions[theirs], mask)
+                for mine, theirs in layers.items()
+            ]
+            parts.append((section.attentions_weight or 1.0) * torch.stack(apart).mean())
+        return parts
+
+
+def _without_row(batch: Batch) -> dict[str, Any]:
+    """The batch as model and task loss know it."""
+    return {name: value for name, value in batch.items() if name != ROW}

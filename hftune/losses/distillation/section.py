@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recipe says under ``distillation``; imports nothing heavy."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+
+#: What divides the logits of teacher and student where the recipe does not say.
+TEMPERATURE = 2.0
+LayerMap = dict[int, Annotated[int, Ge(0)]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSection:
+    """Who teaches, and what is learnt from it."""
+
+    teacher: str | list[str] = field(
+        metadata={
+            "help": "A run of hftune, an adapter, a model's folder or Hub id; of a list the mean "
+            "of their probabilities."
+        }
+    )
+    temperature: Annotated[float, Gt(0)] | None = field(
+        default=None,
+        metadata={"help": "Divides the logits of teacher and student; 2 if absent."},
+    )
+    alpha: Annotated[float, Ge(0), Le(1)] = field(
+        default=0.5,
+        metadata={"help": "Weight of the teacher's answers; the labels have 1 - alpha."},
+    )
+    top_k: Annotated[int, Ge(1)] | None = field(
+        default=None,
+        metadata={
+            "help": "Language models: the teacher's likeliest tokens, and all others as one; every "
+            "token if absent."
+        },
+    )
+    cache: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the teacher's answers, so that it runs once for a content; if absent, "
+            "wherever it can be done."
+        },
+    )
+    hidden_states: LayerMap = field(
+        default_factory=dict,
+        metadata={
+            "help": "Student's hidden state: teacher's; 0 are the embeddings, n the output of the "
+            "n-th layer. They are drawn together by their mean squared difference."
+        },
+    )
+    hidden_states_weight: Annotated[float, Gt(0)] | None = field(
+        default=None, metadata={"help": "Weight of hidden_states; 1 if absent."}
+    )
+    attentions: LayerMap = field(
+        default_factory=dict,
+        metadata={
+            "help": "Student's layer: teacher's, from 0, whose attention is drawn together by its "
+            "divergence; needs model.attn_implementation: eager."
+        },
+    )
+    attentions_weight: Annotated[float, Gt(0)] | None = field(
+        default=None, metadata={"help": "Weight of attentions; 1 if absent."}
+    )
+
+    @property
+    def teachers(self) -> list[str]:
+        """The teachers, one or several."""
+        return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher)
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether more than the teacher's answers is learnt."""
+        return bool(self.hidden_states or self.attentions)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of what a teacher can teach."""
+
+from collections.abc import Callable
+from functools import partial
+
+from hftune.losses.distillation.section import DistillationSection
+from hftune.methods import FITTED
+from hftune.recipe.rules.model import PROMPT_METHODS
+from hftune.recipe.rules.rule import Rule, Sections
+
+#: Tasks whose answers are tokens of a vocabulary.
+WRITING = ("text-generation", "text2text-generation")
+#: Losses that run a batch in a way of their own.
+OTHER_PASSES = ("r_drop", "supervised_contrastive")
+#: What a resolved recipe spells out for a run that said nothing of its loss.
+PLAIN = ("cross_entropy", "bce_with_logits", "mse")
+WEIGHTS = ("class_weights", "beta", "logit_adjustment", "pos_weight")
+
+
+def _teaching(test: Callable[[Sections, DistillationSection], bool]) -> Callable[[Sections], bool]:
+    """A rule of the section, which a recipe without it cannot break."""
+    return lambda s: s["distillation"] is not None and bool(test(s, s["distillation"]))
+
+
+def _weighs_labels(sections: Sections) -> bool:
+    """Whether the recipe says how labels count."""
+    loss, smoothed = sections["loss"], sections["training"].get("label_smoothing_factor")
+    if loss is None or smoothed:
+        return bool(smoothed)
+    return loss.name not in PLAIN or any(loss.options.get(key) is not None for key in WEIGHTS)
+
+
+def _layer_rules(key: str) -> tuple[Rule, ...]:
+    """The rules of ``hidden_states`` and of ``attentions``, which are alike."""
+
+    def layers(section: DistillationSection) -> dict[int, int]:
+        found: dict[int, int] = getattr(section, key)
+        return found
+
+    name = f"distillation.{key}"
+    return (
+        Rule(
+            name,
+            "it maps a layer of the student, a whole number from 0, to one of the teacher",
+            _teaching(lambda _, d: any(type(n) is not int or n < 0 for n in layers(d))),
+        ),
+        Rule(
+            name,
+            "an encoder with a decoder has two stacks of layers",
+            _teaching(lambda s, d: bool(layers(d)) and s["task"] == "text2text-generation"),
+        ),
+        Rule(
+            name,
+            "layers are matched with those of one teacher",
+            _teaching(lambda _, d: bool(layers(d)) and len(d.teachers) > 1),
+        ),
+        Rule(
+            name,
+            "virtual tokens stand among the student's, and the teacher has none",
+            _teaching(lambda s, d: bool(layers(d)) and s["method"].name in PROMPT_METHODS),
+        ),
+        Rule(
+            f"{name}_weight",
+            f"it is that of {key}",
+            _teaching(lambda _, d: getattr(d, f"{key}_weight") is not None and not layers(d)),
+        ),
+    )
+
+
+def _unlabelled(sections: Sections, key: str) -> bool:
+    data = sections["data"]
+    return data.unlabelled is not None and getattr(data, key) is not None
+
+
+DISTILLATION_RULES = (
+    Rule(
+        "distillation",
+        "a probe is fitted on labels, and a teacher's answers are none",
+        _teaching(lambda s, _: s["method"].name in FITTED),
+    ),
+    Rule(
+        "distillation.teacher",
+        "name a teacher",
+        _teaching(lambda _, d: not d.teachers or not all(d.teachers)),
+    ),
+    Rule(
+        "loss",
+        f"{' and '.join(OTHER_PASSES)} run a batch in a way that a teacher's answers do not fit",
+        _teaching(lambda s, _: s["loss"] is not None and s["loss"].name in OTHER_PASSES),
+    ),
+    Rule(
+        "distillation.alpha",
+        "with 0 the teacher's answers count nothing; take a higher one, or hidden_states or "
+        "attentions",
+        _teaching(lambda _, d: d.alpha == 0 and not d.looks_inside),
+    ),
+    Rule(
+        "distillation.alpha",
+        "with 1 the labels count nothing, and so do the options of loss and label smoothing",
+        _teaching(lambda s, d: d.alpha == 1 and _weighs_labels(s)),
+    ),
+    Rule(
+        "distillation.top_k",
+        f"it goes with {' and '.join(WRITING)}, whose classes are a vocabulary",
+        _teaching(lambda s, d: d.top_k is not None and s["task"] not in WRITING),
+    ),
+    Rule(
+        "distillation.cache",
+        "every token's answer for a whole vocabulary is too much to keep: set top_k",
+        _teaching(lambda s, d: d.cache is True and s["task"] in WRITING and d.top_k is None),
+    ),
+    Rule(
+        "distillation.cache",
+        "hidden_states and attentions are not kept, so the teacher runs in every step",
+        _teaching(lambda _, d: d.cache is True and d.looks_inside),
+    ),
+    Rule(
+        "distillation.cache",
+        "a stream is read as it comes, so nothing can be kept for its rows",
+        _teaching(lambda s, d: d.cache is True and s["data"].streaming),
+    ),
+    *_layer_rules("hidden_states"),
+    *_layer_rules("attentions"),
+    Rule(
+        "distillation.attentions",
+        "only model.attn_implementation: eager tells its attention",
+        _teaching(lambda s, d: bool(d.attentions) and s["model"].attn_implementation != "eager"),
+    ),
+    Rule(
+        "evaluation.prior",
+        "what a teacher says of the classes' shares is not known",
+        _teaching(lambda s, _: s["evaluation"].prior is not None),
+    ),
+    Rule(
+        "data.unlabelled",
+        "only a teacher can teach rows without labels: name one in distillation",
+        lambda s: s["data"].unlabelled is not None and s["distillation"] is None,
+    ),
+    Rule(
+        "data.unlabelled",
+        "only text-classification takes rows without labels",
+        lambda s: s["data"].unlabelled is not None and s["task"] != "text-classification",
+    ),
+    Rule(
+        "data.unlabelled",
+        "with distillation.alpha 0 nothing would teach these rows",
+        _teaching(lambda s, d: s["data"].unlabelled is not None and d.alpha == 0),
+    ),
+    Rule(
+        "data.unlabelled",
+        "a stream holds rows with labels alone",
+        lambda s: s["data"].unlabelled is not None and s["data"].streaming,
+    ),
+    *(
+        Rule(
+            f"data.{key}",
+            "it chooses among rows with labels, and data.unlabelled has none",
+            partial(_unlabelled, key=key),
+        )
+        for key in ("sampling", "curriculum")
+    ),
+)
