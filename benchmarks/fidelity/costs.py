@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 
 import hftune
 
-WARM, COUNTED, REPEATS = 3, 12, 3
+WARM, COUNTED, REPEATS = 3, 12, 2
 
 
 def main() -> None:

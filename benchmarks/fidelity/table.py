@@ -45,7 +45,9 @@ def of_quality(quality: dict[str, Any]) -> list[str]:
 def of_cost(cost: dict[str, Any] | None) -> list[str]:
     """Return the columns of cost."""
     return (
-        ["", ""] if cost is None else [f"{cost['peak_mib']:,} MiB", f"{cost['step_of_full']:.2f}"]
+        ["", ""]
+        if cost is None
+        else [f"{cost['peak_mib']:,.0f} MiB", f"{cost['step_of_full']:.2f}"]
     )
 
 
