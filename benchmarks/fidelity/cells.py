@@ -45,7 +45,7 @@ class Cells:
         cells: list[Cell] = self._read().get("cells", [])
         return [cell for cell in cells if told.items() <= cell.items()]
 
-    def measure(self, work: Callable[[], Cell], **told: Any) -> Cell:
+    def measure(self, work: Callable[[], Cell], /, **told: Any) -> Cell:
         """Return the cell that is told so; measure and keep it if it is not there."""
         there = self.all(**told)
         if not there:

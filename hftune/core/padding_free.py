@@ -13,7 +13,7 @@ maps, runs padded, as with ``sdpa``.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import signature
@@ -41,6 +41,9 @@ TRIED = (7, 12, 3)
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 #: What adds to the scores of attention, which a row by row call would lose.
 UNKNOWN = ("position_bias", "softcap", "s_aux")
+
+#: Fields of configs that let a pass go by the first or the last layer.
+LAYERS_LEFT_OUT = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 
 #: Whether the forward pass that is under way may be packed.
 _wanted: ContextVar[bool] = ContextVar("padding_free", default=False)
@@ -125,44 +128,41 @@ def _put_in(model: nn.Module) -> Callable[[], None]:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, PreTrainedModel):
         raise PackingError(f"{type(base).__name__} is no model of Transformers")
-    name, layers = type(base).__name__, _layers(base)
-    batch, seen = _rows_to_try(base), list[Packing]()
-    padded = _answers(base, batch)
-    hooks = [
-        base.register_forward_pre_hook(_begin, with_kwargs=True),
-        base.register_forward_hook(_end, always_call=True),
-        *(layer.register_forward_pre_hook(_before, with_kwargs=True) for layer in layers),
-        layers[0].register_forward_pre_hook(_enter, with_kwargs=True),
-        layers[-1].register_forward_hook(_leave, with_kwargs=True),
-    ]
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, make_mask)
-    base.set_attn_implementation(NAME)
+    layers, seen = _layers(base), list[Packing]()
+    undo = ExitStack()
 
-    def take_out() -> None:
-        for hook in hooks:
-            hook.remove()
-        base.set_attn_implementation("sdpa")
+    def hook(add: Callable[..., Any], function: Any, **options: Any) -> None:
+        undo.callback(add(function, **options).remove)
 
     def look(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         seen.extend(filter(None, [_packing(args, kwargs)]))
 
-    looking = layers[-1].register_forward_pre_hook(look, with_kwargs=True)
     try:
+        batch = _rows_to_try(base)
+        padded = _answers(base, batch)
+        hook(base.register_forward_pre_hook, _begin, with_kwargs=True)
+        hook(base.register_forward_hook, _end, always_call=True)
+        for layer in layers:
+            hook(layer.register_forward_pre_hook, _before, with_kwargs=True)
+        hook(layers[0].register_forward_pre_hook, _enter, with_kwargs=True)
+        hook(layers[-1].register_forward_hook, _leave, with_kwargs=True)
+        AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, make_mask)
+        undo.callback(base.set_attn_implementation, "sdpa")
+        base.set_attn_implementation(NAME)
+        looking = layers[-1].register_forward_pre_hook(look, with_kwargs=True)
         packed = _answers(base, batch)
+        looking.remove()
         if not seen:
             raise ValueError("they are given no mask that could say where tokens are")
         apart = float((packed - padded).abs().max() / padded.abs().max())
         if not apart <= TOLERANCE.get(padded.dtype, 1e-1):
             raise ValueError(f"their answers are {apart:.1e} of the largest apart")
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        take_out()
-        raise PackingError(
-            f"{name}'s layers do not take packed rows: {first_line(error)}"
-        ) from error
-    finally:
-        looking.remove()
-    return take_out
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        undo.close()
+        why = f"{type(base).__name__}'s layers do not take packed rows: {first_line(error)}"
+        raise PackingError(why) from error
+    return undo.close
 
 
 def _layers(base: PreTrainedModel) -> list[nn.Module]:
@@ -170,6 +170,8 @@ def _layers(base: PreTrainedModel) -> list[nn.Module]:
     name, attention = type(base).__name__, base.config.get_text_config()._attn_implementation
     if base.config.is_encoder_decoder:
         raise PackingError(f"{name} has a decoder that looks at an encoder")
+    if any(base.config.to_dict().get(key) for key in LAYERS_LEFT_OUT):
+        raise PackingError(f"{name} leaves out layers by chance")
     if attention != "sdpa":
         raise PackingError(f"{name} has {attention} attention, and only sdpa's is packed")
     try:
@@ -200,7 +202,14 @@ def make_mask(**asked: Any) -> Any:
         causal=rule is causal_mask_function,
     )
     if rule not in (causal_mask_function, bidirectional_mask_function):
-        packing.masks.extend(_window(length, rule, here.device) for length in lengths)
+        asked |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        whole = sdpa_mask(**asked)
+        assert whole is not None
+        packing.masks.extend(
+            whole[row : row + 1, :, tokens][..., tokens]
+            for row, tokens in enumerate(here)
+            if tokens.any()
+        )
     return packing
 
 
@@ -266,21 +275,6 @@ def _flash(
         scale=scale, window_size=window, enable_gqa=shared,
     )  # fmt: skip
     return cast(Tensor, taken)[None]
-
-
-def _window(length: int, rule: Callable[..., Any], device: torch.device) -> Tensor:
-    """Which tokens of a row see which, by a rule that knows only how far they are apart."""
-    mask = sdpa_mask(
-        batch_size=1,
-        q_length=length,
-        kv_length=length,
-        mask_function=rule,
-        allow_is_causal_skip=False,
-        allow_is_bidirectional_skip=False,
-        device=device,
-    )
-    assert mask is not None
-    return mask
 
 
 def _begin(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -350,10 +344,11 @@ def _packing(args: Any, kwargs: dict[str, Any]) -> Packing | None:
 def _rows_to_try(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return rows of several lengths, padded on the right."""
     config = model.config.get_text_config()
-    padding = config.pad_token_id or 0
+    padding = max(getattr(config, "pad_token_id", None) or 0, 0)
     here = torch.arange(max(TRIED)) < torch.tensor(TRIED)[:, None]
-    ids = torch.arange(here.numel()).view(here.shape) % (config.vocab_size - padding - 1)
-    ids = (ids + padding + 1).where(here, torch.tensor(padding))
+    ids = torch.arange(here.numel()).view(here.shape) % config.vocab_size
+    ids[ids == padding] = (padding + 1) % config.vocab_size
+    ids[~here] = padding
     return {"input_ids": ids.to(model.device), "attention_mask": here.long().to(model.device)}
 
 

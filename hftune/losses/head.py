@@ -25,8 +25,8 @@ CHUNK = 2**24
 #: Logits ``(N, C)`` and labels ``(N,)`` to a sum, shape ``()``.
 SummedLoss = Callable[[Tensor, Tensor], Tensor]
 
-#: Whether what a head returns are the model's logits, with nothing done to them after.
-_plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+#: Whether a head can work in chunks, in training and in evaluation.
+_plain: WeakKeyDictionary[nn.Module, dict[bool, bool]] = WeakKeyDictionary()
 
 
 def summed_at_labels(model: nn.Module, inputs: Batch, loss: SummedLoss) -> tuple[Tensor, Any]:
@@ -60,6 +60,7 @@ def summed_at_labels(model: nn.Module, inputs: Batch, loss: SummedLoss) -> tuple
     if not plain:
         return loss(in_full(outputs.logits[0]), labels[here]), outputs
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    trained = trained if torch.is_grad_enabled() else []
     at_once = max(CHUNK // base.config.get_text_config().vocab_size, 1)
     in_chunks: Any = _InChunks.apply
     return in_chunks(head, loss, at_once, labels[here], reached[0], *trained), outputs
@@ -80,7 +81,7 @@ class _InChunks(torch.autograd.Function):
     ) -> Tensor:
         of_hidden, of_head = ctx.needs_input_grad[4], bool(trained)
         rows: list[Tensor] = []
-        sums = [torch.zeros_like(parameter) for parameter in trained]
+        sums: list[Tensor | None] = [None] * len(trained)  # of what takes part in the pass
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for part, meant in zip(hidden.split(at_once), labels.split(at_once), strict=True):
             known = part.detach().requires_grad_(of_hidden)
@@ -88,16 +89,17 @@ class _InChunks(torch.autograd.Function):
                 value = loss(in_full(head(known[None])[0]), meant)
             total += value.detach()
             if of_hidden or of_head:
-                found = torch.autograd.grad(value, [known, *trained] if of_hidden else trained)
+                wanted = [known, *trained] if of_hidden else trained
+                found = torch.autograd.grad(value, wanted, allow_unused=True)
                 rows += found[: int(of_hidden)]
-                torch._foreach_add_(sums, found[int(of_hidden) :]) if sums else None
+                sums = list(map(_add, sums, found[int(of_hidden) :]))
         ctx.of_hidden = of_hidden
         ctx.save_for_backward(*([torch.cat(rows)] if of_hidden else []), *sums)
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        gradients = [gradient * upstream[0] for gradient in ctx.saved_tensors]
+        gradients = [one if one is None else one * upstream[0] for one in ctx.saved_tensors]
         return None, None, None, None, *([] if ctx.of_hidden else [None]), *gradients
 
 
@@ -117,23 +119,48 @@ def _callable_alone(model: nn.Module) -> Any:
 
 
 def _is_plain(base: PreTrainedModel, head: nn.Module, inputs: Batch) -> bool:
-    """Whether a model returns what its head does: some scale or cap it. Numbers of ours tell."""
-    if head not in _plain:
+    """Whether a model returns what its head does, and the head draws nothing.
+
+    Some models scale or cap it, which numbers of ours in its place tell; what is dropped by chance
+    must be the same at all positions.
+    """
+    known = _plain.setdefault(head, {})
+    if head.training not in known:
         returned: list[Tensor] = []
+        states: list[Tensor] = []
+        ids = inputs["input_ids"][:1, :2]
+        devices = [] if ids.device.type == "cpu" else [ids.device]
+
+        def note(_: nn.Module, args: Any) -> None:
+            states.append(torch.get_rng_state() if not devices else _device_state(ids.device))
 
         def replace(_: nn.Module, args: Any, logits: Tensor) -> Tensor:
+            note(head, args)
             returned.append(torch.linspace(-99, 99, logits.numel()).view_as(logits).to(logits))
             return returned[0]
 
-        hook = head.register_forward_hook(replace)
-        ids = inputs["input_ids"][:1, :2]
-        devices = [ids.device] if ids.is_cuda else []
+        first = head.register_forward_pre_hook(note, prepend=True)  # before what others hooked on
+        hooks = [first, head.register_forward_hook(replace)]
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices):  # no draw of the run is used up
-                _plain[head] = torch.equal(base(input_ids=ids).logits, returned[0])
+            # No draw of the run is used up.
+            with torch.no_grad(), torch.random.fork_rng(devices, device_type=ids.device.type):
+                logits = base(input_ids=ids).logits
         finally:
-            hook.remove()
-    return _plain[head]
+            for hook in hooks:
+                hook.remove()
+            torch.clear_autocast_cache()  # what was cast here has no gradient
+        known[head.training] = torch.equal(logits, returned[0]) and torch.equal(*states)
+    return known[head.training]
+
+
+def _device_state(device: torch.device) -> Tensor:
+    """Return the state of a device's generator."""
+    state: Tensor = torch.get_device_module(device).get_rng_state(device)
+    return state
+
+
+def _add(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:

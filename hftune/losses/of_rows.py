@@ -32,7 +32,7 @@ def row_losses(
     if labels.dim() == 1:
         return F.cross_entropy(in_full(logits), labels, reduction="none")
     sums, counts = token_losses(logits, labels, causal=causal)
-    return sums / counts
+    return sums / counts.clamp(min=1)
 
 
 def token_losses(logits: Tensor, labels: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 """From a plan to a Trainer: weights, method, loss, callbacks. The only place that makes one."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -158,7 +158,10 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
         why = "drop_path leaves out layers row by row"
     if why is not None and wanted:
         raise HftuneError(f"data.padding_free: {why}", hint="leave it out")
-    with padding_free(cast(nn.Module, trainer.model), False if why else wanted) as reason:
+    with ExitStack() as stack:
+        with trainer.accelerator.autocast():  # as the steps compute
+            packed = padding_free(cast(nn.Module, trainer.model), False if why else wanted)
+            reason = stack.enter_context(packed)
         if why or reason:
             say(f"batches are padded: {why or reason}")
         yield

@@ -6,6 +6,7 @@ Overrides, each held by a test of its signature:
 - ``get_batch_samples`` adds the loss's denominators over the accumulation group and all ranks.
 - ``compute_loss`` divides the loss's sum by it, once.
 - ``training_step`` computes the gradient at weights with noise, where a run has that.
+- ``compute_loss_context_manager`` has the whole loss computed in the model's precision.
 - ``prediction_step`` keeps the few numbers a row that the task's metrics need.
 - ``get_train_dataloader`` leaves a stream alone, which is dealt out to the processes already.
 - ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
@@ -20,7 +21,7 @@ Overrides, each held by a test of its signature:
 
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -172,6 +173,12 @@ class HftuneTrainer(Trainer):
         noise = self.weight_noise
         with nullcontext() if noise is None else noise.in_place(self.state.global_step):
             return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        """Compute a head that is called beside its model in the model's precision."""
+        stack = super().compute_loss_context_manager()
+        stack.enter_context(self.accelerator.autocast())
+        return stack
 
     def prediction_step(
         self,

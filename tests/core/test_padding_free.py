@@ -36,6 +36,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Qwen3ForCausalLM": {**SHARED, **SAID, "head_dim": 8},
     "MistralForCausalLM": {**SHARED, **SAID, "sliding_window": 4},
     "Gemma3ForCausalLM": {**SHARED, **SAID, "head_dim": 8, "sliding_window": 4},
+    "Llama4ForCausalLM": {  # attention in chunks, which begin at each row's own first token
+        **SHARED, **SAID, "head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2,
+        "num_experts_per_tok": 1, "attention_chunk_size": 4, "no_rope_layers": [1, 1],
+    },
     "GPT2LMHeadModel": {**SAID, "vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4},
     "GPTNeoXForCausalLM": {**SIZES, **SAID},
     "PhiForCausalLM": {**SIZES, **SAID},
@@ -127,7 +131,9 @@ def test_packed_rows_give_the_same_answers_and_gradients(name: str) -> None:
     assert not any(part._forward_pre_hooks for part in model.modules())
 
 
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel", "MistralForCausalLM"])
+@pytest.mark.parametrize(
+    "name", ["LlamaForCausalLM", "GPT2LMHeadModel", "MistralForCausalLM", "Llama4ForCausalLM"]
+)
 def test_rows_that_are_padded_on_the_left(name: str) -> None:
     model = make(name, FAMILIES[name])
     check_same(model, rows(model, left=True))
@@ -156,6 +162,30 @@ def test_who_cannot_says_why(name: str) -> None:
         insisted.__enter__()
     with padding_free(model, False) as reason:
         assert reason is None
+
+
+@pytest.mark.parametrize("padding", [99, -1, None])
+def test_any_id_may_be_that_of_padding(padding: int | None) -> None:
+    """GPT-2 pads with its last word; some configs say -1 for none."""
+    fields = {**FAMILIES["GPT2LMHeadModel"], "pad_token_id": padding}
+    model = make("GPT2ForSequenceClassification" if padding == 99 else "GPT2LMHeadModel", fields)
+    with padding_free(model, None) as reason:
+        assert reason is None
+
+
+def test_layers_left_out_by_chance_are_not_packed() -> None:
+    model = make("OPTForCausalLM", {**FAMILIES["OPTForCausalLM"], "layerdrop": 0.3})
+    with padding_free(model, None) as reason:
+        assert "leaves out layers" in str(reason)
+
+
+def test_a_model_of_images_is_left_alone() -> None:
+    fields = {**SIZES, "image_size": 8, "patch_size": 4}
+    del fields["vocab_size"], fields["max_position_embeddings"]
+    model = make("ViTForImageClassification", fields)
+    with padding_free(model, None) as reason:
+        assert reason is not None
+        assert not any(part._forward_pre_hooks for part in model.modules())
 
 
 def test_layers_that_mix_rows_are_found_out() -> None:

@@ -119,6 +119,48 @@ def test_sum_and_gradients_are_those_of_whole_logits(name: str, kind: str) -> No
         torch.testing.assert_close(loss.total(model, batch)[0], expected, atol=0, rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["head trains", "LoRA on the head", "head is frozen"])
+def test_in_half_precision_all_gradients_arrive(name: str) -> None:
+    """What autocast casts without a gradient must not be used where there is one."""
+    model, loss, batch = make(name).float(), make_loss("plain"), rows()
+    with torch.autocast("cpu", torch.bfloat16):
+        due = whole(model, loss, batch)
+    expected = gradients(model, due)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = loss.total(model, batch)
+    found = gradients(model, total)
+    assert found.keys() == expected.keys()
+    for key, gradient in expected.items():
+        room = 0.05 * float(gradient.abs().max())
+        torch.testing.assert_close(found[key], gradient, atol=room, rtol=0.05)
+
+
+def test_weights_that_take_no_part_get_no_gradient() -> None:
+    model, loss, batch = make("head trains"), make_loss("plain"), rows()
+    model.lm_head.register_parameter("idle", nn.Parameter(torch.zeros(3).double()))
+    loss.total(model, batch)[0].backward()
+    assert model.lm_head.idle.grad is None
+    assert model.lm_head.weight.grad.abs().sum() > 0
+
+
+def test_a_head_that_draws_is_called_once() -> None:
+    """What is dropped by chance is dropped at all positions alike."""
+    model, loss, batch = make("head trains").train(), make_loss("plain"), rows()
+    calls: list[int] = []
+    model.lm_head.register_forward_pre_hook(lambda _, args: torch.rand(1) and None)
+    loss.total(model, batch)
+    model.lm_head.register_forward_hook(lambda _, args, out: calls.append(out.shape[1]))
+    loss.total(model, batch)
+    assert calls == [int(batch["labels"][:, 1:].ne(-100).sum())]
+
+
+def test_evaluation_takes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loss, batch = make("head trains"), make_loss("plain"), rows()
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    with torch.no_grad():
+        loss.total(model, batch)
+
+
 def test_no_more_logits_than_those_of_a_chunk() -> None:
     model, loss, batch = make("head trains"), make_loss("plain"), rows()
     sizes: list[int] = []
