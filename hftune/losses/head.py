@@ -7,7 +7,9 @@ in chunks, and the gradient of a chunk is taken as soon as its loss is known, so
 one chunk's logits exist. The sum is the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,15 +31,30 @@ SummedLoss = Callable[[Tensor, Tensor], Tensor]
 _plain: WeakKeyDictionary[nn.Module, dict[bool, bool]] = WeakKeyDictionary()
 
 
+#: Whether somebody else reads the logits, too.
+_wanted_whole: ContextVar[bool] = ContextVar("whole_logits", default=False)
+
+
+@contextmanager
+def whole_logits() -> Iterator[None]:
+    """Have the outputs of :func:`summed_at_labels` hold the logits of all positions."""
+    before = _wanted_whole.set(True)
+    try:
+        yield
+    finally:
+        _wanted_whole.reset(before)
+
+
 def summed_at_labels(model: nn.Module, inputs: Batch, loss: SummedLoss) -> tuple[Tensor, Any]:
     """Run a causal language model and return the summed loss, shape ``()``, and its outputs.
 
     Args:
-        model: Also wrapped, or with an adapter. Its outputs hold logits of some positions at most.
+        model: Also wrapped, or with an adapter. Its outputs hold logits of some positions at most,
+            but for :func:`whole_logits`.
         inputs: With ``labels``, shape ``(B, T)``.
         loss: Of any positions; what it returns for all is the sum over parts.
     """
-    base = _callable_alone(model)
+    base = None if _wanted_whole.get() else _callable_alone(model)
     if base is None:
         outputs = forward(model, inputs)
         return loss(*aligned(outputs.logits, inputs["labels"], causal=True)), outputs

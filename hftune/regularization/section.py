@@ -111,8 +111,7 @@ class RegularizationSection:
         default=None,
         metadata={
             "help": "Share of the weights of linear layers that a forward pass drops, or "
-            "{p, modules}; modules is a regular expression for whole names, or a list of names or "
-            "their last parts."
+            "{p, modules}, modules by regular expression or by names."
         },
     )
     weight_noise: WeightNoise | Positive | None = field(

@@ -34,6 +34,7 @@ from hftune.losses.distillation.teacher import (
     real_tokens,
     taught,
 )
+from hftune.losses.head import whole_logits
 
 
 class Distillation(Loss):
@@ -101,7 +102,8 @@ class Distillation(Loss):
         asked: dict[str, Any] = _without_row(inputs)
         asked |= {"output_hidden_states": True} if section.hidden_states else {}
         asked |= {"output_attentions": True} if section.attentions else {}
-        of_labels, outputs = self.task_loss.total(model, asked)
+        with whole_logits():
+            of_labels, outputs = self.task_loss.total(model, asked)
         parts = []
         if section.alpha > 0:
             student = taught(outputs.logits, inputs, causal=self.causal)
