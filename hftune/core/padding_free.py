@@ -151,13 +151,14 @@ def _put_in(model: nn.Module) -> Callable[[], None]:
         undo.callback(base.set_attn_implementation, "sdpa")
         base.set_attn_implementation(NAME)
         looking = layers[-1].register_forward_pre_hook(look, with_kwargs=True)
+        undo.callback(looking.remove)
         packed = _answers(base, batch)
         looking.remove()
         if not seen:
             raise ValueError("they are given no mask that could say where tokens are")
-        apart = float((packed - padded).abs().max() / padded.abs().max())
-        if not apart <= TOLERANCE.get(padded.dtype, 1e-1):
-            raise ValueError(f"their answers are {apart:.1e} of the largest apart")
+        apart, largest = float((packed - padded).abs().max()), float(padded.abs().max())
+        if not apart <= TOLERANCE.get(padded.dtype, 1e-1) * largest:
+            raise ValueError(f"their answers are {apart:.1e} apart, the largest is {largest:.1e}")
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         undo.close()
         why = f"{type(base).__name__}'s layers do not take packed rows: {first_line(error)}"
@@ -356,7 +357,9 @@ def _answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """Return the logits of the rows, or of their tokens, without dropout."""
     training = model.training
     model.eval()
-    with torch.no_grad():
-        logits: Tensor = model(**batch)[0]
-    model.train(training)
+    try:
+        with torch.no_grad():
+            logits: Tensor = model(**batch)[0]
+    finally:
+        model.train(training)
     return logits[batch["attention_mask"].bool()] if logits.dim() == 3 else logits
