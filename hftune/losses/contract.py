@@ -91,6 +91,13 @@ def refuse_smoothing(facts: LabelFacts, why: str) -> None:
         raise HftuneError(f"training.label_smoothing_factor goes with {why}")
 
 
+def refuse_encoder_decoder(model: nn.Module, why: str) -> None:
+    """Raise :class:`HftuneError` if a model has an encoder and a decoder."""
+    config: Any = model.config
+    if config.is_encoder_decoder:
+        raise HftuneError(f"loss: {why}; {config.model_type} is both")
+
+
 def forward(model: nn.Module, inputs: Batch) -> Any:
     """Run the model without its labels, so that it computes no loss of its own."""
     return model(**{key: value for key, value in inputs.items() if key != "labels"})

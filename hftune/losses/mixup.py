@@ -24,9 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hftune.core.draws import process_index
-from hftune.core.errors import HftuneError, RunError
+from hftune.core.errors import RunError
 from hftune.core.surgery import pretrained_in
-from hftune.losses.contract import Batch, counted, forward, in_full
+from hftune.losses.contract import (
+    Batch,
+    counted,
+    forward,
+    in_full,
+    refuse_encoder_decoder,
+)
 from hftune.losses.cross_entropy import CrossEntropy
 
 PIXELS = "pixel_values"
@@ -67,12 +73,7 @@ class Mixup(CrossEntropy):
 
     def check(self, model: nn.Module) -> None:
         """Raise :class:`HftuneError` if the model cannot be given mixed rows."""
-        config: Any = model.config
-        if config.is_encoder_decoder:
-            raise HftuneError(
-                f"loss: mixup mixes what an encoder, or a decoder, reads; {config.model_type} is "
-                "both"
-            )
+        refuse_encoder_decoder(model, "mixup mixes what an encoder, or a decoder, reads")
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the outputs of the mixed rows; see :class:`Loss`."""

@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hftune.core.errors import HftuneError
 from hftune.core.pooling import Pooling, pooled
-from hftune.losses.contract import Batch, aligned, counted
+from hftune.losses.contract import Batch, aligned, counted, refuse_encoder_decoder
 from hftune.losses.cross_entropy import CrossEntropy
 
 
@@ -44,12 +43,7 @@ class SupervisedContrastive(CrossEntropy):
 
     def check(self, model: nn.Module) -> None:
         """Raise :class:`HftuneError` if the model has no hidden states to compare."""
-        config: Any = model.config
-        if config.is_encoder_decoder:
-            raise HftuneError(
-                f"loss: supervised_contrastive reads an encoder, or a decoder; {config.model_type} "
-                "is both"
-            )
+        refuse_encoder_decoder(model, "supervised_contrastive reads an encoder, or a decoder")
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs; see :class:`Loss`."""
