@@ -49,6 +49,8 @@ class Clock(TrainerCallback):
 
     def count(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Count the tokens of a batch: what the mask shows, or all where there is none."""
+        if not model.training:
+            return
         mask, ids = kwargs.get("attention_mask"), kwargs["input_ids"]
         here = ids.numel() if mask is None else int(mask.sum())
         self.tokens += here

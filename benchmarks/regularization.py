@@ -98,11 +98,11 @@ def measure(name: str, seed: int) -> Cell:
         run = hftune.train(recipe, train_dataset=train)
         seconds = time.process_time() - start
         judged = hftune.evaluate(run, test)
-    return {
-        **{figure: round(judged[f"eval_{figure}"], 4) for figure in FIGURES},
-        "train_loss": round(run.metrics["train_loss"], 4),
-        "cpu_s": round(seconds, 1),
-    }
+        return {
+            **{figure: round(judged[f"eval_{figure}"], 4) for figure in FIGURES},
+            "train_loss": round(run.metrics["train_loss"], 4),
+            "cpu_s": round(seconds, 1),
+        }
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from transformers import (
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.core.fingerprint import fingerprint
+from hftune.core.fused_lora import fused_lora
 from hftune.core.layers import with_layers
 from hftune.core.padding_free import padding_free
 from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
@@ -144,7 +145,7 @@ def build_trainer(
 
 @contextmanager
 def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
-    """Spare the layers the padding of batches while the context lasts, where that is exact.
+    """Spare the layers padding and needless passes while the context lasts, where that is exact.
 
     Raises:
         HftuneError: ``data.padding_free`` insists, and it cannot be.
@@ -158,10 +159,13 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
         why = "drop_path leaves out layers row by row"
     if why is not None and wanted:
         raise HftuneError(f"data.padding_free: {why}", hint="leave it out")
+    model = cast(nn.Module, trainer.model)
     with ExitStack() as stack:
         with trainer.accelerator.autocast():  # as the steps compute
-            packed = padding_free(cast(nn.Module, trainer.model), False if why else wanted)
+            packed = padding_free(model, False if why else wanted)
             reason = stack.enter_context(packed)
+        as_it_is = is_sharded(trainer.accelerator) or plan.arguments.torch_compile
+        stack.enter_context(fused_lora(model, not as_it_is))
         if why or reason:
             say(f"batches are padded: {why or reason}")
         yield

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How near is a training step to what the processor can do?
+
+    python benchmarks/ceiling.py
+
+``hftune`` trains as a run does. ``bare`` is a loop of five lines of PyTorch that does the same work
+on the same batches: the packed model, our loss, the gradient's norm clipped, a fused AdamW. What
+the run takes above the loop is overhead of Trainer and hftune. ``matrices`` multiplies matrices of
+the shapes that the step's linear layers need, each alone and in a row with itself: the least that
+such a step can take, attention and all else left out. Each side runs in a process of its own with
+one thread, in alternating rounds; told are CPU seconds of a step. Goals: 3 % of overhead, and the
+matrices 62 % of an encoder's step and 70 % of a LoRA step of a language model. The machine may be
+shared: read the ratios. A round that is kept is not run again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from fidelity.cells import RESULTS, Cell, Cells
+from speed import BATCH, STEPS, WARM, Clock, made
+from torch import Tensor, nn
+
+SIDES = ("hftune", "bare", "matrices")
+WORKS = {"classification": 0.62, "sft": 0.70}
+OVERHEAD = 1.03
+
+
+def main() -> None:
+    """Measure the rounds that are missing, and say what they show; or one, for the parent."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--works", nargs="+", default=list(WORKS), choices=WORKS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=RESULTS / "ceiling.json")
+    parser.add_argument("--one", nargs=2, metavar=("WORK", "SIDE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps({"cpu_seconds_of_a_step": round(measure(*options.one), 4)}))
+        return
+    cells = Cells(options.results, {"batch": BATCH, "steps": STEPS, "warm": WARM, "threads": 1})
+    for number in range(options.rounds):
+        for work in options.works:
+            for side in SIDES:
+                cells.measure(
+                    lambda w=work, s=side: in_a_process(w, s), work=work, side=side, round=number
+                )
+    cells.tell({work: summary(cells, work) for work in options.works})
+
+
+def in_a_process(work: str, side: str) -> Cell:
+    """Return what a process of its own measures."""
+    command = [sys.executable, __file__, "--one", work, side]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    cell: Cell = json.loads(output.splitlines()[-1])
+    return cell
+
+
+def measure(work: str, side: str) -> float:
+    """Return the CPU seconds of a step, the mean over those after WARM."""
+    torch.set_num_threads(1)
+    how = {"hftune": of_a_run, "bare": of_a_loop, "matrices": of_matrices}[side]
+    with (
+        tempfile.TemporaryDirectory(prefix="ceiling-") as folder,
+        made(work, "hftune", folder) as trainer,
+    ):
+        return how(trainer)
+
+
+def of_a_run(trainer: Any) -> float:
+    """Train as a run does."""
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock.spent / clock.steps
+
+
+def of_a_loop(trainer: Any) -> float:
+    """Do the same work in a plain loop."""
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+    trainer.model.train()
+    begun = steps = 0
+    for step, batch in enumerate(first_batches(trainer)):
+        if step == WARM:
+            begun, steps = time.process_time(), 0
+        loss, _ = trainer.loss.total(trainer.model, batch)
+        (loss / trainer.loss.denominator(batch)).backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        steps += 1
+    return (time.process_time() - begun) / steps
+
+
+def first_batches(trainer: Any) -> Any:
+    """Yield the batches that a run would see."""
+    return islice(trainer.get_train_dataloader(), trainer.args.max_steps)
+
+
+def of_matrices(trainer: Any) -> float:
+    """Multiply matrices of the shapes that linear layers see in a step of the usual length."""
+    batches = list(islice(first_batches(trainer), WARM, None))
+    tokens = [int(batch["attention_mask"].sum()) for batch in batches]
+    usual = min(range(len(batches)), key=lambda number: abs(tokens[number] - mean(tokens)))
+    shapes: Counter[tuple[int, int, int, bool]] = Counter()
+
+    def note(layer: nn.Linear, args: tuple[Tensor], output: Tensor) -> None:
+        seen = args[0].numel() // layer.in_features
+        shapes[seen, layer.in_features, layer.out_features, layer.weight.requires_grad] += seen > 0
+
+    for module in trainer.model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        trainer.loss.total(trainer.model, batches[usual])
+    seconds = sum(of_one(*shape) * times for shape, times in shapes.items())
+    return seconds * mean(tokens) / tokens[usual]
+
+
+def of_one(tokens: int, wide: int, out: int, trained: bool) -> float:
+    """Return the CPU seconds of ``(tokens, wide) @ (wide, out)`` and of its gradients."""
+    x, weight, upstream = (
+        torch.randn(tokens, wide),
+        torch.randn(out, wide),
+        torch.randn(tokens, out),
+    )
+
+    def work() -> list[Tensor]:
+        products = [x @ weight.T, upstream @ weight]
+        return [*products, upstream.T @ x] if trained else products
+
+    spent = []
+    for _ in range(8):
+        begun = time.process_time()
+        work()
+        spent.append(time.process_time() - begun)
+    return median(spent)
+
+
+def summary(cells: Cells, work: str) -> dict[str, Any]:
+    """Return medians of each side, the overhead, and the share of the matrices."""
+    sides = {
+        side: median(cell["cpu_seconds_of_a_step"] for cell in cells.all(work=work, side=side))
+        for side in SIDES
+    }
+    above, share = sides["hftune"] / sides["bare"], sides["matrices"] / sides["hftune"]
+    return sides | {
+        "rounds": len(cells.all(work=work, side="hftune")),
+        "run / loop": {"value": round(above, 3), "kept": above <= OVERHEAD},
+        "matrices / run": {"value": round(share, 3), "goal": WORKS[work]},
+    }
+
+
+if __name__ == "__main__":
+    main()
