@@ -25,10 +25,10 @@ from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
 from hftune.initialization.model import Facts, initialize
 from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.training.curriculum.stages import Stages
+from hftune.training.distillation.teaching import give_teacher, training_rows
 from hftune.training.distribution import is_sharded, name_layers
 from hftune.training.plan import Plan
-from hftune.training.stages import Stages
-from hftune.training.teaching import give_teacher, training_rows
 from hftune.training.trainer import HftuneTrainer
 
 #: Rows on which lsuv looks at the outputs of new layers.

@@ -44,9 +44,9 @@ from hftune.schedules.factors import Span
 from hftune.tasks.contract import Task
 from hftune.training.checkpoints import STAGING, FindBest, publish
 from hftune.training.optimization import Optimization
+from hftune.training.rows.streaming import TokenStream
 from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
 from hftune.training.span import span_of
-from hftune.training.streaming import TokenStream
 from hftune.training.throughput import Throughput
 
 #: What a method keeps in a checkpoint.

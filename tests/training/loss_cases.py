@@ -24,9 +24,9 @@ from hftune.recipe.rules.distillation import OTHER_PASSES
 from hftune.tasks import TASKS
 from hftune.tasks.contract import blank_row
 from hftune.training.build import build_model, build_trainer
+from hftune.training.distillation.teaching import RunningTeacher, training_rows
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
-from hftune.training.teaching import RunningTeacher, training_rows
 from hftune.training.trainer import HftuneTrainer
 
 CLASSIFICATION = "text-classification"

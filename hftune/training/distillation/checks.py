@@ -12,7 +12,7 @@ from hftune.data.same import plain
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
 from hftune.tasks.text_classification import TextClassification
-from hftune.training.teachers import KEY, NamedTeacher
+from hftune.training.distillation.teachers import KEY, NamedTeacher
 
 SHOWN = 10
 #: Rows whose texts both tokenizers must cut alike.

@@ -22,12 +22,12 @@ from hftune.losses.distillation.loss import Distillation
 from hftune.losses.distillation.teacher import Answer, Teacher, taught
 from hftune.tasks.inference import batches_by_length
 from hftune.training.agreement import once
-from hftune.training.answers import Answers, Layout, keep, kept_answers
 from hftune.training.arguments import mixed_precision
+from hftune.training.distillation.answers import Answers, Layout, keep, kept_answers
+from hftune.training.distillation.teachers import load_teacher
+from hftune.training.distillation.unlabelled import all_training_rows
 from hftune.training.features import features_key
 from hftune.training.plan import Plan
-from hftune.training.teachers import load_teacher
-from hftune.training.unlabelled import all_training_rows
 
 #: Part of the cache's key: raise it when answers are computed differently.
 ANSWERS_VERSION = 1
