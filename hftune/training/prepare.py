@@ -166,7 +166,7 @@ def _distilled(recipe: Recipe, loss: Loss) -> Loss:
 def _check(plan: Plan, own_model: nn.Module | None) -> None:
     """Try what can be tried without weights."""
     check_tokens(plan.teachers, plan.tokenizer, plan.config, plan.parts.train, _longest(plan))
-    check_layers(plan.recipe, plan.teachers, plan.config)
+    check_layers(plan.recipe, plan.teachers, plan.config, plan.optimization.optimizer.name)
     if own_model is None:
         _check_model(plan)
     else:
