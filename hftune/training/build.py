@@ -13,6 +13,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
@@ -30,6 +31,7 @@ from hftune.training.curriculum.stages import Stages
 from hftune.training.distillation.average import AlphaWarmup
 from hftune.training.distillation.teaching import give_teacher, training_rows
 from hftune.training.distribution import is_sharded, name_layers
+from hftune.training.early_stopping import EarlyStopping
 from hftune.training.plan import Plan
 from hftune.training.trainer import HftuneTrainer
 
@@ -136,6 +138,7 @@ def build_trainer(
             *plan.regularization.callbacks(model),
             *_stages(plan),
             *_warmup(plan),
+            *_early_stopping(plan),
             *callbacks,
         ],
     )
@@ -182,6 +185,15 @@ def _warmup(plan: Plan) -> list[TrainerCallback]:
     loss = plan.loss
     grows = isinstance(loss, Distillation) and loss.section.warmup_steps > 0
     return [AlphaWarmup(cast(Distillation, loss), plan.span.total)] if grows else []
+
+
+def _early_stopping(plan: Plan) -> list[TrainerCallback]:
+    """What ends the run early; nothing where nothing is evaluated, as in a look for a rate."""
+    given, arguments = plan.recipe.training, plan.arguments
+    patience = given.get("early_stopping_patience")
+    if patience is None or arguments.eval_strategy == IntervalStrategy.NO:
+        return []
+    return [EarlyStopping(patience, given.get("early_stopping_threshold") or 0.0)]
 
 
 def weight_dtype(plan: Plan) -> Any:

@@ -15,6 +15,7 @@ Overrides, each held by a test of its signature:
 - ``_get_grad_norm`` measures the parts of the gradient, before clipping, and ``log`` tells them.
 - ``evaluate`` looks at the average of the weights, where the run has one.
 - ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
+- ``_run_epoch`` leaves a resumed run alone that was over when it was interrupted.
 - ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
 - ``_issue_warnings_after_load`` does not call tied weights missing, which are saved once.
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -43,7 +44,7 @@ from hftune.regularization.sharpness import SharpnessAware
 from hftune.schedules.factors import Span
 from hftune.tasks.contract import Task
 from hftune.training.beside import TrainedBeside
-from hftune.training.checkpoints import STAGING, FindBest, publish
+from hftune.training.checkpoints import STAGING, FindBest, kept_in, publish
 from hftune.training.optimization import Optimization
 from hftune.training.rows.streaming import TokenStream
 from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
@@ -184,6 +185,12 @@ class HftuneTrainer(Trainer):
             self.beside.average_gradients()
         return loss
 
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
+        over = self.state.global_step >= self.state.max_steps  # resumed where it ended
+        self.control.should_training_stop |= over
+        if not self.control.should_training_stop:
+            super()._run_epoch(*given, **named)  # type: ignore[no-untyped-call]
+
     def compute_loss_context_manager(self) -> ExitStack:
         """Compute a head that is called beside its model in the model's precision."""
         stack = super().compute_loss_context_manager()
@@ -317,10 +324,10 @@ class HftuneTrainer(Trainer):
         if not self.method.state_is_whole:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._restore_method(resume_from_checkpoint)
-        if self.averaging is not None and (kept := _kept(resume_from_checkpoint, AVERAGE_FILE)):
+        if self.averaging is not None and (kept := kept_in(resume_from_checkpoint, AVERAGE_FILE)):
             self.averaging.restore(kept)
         if self.beside is not None:
-            self.beside.restore(_kept(resume_from_checkpoint, LOSS_FILE))
+            self.beside.restore(kept_in(resume_from_checkpoint, LOSS_FILE))
 
     def _load_best_model(self) -> None:
         # A schedule-free optimizer would later turn the weights that are loaded here into others.
@@ -329,10 +336,10 @@ class HftuneTrainer(Trainer):
             super()._load_best_model()
         self._restore_method(str(self.state.best_model_checkpoint))
         if self.averaging is not None:
-            self.averaging.settle(_kept(str(self.state.best_model_checkpoint), AVERAGE_FILE))
+            self.averaging.settle(kept_in(str(self.state.best_model_checkpoint), AVERAGE_FILE))
 
     def _restore_method(self, checkpoint: str) -> None:
-        if kept := _kept(checkpoint, METHOD_FILE):
+        if kept := kept_in(checkpoint, METHOD_FILE):
             self.method.restore(self.accelerator.unwrap_model(self.model), kept)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -382,12 +389,6 @@ class HftuneTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
         self.accelerator.wait_for_everyone()
-
-
-def _kept(checkpoint: str, name: str) -> dict[str, Tensor]:
-    """What a file of a checkpoint holds; nothing where it is not there."""
-    path = Path(checkpoint) / name
-    return load_file(path) if path.is_file() else {}
 
 
 def _float_of(device: torch.device) -> torch.dtype:
