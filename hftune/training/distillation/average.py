@@ -36,24 +36,26 @@ class AverageTeacher(Teacher):
 
     Args:
         model: The student, not wrapped.
-        averaging: Keeps the average of what trains.
+        averaging: Keeps the average of what trains; None in a look for a rate, which has none.
         causal: Whether position ``t`` predicts label ``t + 1``.
         precision: See :func:`precision_of`.
     """
 
     def __init__(
-        self, model: nn.Module, averaging: Averaging, *, causal: bool = False, precision: str = "no"
+        self,
+        model: nn.Module,
+        averaging: Averaging | None,
+        *,
+        causal: bool = False,
+        precision: str = "no",
     ) -> None:
         self.model, self.averaging = model, averaging
         self.causal, self.precision = causal, precision
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self.names = [names[id(parameter)] for parameter in averaging.live]
 
     def answer(self, inputs: Batch) -> Answer:
         """Run it; see :class:`Teacher`."""
-        weights = self.averaging.averages() or list(self.averaging.live)
+        averages = {} if self.averaging is None else self.averaging.averages_by_name(self.model)
         given = {key: value for key, value in inputs.items() if key not in ("labels", ROW)}
-        averages = dict(zip(self.names, weights, strict=True))
         device = inputs["input_ids"].device.type
         with _evaluating(self.model), torch.no_grad(), precision_of(self.precision, device):
             outputs: Any = functional_call(self.model, averages, (), given)

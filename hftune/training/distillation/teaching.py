@@ -62,7 +62,7 @@ def give_teacher(
         return
     section = plan.loss.section
     if section.is_own_average:
-        assert model is not None and averaging is not None, "the rules ask for an average"
+        assert model is not None, "who trains has a model"
         precision = mixed_precision(plan.arguments)
         plan.loss.teacher = AverageTeacher(
             model, averaging, causal=plan.task.causal, precision=precision

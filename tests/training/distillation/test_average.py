@@ -162,6 +162,11 @@ def test_it_teaches_rows_without_labels(make_recipe: Make, tmp_path: Path) -> No
     assert rows["labels"][:][-3:] == [-100] * 3
 
 
+def test_a_look_for_a_rate_has_no_average(make_recipe: Make) -> None:
+    recipe = make_recipe(distillation=OWN, regularization=EMA)
+    assert hftune.lr_find(recipe, steps=12, start=1e-5, end=1e-2).suggestion > 0
+
+
 def test_alpha_grows(make_recipe: Make) -> None:
     plan = prepare(make_recipe(distillation={**OWN, "warmup_steps": 0.5}, regularization=EMA))
     assert isinstance(plan.loss, Distillation)
