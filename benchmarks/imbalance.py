@@ -30,8 +30,8 @@ from datasets import Dataset
 import hftune
 from hftune.data.load import load_part
 from hftune.tasks.text_classification import TextClassification
+from hftune.training.rows.sources import hold_out
 from hftune.training.run import Run
-from hftune.training.sources import hold_out
 
 RESULTS = Path(__file__).parent / "results"
 WAYS: dict[str, dict[str, Any]] = {

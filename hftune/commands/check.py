@@ -171,8 +171,9 @@ def _tagged(plan: Plan, row: dict[str, Any]) -> Text:
 
 
 def _print_training(plan: Plan) -> None:
-    if plan.teachers:
-        say(f"teacher: {', '.join(teacher.path for teacher in plan.teachers)}")
+    if plan.recipe.distillation is not None:
+        names = ", ".join(teacher.path for teacher in plan.teachers)
+        say(f"teacher: {names or 'the average of the weights'}")
     say(f"optimizer steps: {plan.span.total}")
     estimate = plan_memory(plan)
     if estimate is None:

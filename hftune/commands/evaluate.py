@@ -17,7 +17,7 @@ from hftune.data.arrow import column_array, lengths, picked
 from hftune.data.load import load_part
 from hftune.metrics.external import Metric
 from hftune.report.summary import print_metrics
-from hftune.training.encode import encode_part
+from hftune.training.rows.encode import encode_part
 from hftune.training.run import Run, load
 
 

@@ -122,7 +122,8 @@ def train(
             evaluated = _final_evaluation(plan, trainer)
         throughput = trainer.throughput.summary(trainer.accelerator)
         figures = {
-            **result.metrics, **throughput, **evaluated, **parameter_counts(trainer.model)
+            **result.metrics, **_steps(trainer), **throughput, **evaluated,
+            **parameter_counts(trainer.model),
         }  # fmt: skip
         weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
         finished: Any = plan.method.finish(cast(nn.Module, trainer.model))
@@ -153,6 +154,14 @@ def _train(
         raise
     finally:
         progress.close()
+
+
+def _steps(trainer: HftuneTrainer) -> dict[str, int]:
+    """How many optimizer steps the run took of those planned, and which one's weights are kept."""
+    state = trainer.state
+    steps = {"train_steps": state.global_step, "planned_steps": state.max_steps}
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    return {**steps, **({"best_step": best} if best else {})}
 
 
 def _check_without_trainer(**given: Any) -> None:

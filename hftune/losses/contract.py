@@ -70,6 +70,10 @@ class Loss(ABC):
         """
         return None
 
+    def layers(self) -> nn.Module | None:
+        """Return layers that train beside the model and are thrown away; None for nothing."""
+        return None
+
     @abstractmethod
     def denominator(self, batch: Batch) -> Tensor:
         """Return what the sum is divided by, from the labels alone, float.

@@ -40,6 +40,13 @@ class Averaging(TrainerCallback, ABC):
     def averages(self) -> list[Tensor]:
         """Return the average of each weight; nothing before it has begun."""
 
+    def averages_by_name(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the averages by the names that the weights have in their model."""
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        averages = self.averages()
+        live = self.live if averages else ()
+        return {names[id(one)]: value for one, value in zip(live, averages, strict=True)}
+
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what :meth:`state` returned."""
 

@@ -325,6 +325,17 @@ class OwnTraining:
         default=None,
         metadata={"help": "Each component of the gradient is cut off at plus and minus this."},
     )
+    early_stopping_patience: Annotated[int, Ge(1)] | None = field(
+        default=None,
+        metadata={
+            "help": "End the run after so many evaluations in a row without a gain in "
+            "metric_for_best_model."
+        },
+    )
+    early_stopping_threshold: Annotated[float, Ge(0)] | None = field(
+        default=None,
+        metadata={"help": "A gain is more than this, in units of the metric; 0 if absent."},
+    )
     log_grad_norms: Literal["layers", "groups"] | None = field(
         default=None,
         metadata={

@@ -39,6 +39,7 @@ def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
             "saved parameters",
             f"{metrics['saved_parameters']:,}, {metrics['saved_zeros']:,} of them zero",
         )
+    table.add_row("optimizer steps", _steps(metrics))
     table.add_row("training time", f"{metrics['train_runtime']:.0f} s")
     table.add_row("real tokens per second", f"{metrics['train_tokens_per_second']:,.0f}")
     table.add_row("padding", f"{metrics['train_padding_share']:.0%}")
@@ -70,6 +71,13 @@ def print_fit(folder: Path, metrics: Mapping[str, Any]) -> None:
     console().print(table)
     say(f"model: {folder / 'model'}")
     _print_next(folder, "text-classification")
+
+
+def _steps(metrics: Mapping[str, Any]) -> str:
+    steps, planned = metrics["train_steps"], metrics["planned_steps"]
+    early = f" of {planned:,}, stopped early" if steps < planned else ""
+    best = metrics.get("best_step", steps)
+    return f"{steps:,}{early}" + (f"; weights of step {best:,}" if best < steps else "")
 
 
 def _print_next(folder: Path, task: str) -> None:

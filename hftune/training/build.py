@@ -13,6 +13,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
@@ -25,11 +26,14 @@ from hftune.data.curriculum import Curriculum
 from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
 from hftune.initialization.model import Facts, initialize
+from hftune.losses.distillation.loss import Distillation
 from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.training.curriculum.stages import Stages
+from hftune.training.distillation.average import AlphaWarmup
+from hftune.training.distillation.teaching import give_teacher, training_rows
 from hftune.training.distribution import is_sharded, name_layers
+from hftune.training.early_stopping import EarlyStopping
 from hftune.training.plan import Plan
-from hftune.training.stages import Stages
-from hftune.training.teaching import give_teacher, training_rows
 from hftune.training.trainer import HftuneTrainer
 
 #: Rows on which lsuv looks at the outputs of new layers.
@@ -109,8 +113,8 @@ def build_trainer(
     if plan.method.changes_what_trains and plan.arguments.ddp_find_unused_parameters is None:
         plan.arguments.ddp_find_unused_parameters = True  # also where activations are recomputed
     rows = training_rows(plan)
-    give_teacher(plan, rows)
     averaging = plan.optimization.averaging_of(model, plan.span.total)
+    give_teacher(plan, rows, model, averaging)
     sharpness = plan.regularization.sharpness_of(model)
     trainer = HftuneTrainer(
         model=model,
@@ -134,6 +138,8 @@ def build_trainer(
             *plan.optimization.callbacks(),
             *plan.regularization.callbacks(model),
             *_stages(plan),
+            *_warmup(plan),
+            *_early_stopping(plan),
             *callbacks,
         ],
     )
@@ -176,6 +182,22 @@ def _stages(plan: Plan) -> list[TrainerCallback]:
     drawing = plan.drawing
     by_metric = isinstance(drawing, Curriculum) and drawing.patience is not None
     return [Stages(cast(Curriculum, drawing))] if by_metric else []
+
+
+def _warmup(plan: Plan) -> list[TrainerCallback]:
+    """What lets the weight of a teacher grow."""
+    loss = plan.loss
+    grows = isinstance(loss, Distillation) and loss.section.warmup_steps > 0
+    return [AlphaWarmup(cast(Distillation, loss), plan.span.total)] if grows else []
+
+
+def _early_stopping(plan: Plan) -> list[TrainerCallback]:
+    """What ends the run early; nothing where nothing is evaluated, as in a look for a rate."""
+    given, arguments = plan.recipe.training, plan.arguments
+    patience = given.get("early_stopping_patience")
+    if patience is None or arguments.eval_strategy == IntervalStrategy.NO:
+        return []
+    return [EarlyStopping(patience, given.get("early_stopping_threshold") or 0.0)]
 
 
 def weight_dtype(plan: Plan) -> Any:

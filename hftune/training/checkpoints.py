@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import TrainerCallback
 
 from hftune.core.console import warn
@@ -62,6 +64,12 @@ def latest_checkpoint(folder: Path) -> Path:
         f"{folder}: no whole checkpoint to resume from",
         hint="train again without --resume, into a fresh folder",
     )
+
+
+def kept_in(checkpoint: str, name: str) -> dict[str, Tensor]:
+    """Return what a file of a checkpoint holds; nothing where it is not there."""
+    path = Path(checkpoint) / name
+    return load_file(path) if path.is_file() else {}
 
 
 class FindBest(TrainerCallback):

@@ -30,13 +30,13 @@ from hftune.schedules.factors import Span
 from hftune.tasks.contract import Encoded, Task
 from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.arguments import mixed_precision
+from hftune.training.distillation.teachers import NamedTeacher
 from hftune.training.launch import Launch
 from hftune.training.optimization import Optimization
 from hftune.training.regularization import Regularization
-from hftune.training.rows import Parts
+from hftune.training.rows.parts import Parts
+from hftune.training.rows.streaming import TokenStream
 from hftune.training.span import span_of
-from hftune.training.streaming import TokenStream
-from hftune.training.teachers import NamedTeacher
 
 PERCENTILES = (50, 90, 99, 100)
 

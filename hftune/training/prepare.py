@@ -34,23 +34,23 @@ from hftune.training.choices import (
     settle_best_metric,
     settle_metrics,
 )
-from hftune.training.drawing import build_drawing, drawn_counts
-from hftune.training.encode import encode_part
-from hftune.training.launch import check_launch
-from hftune.training.optimization import Optimization, scaled_rate
-from hftune.training.plan import Plan
-from hftune.training.reference import open_reference, reference_losses
-from hftune.training.regularization import Regularization
-from hftune.training.rows import read_parts
-from hftune.training.streaming import open_stream, token_stream
-from hftune.training.teacher_checks import (
+from hftune.training.curriculum.drawing import build_drawing, drawn_counts
+from hftune.training.curriculum.reference import open_reference, reference_losses
+from hftune.training.distillation.checks import (
     check_labels,
     check_layers,
     check_rows,
     check_tokens,
     settle_labels,
 )
-from hftune.training.teachers import find_teachers
+from hftune.training.distillation.teachers import find_teachers
+from hftune.training.launch import check_launch
+from hftune.training.optimization import Optimization, scaled_rate
+from hftune.training.plan import Plan
+from hftune.training.regularization import Regularization
+from hftune.training.rows.encode import encode_part
+from hftune.training.rows.parts import read_parts
+from hftune.training.rows.streaming import open_stream, token_stream
 
 NO_LIMIT = 10**6  # tokenizers without a limit say a number far above this
 
@@ -166,7 +166,7 @@ def _distilled(recipe: Recipe, loss: Loss) -> Loss:
 def _check(plan: Plan, own_model: nn.Module | None) -> None:
     """Try what can be tried without weights."""
     check_tokens(plan.teachers, plan.tokenizer, plan.config, plan.parts.train, _longest(plan))
-    check_layers(plan.recipe, plan.teachers, plan.config)
+    check_layers(plan.recipe, plan.teachers, plan.config, plan.optimization.optimizer.name)
     if own_model is None:
         _check_model(plan)
     else:

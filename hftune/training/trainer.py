@@ -15,6 +15,7 @@ Overrides, each held by a test of its signature:
 - ``_get_grad_norm`` measures the parts of the gradient, before clipping, and ``log`` tells them.
 - ``evaluate`` looks at the average of the weights, where the run has one.
 - ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
+- ``_run_epoch`` leaves a resumed run alone that was over when it was interrupted.
 - ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
 - ``_issue_warnings_after_load`` does not call tied weights missing, which are saved once.
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -42,17 +43,20 @@ from hftune.regularization.noise import WeightNoise
 from hftune.regularization.sharpness import SharpnessAware
 from hftune.schedules.factors import Span
 from hftune.tasks.contract import Task
-from hftune.training.checkpoints import STAGING, FindBest, publish
+from hftune.training.beside import TrainedBeside
+from hftune.training.checkpoints import STAGING, FindBest, kept_in, publish
 from hftune.training.optimization import Optimization
+from hftune.training.rows.streaming import TokenStream
 from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
 from hftune.training.span import span_of
-from hftune.training.streaming import TokenStream
 from hftune.training.throughput import Throughput
 
 #: What a method keeps in a checkpoint.
 METHOD_FILE = "method.safetensors"
 #: The average of the weights in a checkpoint.
 AVERAGE_FILE = "average.safetensors"
+#: The layers of a loss in a checkpoint.
+LOSS_FILE = "loss.safetensors"
 #: Rows whose written texts each evaluation shows.
 SAMPLES = 10
 
@@ -109,6 +113,10 @@ class HftuneTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.label_names = ["labels", ROW]  # columns that stay beside what the model takes
         self.add_callback(self.throughput)
+        layers = loss.layers()
+        self.beside = None if layers is None else TrainedBeside(layers)
+        if self.beside is not None:
+            self.add_callback(self.beside)
         self.add_callback(FindBest())
         if self.args.world_size > 1 and not isinstance(self.train_dataset, TokenStream):
             self.train_dataset = WithBlankRow(self.train_dataset)
@@ -172,7 +180,16 @@ class HftuneTrainer(Trainer):
         """Compute the gradient of one micro-batch and return its loss."""
         noise = self.weight_noise
         with nullcontext() if noise is None else noise.in_place(self.state.global_step):
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.beside is not None and self.args.world_size > 1 and self.accelerator.sync_gradients:
+            self.beside.average_gradients()
+        return loss
+
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
+        over = self.state.global_step >= self.state.max_steps  # resumed where it ended
+        self.control.should_training_stop |= over
+        if not self.control.should_training_stop:
+            super()._run_epoch(*given, **named)  # type: ignore[no-untyped-call]
 
     def compute_loss_context_manager(self) -> ExitStack:
         """Compute a head that is called beside its model in the model's precision."""
@@ -217,12 +234,15 @@ class HftuneTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Return the optimizer that the recipe names."""
-        if self.optimizer is None:
+        fresh = self.optimizer is None
+        if fresh:
             target = cast(nn.Module, self.model if model is None else model)
             self.optimizer_cls_and_kwargs = self.optimization.class_and_options(
                 self.args, target, self.get_decay_parameter_names(target), self._span().total
             )
         optimizer: Any = super().create_optimizer(model)
+        if fresh and self.beside is not None:
+            self.beside.join(optimizer, self.args.device, self.args.learning_rate)
         if self.optimization.computes_again:
             optimizer.closure = self._loss_again
         return optimizer
@@ -304,9 +324,10 @@ class HftuneTrainer(Trainer):
         if not self.method.state_is_whole:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._restore_method(resume_from_checkpoint)
-        path = Path(resume_from_checkpoint) / AVERAGE_FILE
-        if self.averaging is not None and path.is_file():
-            self.averaging.restore(load_file(path))
+        if self.averaging is not None and (kept := kept_in(resume_from_checkpoint, AVERAGE_FILE)):
+            self.averaging.restore(kept)
+        if self.beside is not None:
+            self.beside.restore(kept_in(resume_from_checkpoint, LOSS_FILE))
 
     def _load_best_model(self) -> None:
         # A schedule-free optimizer would later turn the weights that are loaded here into others.
@@ -314,14 +335,12 @@ class HftuneTrainer(Trainer):
         if not self.method.state_is_whole:
             super()._load_best_model()
         self._restore_method(str(self.state.best_model_checkpoint))
-        path = Path(str(self.state.best_model_checkpoint)) / AVERAGE_FILE
         if self.averaging is not None:
-            self.averaging.settle(load_file(path) if path.is_file() else {})
+            self.averaging.settle(kept_in(str(self.state.best_model_checkpoint), AVERAGE_FILE))
 
     def _restore_method(self, checkpoint: str) -> None:
-        path = Path(checkpoint) / METHOD_FILE
-        if path.is_file():
-            self.method.restore(self.accelerator.unwrap_model(self.model), load_file(path))
+        if kept := kept_in(checkpoint, METHOD_FILE):
+            self.method.restore(self.accelerator.unwrap_model(self.model), kept)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if isinstance(self.model, PreTrainedModel):
@@ -356,6 +375,8 @@ class HftuneTrainer(Trainer):
             kept = {METHOD_FILE: self.method.state(self.accelerator.unwrap_model(model))}
             if self.averaging is not None:
                 kept[AVERAGE_FILE] = self.averaging.state()
+            if self.beside is not None:
+                kept[LOSS_FILE] = self.beside.state()
             for file, state in kept.items():
                 if state:
                     whole = {key: value.contiguous() for key, value in state.items()}

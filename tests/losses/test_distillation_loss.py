@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a student's loss by hand, and what each is divided by."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,3 +128,29 @@ def test_vocabularies_that_are_padded_are_compared_where_both_have_tokens() -> N
     q = student[here].softmax(-1)
     torch.testing.assert_close(total[0], (p * (p / q).log()).sum())
     assert loss.denominator(inputs).tolist() == [5]
+
+
+def test_hidden_states_of_other_widths_meet_through_a_layer_each() -> None:
+    """Over 5 real tokens, by hand; the layers that are drawn follow the seed."""
+    generator = torch.Generator().manual_seed(0)
+    mine = tuple(torch.randn(2, 3, 4, generator=generator) for _ in range(3))
+    theirs = tuple(torch.randn(2, 3, 6, generator=generator) for _ in range(4))
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    options = {"hidden_states": {1: 2, 2: 3}, "hidden_states_weight": 0.3, "alpha": 0.0}
+    loss, same, other = (
+        loss_of(CrossEntropy(), torch.zeros(1, 2, 3), None, **options) for _ in range(3)
+    )
+    for one, seed in ((loss, 3), (same, 3), (other, 4)):
+        one.project(4, 6, seed)
+    assert torch.equal(loss.projections["2"].weight, same.projections["2"].weight)
+    assert not torch.equal(loss.projections["2"].weight, other.projections["2"].weight)
+    assert not torch.equal(loss.projections["1"].weight, loss.projections["2"].weight)
+    inside = loss._inside(
+        SimpleNamespace(hidden_states=mine), Answer(hidden_states=theirs), mask.bool()
+    )
+    by_hand = torch.zeros(())
+    for student, teacher in ((1, 2), (2, 3)):
+        weight, bias = loss.projections[str(student)].weight, loss.projections[str(student)].bias
+        apart = mine[student] @ weight.T + bias - theirs[teacher]
+        by_hand = by_hand + apart.square().mean(-1)[mask.bool()].sum() / 2
+    torch.testing.assert_close(inside[0], 0.3 * by_hand)

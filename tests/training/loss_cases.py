@@ -24,9 +24,9 @@ from hftune.recipe.rules.distillation import OTHER_PASSES
 from hftune.tasks import TASKS
 from hftune.tasks.contract import blank_row
 from hftune.training.build import build_model, build_trainer
+from hftune.training.distillation.teaching import RunningTeacher, training_rows
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
-from hftune.training.teaching import RunningTeacher, training_rows
 from hftune.training.trainer import HftuneTrainer
 
 CLASSIFICATION = "text-classification"
@@ -145,6 +145,8 @@ def _taught(kind: str, sections: dict[str, Any], folder: Path) -> dict[str, Any]
     plan = prepare(Recipe(**sections))
     place = folder / f"{kind}-teacher"
     torch.manual_seed(1)
+    if kind == "token-classification":  # its layers are matched through layers between them
+        plan.config.hidden_size *= 2
     teacher = plan.task.auto_model.from_config(plan.config)
     teacher.save_pretrained(place)
     plan.tokenizer.save_pretrained(place)
@@ -178,6 +180,9 @@ class Bench:
         self.plan: Plan = prepare(Recipe(**sections))
         self.model: nn.Module = build_model(self.plan).double()
         self.trainer: HftuneTrainer = build_trainer(self.plan, self.model)
+        beside = self.trainer.beside
+        self.trained = nn.ModuleList([self.model] + ([] if beside is None else [beside.layers]))
+        self.trained.double()
         every = training_rows(self.plan)
         rows = [every[3 * index] for index in range(GROUP)]  # of several classes
         if self.plan.unlabelled is not None:
@@ -203,6 +208,7 @@ class Bench:
         if not isinstance(plan.loss, Distillation):
             return loss
         taught = Distillation(loss, plan.loss.section, plan.loss.teacher)
+        taught.projections = plan.loss.projections
         taught.fit(facts)
         return taught
 
@@ -218,14 +224,14 @@ class Bench:
         trainer = self.trainer
         trainer.loss = loss
         trainer.current_gradient_accumulation_steps = len(batches)
-        self.model.zero_grad()
+        self.trained.zero_grad()
         collated = iter([trainer.data_collator(list(rows)) for rows in batches])
         device = torch.device("cpu")
         group, denominator = trainer.get_batch_samples(collated, len(batches), device)
         with two_draws(self.model):
             for batch in group:
                 trainer.training_step(self.model, batch, denominator)
-        found = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
+        found = [p.grad.flatten() for p in self.trained.parameters() if p.grad is not None]
         return torch.cat(found)
 
 

@@ -2,6 +2,7 @@
 """Clipping by norm and by value, and the norms in the log, against the gradients themselves."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -74,6 +75,49 @@ def test_clipping_by_value(make_recipe: Callable[..., Recipe]) -> None:
         )
     assert max(g.abs().max().item() for g in clipped.values()) == pytest.approx(limit, rel=1e-4)
     assert trainer.state.log_history[0]["grad_norm"] > limit  # before clipping
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"training": {"max_grad_value": 0.01}},
+        {"regularization": {"gradient_noise": 1e-4}},
+        {"training": {"max_grad_norm": 0.1}},
+    ],
+    ids=str,
+)
+def test_the_scale_of_fp16_is_off_before_anything_looks(
+    given: dict[str, Any], make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a scaler of the CPU in place of a GPU's, also where nothing is clipped by norm.
+
+    A scale of a power of two costs no bit, so the gradients are equal to the last of them.
+    """
+    training = {**PLAIN, "max_grad_norm": 0.0, "log_grad_norms": "layers",
+                **given.get("training", {})}  # fmt: skip
+    recipe = make_recipe(**{**given, "training": training})
+    plain, alone = moved(recipe)
+    build, scale = HftuneTrainer.create_accelerator_and_postprocess, 2.0**12
+
+    def with_scaler(trainer: HftuneTrainer) -> None:
+        build(trainer)
+        accelerator = trainer.accelerator
+        accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu", scale)
+        monkeypatch.setattr(type(accelerator), "mixed_precision", "fp16")
+
+    monkeypatch.setattr(HftuneTrainer, "create_accelerator_and_postprocess", with_scaler)
+    monkeypatch.setattr(HftuneTrainer, "compute_loss_context_manager", lambda _: nullcontext())
+    monkeypatch.setattr("accelerate.accelerator.get_mixed_precision_context_manager",
+                        lambda *_: torch.autocast("cpu", enabled=False))  # fmt: skip
+    scaled, trainer = moved(recipe)
+    assert trainer.accelerator.scaler.get_scale() == scale
+    assert trainer.optimizer.scaler is trainer.accelerator.scaler  # type: ignore[union-attr]
+    assert all(torch.equal(value, scaled[name]) for name, value in plain.items())
+    norms = [
+        {key: value for key, value in one.state.log_history[0].items() if "grad_norm" in key}
+        for one in (alone, trainer)
+    ]
+    assert norms[0] == norms[1]
 
 
 def test_norms_of_groups(make_recipe: Callable[..., Recipe]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import hftune
 from hftune.core.shipped import accelerate_config
@@ -99,6 +100,23 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     ),
     # The teacher is the model itself, as it was.
     "distillation": ("text-generation", BALANCED, {"distillation": {"top_k": 12}}),
+    "mean teacher": (
+        "text-classification",
+        "cross_entropy",
+        {
+            "distillation": {"teacher": "weight_averaging", "warmup_steps": 0.5},
+            "regularization": {"weight_averaging": {"name": "ema", "decay": 0.8}},
+        },
+    ),
+    # Through layers of their own, which both processes train.
+    "wide teacher": (
+        "text-classification",
+        "cross_entropy",
+        {
+            "distillation": {"hidden_states": {1: 1, 2: 2}, "hidden_states_weight": 10.0},
+            "training": {"learning_rate": 1e-1},
+        },
+    ),
     # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     "stream": ("text-generation", "cross_entropy", {"data": STREAM, "training": {"max_steps": 9}}),
 }
@@ -113,6 +131,18 @@ def models(tiny_encoder: Path, tiny_decoder: Path, tiny_seq2seq: Path) -> dict[s
         "text-generation": tiny_decoder,
         "text2text-generation": tiny_seq2seq,
     }
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> dict[str, Path]:
+    """A case's teacher where it is not its model."""
+    folder = tmp_path_factory.mktemp("teachers") / "wide"
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(folder)
+    names = dict(enumerate(sorted(COLOURS)))
+    config = AutoConfig.from_pretrained(tiny_encoder, hidden_size=64, id2label=names)
+    torch.manual_seed(5)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return {"wide teacher": folder}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +185,13 @@ def rows(
 
 
 def recipe(
-    task: str, loss: Any, model: Path, data: Path, output: Path, more: dict[str, Any]
+    task: str,
+    loss: Any,
+    model: Path,
+    data: Path,
+    output: Path,
+    more: dict[str, Any],
+    teacher: Path | None = None,
 ) -> dict[str, Any]:
     """Return the sections of a recipe for SGD without clipping, which would hide another scale."""
     training = {
@@ -174,7 +210,7 @@ def recipe(
         "data": {"path": str(data), "validation": str(data), **more.get("data", {})},
         "method": more.get("method", "full"),
         "loss": loss,
-        **({"distillation": {"teacher": str(model), **more["distillation"]}}
+        **({"distillation": {"teacher": str(teacher or model), **more["distillation"]}}
            if "distillation" in more else {}),
         "training": training,
         **{name: more[name] for name in ("initialization", "regularization") if name in more},
@@ -262,12 +298,20 @@ def test_two_processes_equal_one(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_equal_one_in_every_task(
-    models: dict[str, Path], rows: dict[str, Path], tmp_path: Path
+    models: dict[str, Path], rows: dict[str, Path], teachers: dict[str, Path], tmp_path: Path
 ) -> None:
     """Two processes serve all cases, one after the other, as a script of one's own does."""
     recipes = {
         number: {
-            name: recipe(task, loss, models[task], rows[name], tmp_path / number / name, more)
+            name: recipe(
+                task,
+                loss,
+                models[task],
+                rows[name],
+                tmp_path / number / name,
+                more,
+                teachers.get(name),
+            )
             for name, (task, loss, more) in CASES.items()
         }
         for number in ("one", "two")

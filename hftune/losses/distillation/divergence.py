@@ -107,7 +107,7 @@ def hidden_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         mask: Whether a token counts, shape ``(B, T)``.
 
     References:
-        Jiao et al., "TinyBERT", 2020, arXiv:1909.10351, section 3.1, without its projection.
+        Jiao et al., "TinyBERT", 2020, arXiv:1909.10351, section 3.1, after its projection.
     """
     return (student.float() - teacher.float()).square().mean(-1)[mask].sum()
 

@@ -8,7 +8,7 @@ tokens. So a row without a label is taught by the teacher alone, and ``alpha`` k
 however many labels there are.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ class Distillation(Loss):
         task_loss: What the labels are judged by.
         section: What the recipe says.
         teacher: Answers the batches; set before training.
+
+    Attributes:
+        share: What part of ``alpha`` counts in the present step, while it grows.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Distillation(Loss):
         self.temperature = section.temperature or TEMPERATURE
         self.problem_type: str | None = None
         self.num_classes = 0
+        self.share = 1.0
+        self.projections = nn.ModuleDict()
 
     def fit(self, facts: LabelFacts) -> None:
         """Learn what kind of labels there are; see :class:`Loss`.
@@ -78,10 +83,30 @@ class Distillation(Loss):
         """Raise :class:`HftuneError` if the task's loss does not work with the model."""
         self.task_loss.check(model)
 
+    def project(self, student: int, teacher: int, seed: int) -> None:
+        """Match hidden states of different widths through learned linear layers, one a pair.
+
+        Args:
+            student: Width of the student's.
+            teacher: Width of the teacher's.
+            seed: Decides the weights that they begin with.
+
+        References:
+            Jiao et al., "TinyBERT", 2020, arXiv:1909.10351, equation 8.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for mine in self.section.hidden_states:
+                self.projections[str(mine)] = nn.Linear(student, teacher)
+
+    def layers(self) -> nn.Module | None:
+        """Return the projections, if there are any; see :class:`Loss`."""
+        return self.projections if len(self.projections) > 0 else None
+
     def denominator(self, batch: Batch) -> Tensor:
         """Return one number for each part of the loss, shape ``(parts,)``; see :class:`Loss`."""
         counts = [self._items(batch)] if self.section.alpha > 0 else []
-        if self.section.alpha < 1:
+        if self.section.counts_labels:
             counts.append(self.task_loss.denominator(_without_row(batch)))
         if self.section.looks_inside:
             tokens = real_tokens(batch).sum()
@@ -104,12 +129,12 @@ class Distillation(Loss):
         asked |= {"output_attentions": True} if section.attentions else {}
         with whole_logits():
             of_labels, outputs = self.task_loss.total(model, asked)
-        parts = []
+        parts, alpha = [], self.share * section.alpha
         if section.alpha > 0:
             student = taught(outputs.logits, inputs, causal=self.causal)
-            parts.append(section.alpha * self.distance(student, given))
-        if section.alpha < 1:
-            parts.append((1 - section.alpha) * of_labels)
+            parts.append(alpha * self.distance(student, given))
+        if section.counts_labels:
+            parts.append((1 - alpha) * of_labels)
         parts += self._inside(outputs, given, real_tokens(inputs)) if section.looks_inside else []
         return torch.stack([part.to(parts[0].dtype) for part in parts]), outputs
 
@@ -138,7 +163,11 @@ class Distillation(Loss):
         section, parts = self.section, []
         if layers := section.hidden_states:
             apart = [
-                hidden_distance(outputs.hidden_states[mine], given.hidden_states[theirs], mask)
+                hidden_distance(
+                    self._projected(mine, outputs.hidden_states[mine]),
+                    given.hidden_states[theirs],
+                    mask,
+                )
                 for mine, theirs in layers.items()
             ]
             parts.append((section.hidden_states_weight or 1.0) * torch.stack(apart).mean())
@@ -149,6 +178,13 @@ class Distillation(Loss):
             ]
             parts.append((section.attentions_weight or 1.0) * torch.stack(apart).mean())
         return parts
+
+    def _projected(self, layer: int, states: Tensor) -> Tensor:
+        """Hidden states of the student at the width of the teacher's."""
+        if str(layer) not in self.projections:
+            return states
+        projection = cast(nn.Linear, self.projections[str(layer)])
+        return cast(Tensor, projection(states.to(projection.weight.dtype)))
 
 
 def _without_row(batch: Batch) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from annotated_types import Ge, Gt, Le
 
 #: What divides the logits of teacher and student where the recipe does not say.
 TEMPERATURE = 2.0
+#: In place of a teacher's name: the average of the student's own weights.
+OWN_AVERAGE = "weight_averaging"
 LayerMap = dict[int, Annotated[int, Ge(0)]]
 
 
@@ -18,7 +20,7 @@ class DistillationSection:
     teacher: str | list[str] = field(
         metadata={
             "help": "A run of hftune, an adapter, a model's folder or Hub id; of a list the mean "
-            "of their probabilities."
+            "of their probabilities; or weight_averaging, the average of the student's weights."
         }
     )
     temperature: Annotated[float, Gt(0)] | None = field(
@@ -28,6 +30,12 @@ class DistillationSection:
     alpha: Annotated[float, Ge(0), Le(1)] = field(
         default=0.5,
         metadata={"help": "Weight of the teacher's answers; the labels have 1 - alpha."},
+    )
+    warmup_steps: Annotated[float, Ge(0)] = field(
+        default=0,
+        metadata={
+            "help": "alpha grows from 0 over so many optimizer steps; below 1 a share of the run."
+        },
     )
     top_k: Annotated[int, Ge(1)] | None = field(
         default=None,
@@ -47,7 +55,8 @@ class DistillationSection:
         default_factory=dict,
         metadata={
             "help": "Student's hidden state: teacher's; 0 are the embeddings, n the output of the "
-            "n-th layer. They are drawn together by their mean squared difference."
+            "n-th layer. They are drawn together by their mean squared difference, through a "
+            "learned linear layer where their widths differ."
         },
     )
     hidden_states_weight: Annotated[float, Gt(0)] | None = field(
@@ -66,8 +75,20 @@ class DistillationSection:
 
     @property
     def teachers(self) -> list[str]:
-        """The teachers, one or several."""
+        """The teachers by name, one or several; none where the student's average teaches."""
+        if self.is_own_average:
+            return []
         return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher)
+
+    @property
+    def is_own_average(self) -> bool:
+        """Whether the average of the student's weights is the teacher."""
+        return self.teacher == OWN_AVERAGE
+
+    @property
+    def counts_labels(self) -> bool:
+        """Whether the labels count, at least while ``alpha`` grows."""
+        return self.alpha < 1 or self.warmup_steps > 0
 
     @property
     def looks_inside(self) -> bool:

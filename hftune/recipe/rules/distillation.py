@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from hftune.losses.distillation.section import DistillationSection
+from hftune.losses.distillation.section import OWN_AVERAGE, DistillationSection
 from hftune.methods import FITTED
 from hftune.recipe.rules.model import PROMPT_METHODS
 from hftune.recipe.rules.rule import Rule, Sections
@@ -29,6 +29,12 @@ def _weighs_labels(sections: Sections) -> bool:
     if loss is None or smoothed:
         return bool(smoothed)
     return loss.name not in PLAIN or any(loss.options.get(key) is not None for key in WEIGHTS)
+
+
+def _keeps_ema(sections: Sections) -> bool:
+    """Whether the recipe averages the weights as a mean teacher does."""
+    averaging = sections["regularization"].weight_averaging
+    return averaging is not None and averaging.name == "ema"
 
 
 def _layer_rules(key: str) -> tuple[Rule, ...]:
@@ -57,6 +63,11 @@ def _layer_rules(key: str) -> tuple[Rule, ...]:
         ),
         Rule(
             name,
+            "the average of the student's weights has the student's layers already",
+            _teaching(lambda _, d: bool(layers(d)) and d.is_own_average),
+        ),
+        Rule(
+            name,
             "virtual tokens stand among the student's, and the teacher has none",
             _teaching(lambda s, d: bool(layers(d)) and s["method"].name in PROMPT_METHODS),
         ),
@@ -82,7 +93,22 @@ DISTILLATION_RULES = (
     Rule(
         "distillation.teacher",
         "name a teacher",
-        _teaching(lambda _, d: not d.teachers or not all(d.teachers)),
+        _teaching(lambda _, d: not d.is_own_average and not (d.teachers and all(d.teachers))),
+    ),
+    Rule(
+        "distillation.teacher",
+        f"{OWN_AVERAGE} teaches alone, not in a list",
+        _teaching(lambda _, d: OWN_AVERAGE in d.teachers),
+    ),
+    Rule(
+        "distillation.teacher",
+        f"{OWN_AVERAGE} is the average that fades: set regularization.{OWN_AVERAGE}: ema",
+        _teaching(lambda s, d: d.is_own_average and not _keeps_ema(s)),
+    ),
+    Rule(
+        "distillation.cache",
+        "the average of the student's weights changes with every step, so nothing can be kept",
+        _teaching(lambda _, d: d.cache is True and d.is_own_average),
     ),
     Rule(
         "loss",
@@ -98,7 +124,12 @@ DISTILLATION_RULES = (
     Rule(
         "distillation.alpha",
         "with 1 the labels count nothing, and so do the options of loss and label smoothing",
-        _teaching(lambda s, d: d.alpha == 1 and _weighs_labels(s)),
+        _teaching(lambda s, d: not d.counts_labels and _weighs_labels(s)),
+    ),
+    Rule(
+        "distillation.warmup_steps",
+        "with alpha 0 there is nothing that could grow",
+        _teaching(lambda _, d: d.alpha == 0 and d.warmup_steps > 0),
     ),
     Rule(
         "distillation.top_k",

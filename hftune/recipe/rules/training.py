@@ -9,6 +9,8 @@ from hftune.recipe.rules.rule import Rule, Sections, has_validation, training
 
 #: What Transformers has for ``save_steps``; a resolved recipe spells it out with any strategy.
 DEFAULT_SAVE_STEPS = 500
+#: Methods whose ranks or zeros come to what was asked for at a step that is planned.
+SETTLE_LATE = ("adalora", "prune", "diff_pruning")
 
 
 def _saves_otherwise(sections: Sections) -> bool:
@@ -22,7 +24,42 @@ def _without_push(name: str, sections: Sections) -> bool:
     return name in sections["training"] and not training(sections, "push_to_hub")
 
 
+def _keeps_best(sections: Sections) -> bool:
+    evaluates = training(sections, "eval_strategy", "epoch")
+    saves = training(sections, "save_strategy", evaluates) in ("best", evaluates)
+    return bool(training(sections, "load_best_model_at_end", saves))
+
+
+def _stops_early(sections: Sections) -> bool:
+    return training(sections, "early_stopping_patience") is not None
+
+
 TRAINING_RULES = (
+    Rule(
+        "training.early_stopping_patience",
+        "it counts evaluations: leave training.eval_strategy at epoch or steps, and have "
+        "validation rows",
+        lambda s: (
+            _stops_early(s)
+            and (training(s, "eval_strategy") in ("no", False) or not has_validation(s))
+        ),
+    ),
+    Rule(
+        "training.early_stopping_patience",
+        "its last evaluations are not the best: leave training.load_best_model_at_end at true, "
+        "and save_strategy as eval_strategy",
+        lambda s: _stops_early(s) and s["method"].name not in SETTLE_LATE and not _keeps_best(s),
+    ),
+    Rule(
+        "training.early_stopping_patience",
+        f"{', '.join(SETTLE_LATE)} settle what stays late in the run, and a stop may come before",
+        lambda s: _stops_early(s) and s["method"].name in SETTLE_LATE,
+    ),
+    Rule(
+        "training.early_stopping_threshold",
+        "it goes with early_stopping_patience",
+        lambda s: training(s, "early_stopping_threshold") is not None and not _stops_early(s),
+    ),
     Rule(
         "training.optim_args",
         "it is written key=value, several with commas between them: momentum=0.9,nesterov=true",

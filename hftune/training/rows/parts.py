@@ -17,9 +17,9 @@ from hftune.data.select import blank_rows
 from hftune.data.slices import is_slice
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
-from hftune.training.drawing import beside, set_aside
-from hftune.training.sources import hold_out, read_mixture, source_items
-from hftune.training.unlabelled import set_unlabelled_apart, unlabelled_rows
+from hftune.training.curriculum.drawing import beside, set_aside
+from hftune.training.distillation.unlabelled import set_unlabelled_apart, unlabelled_rows
+from hftune.training.rows.sources import hold_out, read_mixture, source_items
 
 TEXTS = ("text", "prompt", "completion", "target")
 HANDED_OVER = "rows handed over in Python"

@@ -14,8 +14,8 @@ from hftune import Recipe, RecipeError
 from hftune.core.errors import HftuneError
 from hftune.tasks.text_classification import TextClassification
 from hftune.tasks.text_generation import TextGeneration
-from hftune.training.rows import read_parts
-from hftune.training.sources import hold_out
+from hftune.training.rows.parts import read_parts
+from hftune.training.rows.sources import hold_out
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

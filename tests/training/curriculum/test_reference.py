@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import hftune
 from hftune import HftuneError, Recipe, Run
-from hftune.training import reference
+from hftune.training.curriculum import reference
 from hftune.training.prepare import prepare
 from tests.stop_at import StopAt
 

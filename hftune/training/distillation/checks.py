@@ -9,10 +9,11 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from hftune.core.errors import HftuneError
 from hftune.core.surgery import num_positions
 from hftune.data.same import plain
+from hftune.optimizers import IN_PARTS, OPTIMIZERS
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
 from hftune.tasks.text_classification import TextClassification
-from hftune.training.teachers import KEY, NamedTeacher
+from hftune.training.distillation.teachers import KEY, NamedTeacher
 
 SHOWN = 10
 #: Rows whose texts both tokenizers must cut alike.
@@ -135,9 +136,16 @@ def check_tokens(
 
 
 def check_layers(
-    recipe: Recipe, teachers: Sequence[NamedTeacher], student: PreTrainedConfig
+    recipe: Recipe, teachers: Sequence[NamedTeacher], student: PreTrainedConfig, optimizer: str
 ) -> None:
-    """Raise :class:`HftuneError` if layers are matched that do not exist, or do not fit."""
+    """Raise :class:`HftuneError` if layers are matched that do not exist, or do not fit.
+
+    Args:
+        recipe: Says which are matched.
+        teachers: All of them.
+        student: The student's config.
+        optimizer: What would have to train a layer between different widths.
+    """
     section = recipe.distillation
     if section is None or not section.looks_inside:
         return
@@ -156,9 +164,20 @@ def check_layers(
                 raise HftuneError(
                     f"distillation.{key}: {whose} has no {beyond[0]}: they go from 0 to {highest}"
                 )
-        if layers and getattr(mine, size) != getattr(theirs, size):
+        if not layers or getattr(mine, size) == getattr(theirs, size):
+            continue
+        widths = (
+            f"distillation.{key}: {size} is {getattr(mine, size)} of the student and "
+            f"{getattr(theirs, size)} of the teacher"
+        )
+        if key == "attentions":
             raise HftuneError(
-                f"distillation.{key}: {size} is {getattr(mine, size)} of the student and "
-                f"{getattr(theirs, size)} of the teacher; they are matched as they are",
+                f"{widths}; heads are matched as they are",
                 hint="take a student of the teacher's own layers: model.keep_layers",
+            )
+        if optimizer in IN_PARTS or not OPTIMIZERS[optimizer].groups:
+            raise HftuneError(
+                f"{widths}, and training.optim {optimizer} groups parameters by itself: it cannot "
+                "train a layer between them",
+                hint="take adamw_torch",
             )

@@ -24,7 +24,7 @@ from hftune.data.shapes import NothingToTrainError
 from hftune.data.stream import PLACE, stream_files, stream_hub
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.contract import Task
-from hftune.training.rows import Parts
+from hftune.training.rows.parts import Parts
 
 HEAD = 200  # rows that are looked at before training
 SHUFFLE_BUFFER = 10_000

@@ -20,9 +20,14 @@ import hftune
 from hftune import HftuneError, Recipe, Run
 from hftune.losses.contract import ROW
 from hftune.losses.distillation.loss import Distillation
+from hftune.training.distillation.teaching import (
+    KeptTeacher,
+    RunningTeacher,
+    give_teacher,
+    training_rows,
+)
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
-from hftune.training.teaching import KeptTeacher, RunningTeacher, give_teacher, training_rows
 
 CLASSIFICATION, TAGS = "text-classification", "token-classification"
 WRITING = ("text-generation", "text2text-generation")

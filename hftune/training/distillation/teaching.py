@@ -6,13 +6,13 @@ rows, the order of the labels, the precision, and of the likeliest tokens temper
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch import nn
 
 from hftune.core.console import number_of, say, warn
 from hftune.data.arrow import column_array, lengths
@@ -20,39 +20,61 @@ from hftune.losses.contract import ROW, Batch
 from hftune.losses.distillation.divergence import TopK, target_log_probs, top_k_of
 from hftune.losses.distillation.loss import Distillation
 from hftune.losses.distillation.teacher import Answer, Teacher, taught
+from hftune.optimizers.averaging import Averaging
 from hftune.tasks.inference import batches_by_length
 from hftune.training.agreement import once
-from hftune.training.answers import Answers, Layout, keep, kept_answers
 from hftune.training.arguments import mixed_precision
+from hftune.training.distillation.answers import Answers, Layout, keep, kept_answers
+from hftune.training.distillation.average import AverageTeacher, precision_of
+from hftune.training.distillation.teachers import load_teacher
+from hftune.training.distillation.unlabelled import all_training_rows
 from hftune.training.features import features_key
 from hftune.training.plan import Plan
-from hftune.training.teachers import load_teacher
-from hftune.training.unlabelled import all_training_rows
 
 #: Part of the cache's key: raise it when answers are computed differently.
 ANSWERS_VERSION = 1
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def training_rows(plan: Plan) -> Dataset:
     """Return what trains: with a teacher also rows without labels, and each has its number."""
-    if not plan.teachers:
+    if not isinstance(plan.loss, Distillation):
         return plan.train.rows
     bare = None if plan.unlabelled is None else plan.unlabelled.rows
     rows = all_training_rows(plan.train.rows, bare)
     return rows.add_column(ROW, np.arange(len(rows)))
 
 
-def give_teacher(plan: Plan, rows: Dataset) -> None:
+def give_teacher(
+    plan: Plan,
+    rows: Dataset,
+    model: nn.Module | None = None,
+    averaging: Averaging | None = None,
+) -> None:
     """Let the loss of a plan have its teacher, if there is one.
 
     Args:
         plan: The run.
         rows: What trains; see :func:`training_rows`.
+        model: The student, where the average of its own weights may be the teacher.
+        averaging: What keeps that average.
     """
     if not isinstance(plan.loss, Distillation):
         return
     section = plan.loss.section
+    if section.is_own_average:
+        assert model is not None, "who trains has a model"
+        precision = mixed_precision(plan.arguments)
+        plan.loss.teacher = AverageTeacher(
+            model, averaging, causal=plan.task.causal, precision=precision
+        )
+        say("teacher: the average of the student's weights, in every step")
+        return
+    if (width := projected_width(plan)) is not None:
+        plan.loss.project(*width, plan.arguments.seed)
+        say(
+            "distillation.hidden_states: {} wide of the student and {} of the teacher; a linear "
+            "layer between each pair trains along and is not saved with the model".format(*width)
+        )
     whole = plan.task.name in ("text-generation", "text2text-generation") and section.top_k is None
     possible = not (section.looks_inside or plan.stream is not None or whole)
     kept = cached_teacher(plan, rows) if possible and section.cache is not False else None
@@ -60,6 +82,18 @@ def give_teacher(plan: Plan, rows: Dataset) -> None:
         names = ", ".join(teacher.path for teacher in plan.teachers)
         say(f"teacher: {names}, in every step")
     plan.loss.teacher = running_teacher(plan) if kept is None else kept
+
+
+def projected_width(plan: Plan) -> tuple[int, int] | None:
+    """Return the widths of the student's and the teacher's hidden states; None if equal."""
+    assert isinstance(plan.loss, Distillation)
+    if not plan.loss.section.hidden_states:
+        return None
+    mine, theirs = (
+        int(config.get_text_config().hidden_size)
+        for config in (plan.config, plan.teachers[0].config)
+    )
+    return None if mine == theirs else (mine, theirs)
 
 
 class RunningTeacher(Teacher):
@@ -98,8 +132,7 @@ class RunningTeacher(Teacher):
         said = []
         outputs: Any = None
         device = inputs["input_ids"].device.type
-        half = HALF.get(self.precision)
-        with torch.no_grad(), torch.autocast(device, half) if half else nullcontext():
+        with torch.no_grad(), precision_of(self.precision, device):
             for model, order, reads_types in zip(
                 self.models, self.orders, self.reads_types, strict=True
             ):

@@ -8,8 +8,8 @@ from datasets import Dataset
 
 from hftune.hub.load import load_tokenizer
 from hftune.tasks.text_classification import TextClassification
-from hftune.training import encode
-from hftune.training.encode import encode_part
+from hftune.training.rows import encode
+from hftune.training.rows.encode import encode_part
 
 
 def test_streamed_like_at_once(

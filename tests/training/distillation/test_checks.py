@@ -138,7 +138,6 @@ def test_fewer_positions(make_recipe: Make, changed: Callable[..., str]) -> None
     [
         ({"hidden_states": {3: 1}}, "hidden_states: the student has no 3: they go from 0 to 2"),
         ({"hidden_states": {1: 5}}, "hidden_states: the teacher has no 5: they go from 0 to 4"),
-        ({"hidden_states": {1: 1}}, "hidden_size is 32 of the student and 64 of the teacher"),
         ({"attentions": {2: 1}}, "attentions: the student has no 2: they go from 0 to 1"),
         ({"attentions": {1: 1}}, "num_attention_heads is 2 of the student and 4 of the teacher"),
     ],
@@ -147,6 +146,15 @@ def test_fewer_positions(make_recipe: Make, changed: Callable[..., str]) -> None
 def test_layers(section: dict[str, Any], match: str, make_recipe: Make, teacher: Path) -> None:
     model = {"path": str(make_recipe().model.path), "attn_implementation": "eager"}
     refused(make_recipe(model=model, distillation={"teacher": str(teacher), **section}), match)
+
+
+def test_a_layer_between_widths_needs_an_optimizer_that_takes_it(
+    make_recipe: Make, teacher: Path
+) -> None:
+    section = {"teacher": str(teacher), "hidden_states": {1: 1}}
+    prepare(make_recipe(distillation=section))
+    recipe = make_recipe(distillation=section, training={"optim": "muon"})
+    refused(recipe, "is 32 of the student and 64 of the teacher, and training.optim muon")
 
 
 def test_another_task(make_recipe: Make, teacher: Path, tmp_path: Path) -> None:
@@ -174,6 +182,37 @@ def test_too_many_tokens_at_the_top(make_recipe: Make, tiny_decoder: Path) -> No
         ({"distillation": {"teacher": "t", "alpha": -0.1}}, "alpha: must be at least 0"),
         ({"distillation": {"teacher": "t", "alpha": 0}}, "the teacher's answers count nothing"),
         ({"distillation": {"alpha": 0.5}}, "distillation.teacher: missing"),
+        ({"distillation": "weight_averaging"}, "set regularization.weight_averaging: ema"),
+        (
+            {"distillation": "weight_averaging", "regularization": {"weight_averaging": "swa"}},
+            "is the average that fades",
+        ),
+        ({"distillation": {"teacher": ["t", "weight_averaging"]}}, "teaches alone, not in a list"),
+        (
+            {
+                "distillation": {"teacher": "weight_averaging", "cache": True},
+                "regularization": {"weight_averaging": "ema"},
+            },
+            "changes with every step",
+        ),
+        (
+            {
+                "distillation": {"teacher": "weight_averaging", "hidden_states": {1: 1}},
+                "regularization": {"weight_averaging": "ema"},
+            },
+            "has the student's layers already",
+        ),
+        (
+            {
+                "distillation": {
+                    "teacher": "t",
+                    "alpha": 0,
+                    "hidden_states": {1: 1},
+                    "warmup_steps": 3,
+                }
+            },
+            "nothing that could grow",
+        ),
         ({"distillation": {"teacher": []}}, "name a teacher"),
         ({"distillation": {"teacher": "t", "top_k": 4}}, "classes are a vocabulary"),
         ({"distillation": {"teacher": "t", "temprature": 2}}, "did you mean temperature"),

@@ -31,8 +31,8 @@ from hftune.losses.contract import forward
 from hftune.losses.of_rows import row_losses
 from hftune.tasks.contract import Encoded, Task
 from hftune.training.agreement import once
-from hftune.training.drawing import check_aligned
-from hftune.training.encode import digest_rows, encode_part
+from hftune.training.curriculum.drawing import check_aligned
+from hftune.training.rows.encode import digest_rows, encode_part
 from hftune.training.run import Run, load
 
 KEY = "data.curriculum.model"
