@@ -138,9 +138,9 @@ def attend(
         return in_one_call(query, key, value, packing, scaling), None
     if way == "rows":
         return _row_by_row(query, key, value, packing, dropout, scaling), None
-    padded = (packing.unpack(part.transpose(1, 2)).transpose(1, 2) for part in (query, key, value))
+    q, k, v = (packing.unpack(part.transpose(1, 2)).transpose(1, 2) for part in (query, key, value))
     taken, _ = sdpa_attention_forward(
-        module, *padded, packing.mask, dropout=dropout, scaling=scaling, **more
+        module, q, k, v, packing.mask, dropout=dropout, scaling=scaling, **more
     )
     return packing.pack(taken), None
 
