@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Help and a mistake in a recipe answer without importing torch."""
+"""Help and a mistake in a recipe answer without importing torch; training starts without plots."""
 
+import ast
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from hftune.terminal import verb
+
+ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import sys
 sys.argv = ["hftune", *sys.argv[1:]]
@@ -54,3 +59,43 @@ def test_answers_without_torch(arguments: list[str], code: int, says: str, tmp_p
     assert done.returncode == code
     assert says in done.stdout + done.stderr
     assert "heavy: []" in done.stdout
+
+
+def imported_at_once(module: str) -> set[str]:
+    """Return what a module of hftune imports at its top, and so on down; TYPE_CHECKING does not."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = ROOT / name.replace(".", "/")
+        files = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()]
+        for node in ast.parse(files[0].read_text("utf-8")).body if files else ():
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting.append(node.module)
+                waiting += [
+                    f"{node.module}.{a.name}" for a in node.names if "hftune" in node.module
+                ]
+    return seen
+
+
+@pytest.mark.parametrize("name", ["train", "check", "predict", "evaluate"])
+def test_verbs_draw_and_measure_later(name: str) -> None:
+    tops = imported_at_once(f"hftune.commands.{name}")
+    assert "torch" in tops
+    heavy = ("sklearn", "matplotlib", "scipy.stats", "trl", "captum", "bitsandbytes")
+    assert not [top for top in sorted(tops) if top.startswith(heavy)]
+
+
+def test_what_a_verb_imports_is_kept_for_good() -> None:
+    gc.unfreeze()
+    try:
+        assert verb("doctor").__name__ == "doctor"
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()

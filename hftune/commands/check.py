@@ -21,7 +21,6 @@ from hftune.training.build import weight_dtype
 from hftune.training.memory import MemoryEstimate, estimate_memory
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
-from hftune.training.probe import prepare_fit
 from hftune.training.push import check_push
 from hftune.training.run import choose_folder
 
@@ -66,7 +65,11 @@ def check(
     )
     choose_folder(recipe)
     check_push(plan)
-    fitting = prepare_fit(plan) if isinstance(plan.method, Probe) else None
+    fitting = None
+    if isinstance(plan.method, Probe):
+        from hftune.training.probe import prepare_fit
+
+        fitting = prepare_fit(plan)
     _print_rows(plan)
     _print_texts(plan)
     _print_classes(plan)

@@ -144,7 +144,8 @@ def _devices() -> Iterator[Finding]:
     driver = _nvidia_driver()
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16, so fp16"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        bf16 = "bf16 and tf32" if native else "no bf16: single precision unless training.fp16: true"
         yield Finding(
             about=f"gpu {index}",
             state="ok",
@@ -181,7 +182,7 @@ def _kernels() -> Iterator[Finding]:
     if _installed("bitsandbytes") is not None:
         yield _tried("bitsandbytes", "4-bit weights work", _quantize)
     if _installed("flash-attn") is None:
-        verdict = "not installed; attn_implementation: sdpa needs no package"
+        verdict = "not installed; attn_implementation: auto needs no package"
         yield Finding(about="flash-attn", state="note", verdict=verdict)
     else:
         yield _tried("flash-attn", "can be imported", lambda: import_module("flash_attn"))

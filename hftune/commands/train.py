@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from datasets import Dataset
 from peft import PeftModel
@@ -25,8 +25,6 @@ from hftune.methods import TUNERS, method_row
 from hftune.methods.probe.method import Probe
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
-from hftune.report.curves import draw_curves
-from hftune.report.sparsity import sparsity_figures, write_sparsity
 from hftune.report.summary import print_fit, print_samples, print_summary
 from hftune.training.agreement import once
 from hftune.training.build import (
@@ -50,10 +48,12 @@ from hftune.training.distribution import (
 from hftune.training.launch import Launch
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
-from hftune.training.probe import Fitting, fit_probe, prepare_fit
 from hftune.training.push import PushOrder, check_push
 from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
 from hftune.training.trainer import HftuneTrainer
+
+if TYPE_CHECKING:
+    from hftune.training.probe import Fitting
 
 FITTED_AGAIN = "run it again: its features are in the cache"
 
@@ -101,6 +101,8 @@ def train(
     _say_rows(plan)
     order = check_push(plan)
     if isinstance(plan.method, Probe):
+        from hftune.training.probe import prepare_fit
+
         _check_without_trainer(model=model, loss=loss, callbacks=callbacks, resume=resume)
         return _fit(prepare_fit(plan), order)
     folder = _agreed_folder(plan, resume)
@@ -129,10 +131,12 @@ def train(
         finished: Any = plan.method.finish(cast(nn.Module, trainer.model))
         pruned = plan.method.pruned()
         if pruned:
+            from hftune.report.sparsity import sparsity_figures, write_sparsity
+
             figures |= sparsity_figures(pruned, finished)
-        if main:
-            if pruned:
+            if main:
                 write_sparsity(pruned, run.path)
+        if main:
             _write_end(plan, run, finished, trainer.samples, figures, weights)
         trainer.accelerator.wait_for_everyone()
     if order is not None:
@@ -170,8 +174,10 @@ def _check_without_trainer(**given: Any) -> None:
         raise HftuneError(f"{', '.join(names)}: no Trainer runs for a probe", hint=FITTED_AGAIN)
 
 
-def _fit(fitting: Fitting, order: PushOrder | None) -> Run:
+def _fit(fitting: "Fitting", order: PushOrder | None) -> Run:
     """Fit a classifier on features; the run folder is that of a training without checkpoints."""
+    from hftune.training.probe import fit_probe
+
     plan, folder = fitting.plan, choose_folder(fitting.plan.recipe)
     with claimed(folder):
         run = Run(folder)
@@ -276,6 +282,8 @@ def _write_end(
     metrics: dict[str, Any],
     weights: dict[str, Tensor] | None,
 ) -> None:
+    from hftune.report.curves import draw_curves
+
     adapter = isinstance(model, PeftModel)
     facts = model_facts(plan)
     card = model_card(facts, metrics, adapter=adapter)

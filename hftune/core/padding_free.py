@@ -15,16 +15,14 @@ maps, runs padded, as with ``sdpa``.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from functools import partial
 from inspect import signature
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
     bidirectional_mask_function,
     causal_mask_function,
@@ -32,6 +30,7 @@ from transformers.masking_utils import (
 )
 
 from hftune.core.errors import HftuneError, first_line
+from hftune.core.packed_attention import Packing, attend
 from hftune.core.parts import layer_names
 
 NAME = "hftune_padding_free"
@@ -39,51 +38,12 @@ NAME = "hftune_padding_free"
 TRIED = (7, 12, 3)
 #: How far its answers may be apart then, as a share of the largest.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-#: What adds to the scores of attention, which a row by row call would lose.
-UNKNOWN = ("position_bias", "softcap", "s_aux")
 
 #: Fields of configs that let a pass go by the first or the last layer.
 LAYERS_LEFT_OUT = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 
 #: Whether the forward pass that is under way may be packed.
 _wanted: ContextVar[bool] = ContextVar("padding_free", default=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Packing:
-    """Which places of a padded batch hold tokens; handed to the layers in place of a mask.
-
-    Attributes:
-        here: Whether there is a token, shape ``(B, T)``, bool.
-        places: Those places, counted over ``B * T``, shape ``(N,)``.
-        lengths: Tokens of each row that has any; ``N`` in all.
-        causal: Whether a token sees no later one.
-        masks: For each of these rows which tokens see which, where that is more than ``causal``
-            says, as in a sliding window; shape ``(1, 1, n, n)``, bool.
-    """
-
-    here: Tensor
-    places: Tensor
-    lengths: list[int]
-    causal: bool
-    masks: list[Tensor] = field(default_factory=list)
-
-    @property
-    def width(self) -> int:
-        """Places of a row, padding included."""
-        return self.here.shape[1]
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """Return the tokens alone, ``(B or 1, T, ...)`` to ``(1, N, ...)``."""
-        if padded.shape[0] == 1 and self.here.shape[0] > 1:  # one row stands for all
-            return padded[0, self.places % self.width][None]
-        return padded.flatten(0, 1)[self.places][None]
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Return them at their places, ``(1, N, ...)`` to ``(B, T, ...)``, zero at padding."""
-        padded = packed.new_zeros(self.here.numel(), *packed.shape[2:])
-        padded = padded.index_copy(0, self.places, packed[0])
-        return padded.view(*self.here.shape, *packed.shape[2:])
 
 
 @contextmanager
@@ -195,87 +155,15 @@ def make_mask(**asked: Any) -> Any:
     both_ways = bool(rule(0, 0, torch.tensor(0), torch.tensor(1)))
     if both_ways and not bool((here[:, 0] | ~here.any(1)).all()):
         return sdpa_mask(**asked)  # an encoder's head reads the first place, be it padding
-    lengths = [length for length in here.sum(1).tolist() if length]
-    packing = Packing(
+    whole = asked | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return Packing(
         here=here,
         places=here.flatten().nonzero()[:, 0],
-        lengths=lengths,
+        lengths=[length for length in here.sum(1).tolist() if length],
         causal=rule is causal_mask_function,
+        make_mask=cast(Callable[[], Tensor], partial(sdpa_mask, **whole)),
+        patterned=rule not in (causal_mask_function, bidirectional_mask_function),
     )
-    if rule not in (causal_mask_function, bidirectional_mask_function):
-        asked |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        whole = sdpa_mask(**asked)
-        assert whole is not None
-        packing.masks.extend(
-            whole[row : row + 1, :, tokens][..., tokens]
-            for row, tokens in enumerate(here)
-            if tokens.any()
-        )
-    return packing
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """Attend row by row where rows are packed, else as ``sdpa`` does.
-
-    Args:
-        module: The layer's attention.
-        query: Shape ``(1, heads, N, d)``.
-        key: Shape ``(1, heads, N, d)``, or with fewer heads that queries share.
-        value: As ``key``.
-        attention_mask: A :class:`Packing`, or what ``sdpa`` takes.
-        dropout: Of attention weights.
-        scaling: Of the scores.
-        more: For ``sdpa``.
-
-    Returns:
-        What each token took, shape ``(1, N, heads, d)``, and no weights.
-    """
-    if not isinstance(attention_mask, Packing):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
-        )
-    unknown = [name for name in UNKNOWN if more.get(name) is not None]
-    if unknown:
-        raise ValueError(f"its attention adds {unknown[0]}")
-    packing = attention_mask
-    shared = query.shape[1] != key.shape[1]
-    if query.is_cuda and query.dtype.itemsize == 2 and not dropout and not packing.masks:
-        return _flash(query, key, value, packing, scaling, shared), None
-    queries, keys, values = (part.split(packing.lengths, dim=2) for part in (query, key, value))
-    masks: list[Tensor | None] = [*packing.masks] or [None] * len(packing.lengths)
-    taken = [
-        F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, packing.causal, scale=scaling, enable_gqa=shared
-        )
-        for q, k, v, mask in zip(queries, keys, values, masks, strict=True)
-    ]
-    return torch.cat(taken, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _flash(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, shared: bool
-) -> Tensor:
-    """All rows in one call of PyTorch's kernel for rows of any length."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    ends = F.pad(packing.here.sum(1).cumsum(0), (1, 0)).int()
-    longest = max(packing.lengths)
-    queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
-    window = (-1, 0) if packing.causal else (-1, -1)
-    taken = varlen_attn(
-        queries, keys, values, ends, ends, longest, longest,
-        scale=scale, window_size=window, enable_gqa=shared,
-    )  # fmt: skip
-    return cast(Tensor, taken)[None]
 
 
 def _begin(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -7,11 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import (
-    accuracy_score,
-    matthews_corrcoef,
-    precision_recall_fscore_support,
-)
 
 from hftune.metrics.ranking import ranking_metrics
 
@@ -30,6 +25,8 @@ def classification_metrics(
         labels: Class ids, shape ``(rows,)``.
         predicted: Class ids, the same shape; those of the highest scores if None.
     """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
     predicted = scores.argmax(-1) if predicted is None else predicted
     result = {
         "loss": log_loss(scores, labels),
@@ -67,6 +64,8 @@ def _ranking(
 
 def _mcc(labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) -> float:
     """Return the correlation; 0 where one class is all there is, which scikit-learn warns of."""
+    from sklearn.metrics import matthews_corrcoef
+
     alone = len(np.union1d(labels, predicted)) == 1
     return 0.0 if alone else float(matthews_corrcoef(labels, predicted))
 
@@ -75,6 +74,8 @@ def per_class_metrics(
     predicted: Ids, labels: Ids, names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Return label name -> precision, recall, F1 and support (rows of that class)."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     columns = precision_recall_fscore_support(
         labels, predicted, labels=np.arange(len(names)), zero_division=0
     )

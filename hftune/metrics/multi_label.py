@@ -7,14 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.metrics import (
-    accuracy_score,
-    f1_score,
-    hamming_loss,
-    precision_recall_fscore_support,
-    precision_score,
-    recall_score,
-)
 
 from hftune.metrics.ranking import average_precision, ranking_metrics
 
@@ -32,6 +24,14 @@ def multi_label_metrics(scores: Floats, labels: Floats, thresholds: Floats) -> d
         labels: 0 or 1, the same shape.
         thresholds: Probability from which on a label is given, shape ``(labels,)``.
     """
+    from sklearn.metrics import (
+        accuracy_score,
+        f1_score,
+        hamming_loss,
+        precision_score,
+        recall_score,
+    )
+
     known = ~np.isnan(labels)
     logits = scores.astype(np.float64)[known]
     losses = np.logaddexp(0, logits) - labels[known] * logits
@@ -54,6 +54,8 @@ def per_label_metrics(
     scores: Floats, labels: Floats, names: Sequence[str], thresholds: Floats
 ) -> dict[str, dict[str, float]]:
     """Return label name -> precision, recall, F1, support, average precision and threshold."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     truth = np.nan_to_num(labels).astype(int)
     given = (expit(scores) >= thresholds).astype(int)
     columns = precision_recall_fscore_support(truth, given, average=None, zero_division=0)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 
 def ranking_metrics(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, float]:
@@ -18,6 +17,8 @@ def ranking_metrics(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, floa
         truth: 0 or 1, shape ``(rows, classes)``.
         scores: Higher for more likely, the same shape.
     """
+    from sklearn.metrics import roc_auc_score
+
     able = [i for i in range(truth.shape[1]) if 0 < truth[:, i].sum() < len(truth)]
     if not able:
         return {}
@@ -28,4 +29,6 @@ def ranking_metrics(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, floa
 
 def average_precision(truth: NDArray[Any], scores: NDArray[Any]) -> float:
     """Return the average precision of one class, 0 where it has no row."""
+    from sklearn.metrics import average_precision_score
+
     return float(average_precision_score(truth, scores)) if truth.any() else 0.0

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 Floats = NDArray[np.floating[Any]]
 
@@ -20,6 +18,9 @@ def regression_metrics(predicted: Floats, labels: Floats) -> dict[str, float]:
         predicted: Numbers, shape ``(rows,)``.
         labels: Numbers, shape ``(rows,)``.
     """
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+
     predicted, labels = predicted.astype(np.float64), labels.astype(np.float64)
     mse = float(mean_squared_error(labels, predicted))
     varies = len(np.unique(predicted)) > 1 and len(np.unique(labels)) > 1

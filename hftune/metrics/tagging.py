@@ -4,8 +4,6 @@
 import itertools
 from collections.abc import Sequence
 
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-
 from hftune.metrics.entities import Tags, entity_metrics, marks_entities, per_kind_metrics
 
 NAMES = ("precision", "recall", "f1")
@@ -21,6 +19,8 @@ def tagging_metrics(
         true: The same by the annotators.
         entities: Whether entities are counted, or words.
     """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
     flat_true, flat_predicted = _flat(true), _flat(predicted)
     result = {"accuracy": float(accuracy_score(flat_true, flat_predicted))}
     if entities:
@@ -46,6 +46,8 @@ def per_tag_metrics(
         true: The same by the annotators.
         names: All tags.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     if marks_entities(names):
         return per_kind_metrics(predicted, true)
     columns = precision_recall_fscore_support(

@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le
 from hftune.data import Difficulty, Pacing, SamplingName
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+AttentionName = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
 Columns = dict[str, str]
 
 #: The key that a section's short form, a mere text, stands for.
@@ -59,8 +60,12 @@ class ModelSection:
             "the checkpoint's."
         },
     )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa, flash_attention_2, flex_attention."}
+    attn_implementation: AttentionName = field(
+        default="auto",
+        metadata={
+            "help": "auto: sdpa where the model has it, packed where that is exact, on a GPU "
+            "through PyTorch's own flash attention; else eager. flash_attention_2 is the package."
+        },
     )
     config: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Fields of the model's config to override."}
@@ -79,6 +84,11 @@ class ModelSection:
         default=None,
         metadata={"help": "Numbers of the layers that stay, from 0; the others are taken out."},
     )
+
+    @property
+    def attention(self) -> str | None:
+        """What Transformers takes as ``attn_implementation``; it chooses where that is None."""
+        return None if self.attn_implementation == "auto" else self.attn_implementation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,21 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
+from transformers.utils.import_utils import is_torch_tf32_available
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError, first_line
 from hftune.hub.clean import PUSH_FIELDS
+from hftune.optimizers import OPTIMIZERS
 from hftune.recipe.recipe import Recipe
+from hftune.recipe.rules.rule import installed
+from hftune.recipe.rules.training import LIGER_LOSSES
 from hftune.recipe.schema import OWN_TRAINING
-from hftune.training.launch import Launch, precision
+from hftune.training.launch import Launch, has_bf16, precision
 
+#: pip's name of a package -> its extra, or what it is imported as.
+EXTRAS = {"bitsandbytes": "hftune[bnb]", "schedulefree": "hftune[schedulefree]"}
+MODULES = {"torch-optimi": "optimi"}
 #: Optimizers that the Trainer can only look at together with a model.
 TAKE_A_MODEL = ("lomo", "adalomo")
 
@@ -47,7 +54,8 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
     if launch.mixed_precision is not None:
         os.environ["ACCELERATE_MIXED_PRECISION"] = precision(recipe, launch)
     elif not {"bf16", "fp16"} & given.keys() and not given.get("use_cpu"):
-        given["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        given["bf16"] = has_bf16()
+    _choose_kernels(given, launch)
     try:
         arguments = TrainingArguments(**given, logging_nan_inf_filter=False)
         on_cpu = arguments.device.type == "cpu"
@@ -60,6 +68,16 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
         say(f"using one of {arguments.n_gpu} GPUs; --accelerate multi_gpu uses all of them")
         arguments._n_gpu = 1
     return arguments
+
+
+def _choose_kernels(given: dict[str, Any], launch: Launch) -> None:
+    """Fill in what goes with the device and with losses of our own."""
+    half = given.get("bf16") or launch.mixed_precision == "bf16"
+    if half and is_torch_tf32_available() and not given.get("use_cpu"):
+        given.setdefault("tf32", True)  # for the little that autocast leaves in single precision
+    if given.get("use_liger_kernel"):  # its losses replace the forward pass of a model
+        chosen = given.get("liger_kernel_config") or {}
+        given["liger_kernel_config"] = {**dict.fromkeys(LIGER_LOSSES, False), **chosen}
 
 
 def _names_of_our_own(given: dict[str, Any]) -> dict[str, str]:
@@ -104,12 +122,18 @@ def _settle_names(arguments: TrainingArguments, ours: dict[str, str]) -> None:
 
 def _check_optimizer(arguments: TrainingArguments) -> None:
     """Let the Trainer read ``optim`` and ``optim_args`` now, not when the weights are there."""
+    name = str(getattr(arguments.optim, "value", arguments.optim))
+    package = OPTIMIZERS[name].package
+    if package and not installed(MODULES.get(package, package.replace("-", "_"))):
+        raise RecipeError(
+            [f"training.optim: {name}: {package} is not installed"],
+            hint=f"pip install '{EXTRAS.get(package, package)}'",
+        )
     if arguments.optim_target_modules is not None or arguments.optim in TAKE_A_MODEL:
         return
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments)
     except (ValueError, AttributeError, ImportError, RuntimeError) as error:
-        name = getattr(arguments.optim, "value", arguments.optim)
         raise RecipeError([f"training.optim: {name}: {first_line(error)}"]) from error
 
 

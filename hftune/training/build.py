@@ -53,7 +53,7 @@ def build_model(plan: Plan) -> nn.Module:
         config=plan.whole_config or plan.config,
         dtype=weight_dtype(plan),
         revision=section.revision,
-        attn_implementation=section.attn_implementation,
+        attn_implementation=section.attention,
         quantization_config=quantization_config(base_quantization(plan)),
     )
     if section.keep_layers is not None:

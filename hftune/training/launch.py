@@ -115,7 +115,42 @@ def _too_old_for_fp8() -> bool:
     return not torch.cuda.is_available() or torch.cuda.get_device_capability() < FP8_CAPABILITY
 
 
+def _computes_in_half(recipe: Recipe, launch: Launch) -> bool:
+    """Tell whether activations have half precision: weights that do, or autocast."""
+    if recipe.model.dtype in ("bfloat16", "float16") or precision(recipe, launch) != "no":
+        return True
+    said = launch.mixed_precision is not None or {"bf16", "fp16"} & recipe.training.keys()
+    return not said and has_bf16()
+
+
+def has_bf16() -> bool:
+    """Tell whether the GPU multiplies in bfloat16, and does not only emulate it."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 RULES = (
+    LaunchRule(
+        "model.attn_implementation",
+        "flash_attention_2 and flex_attention train on a GPU alone; leave it out",
+        lambda recipe, launch: (
+            launch.gpus == 0
+            and recipe.model.attn_implementation in ("flash_attention_2", "flex_attention")
+        ),
+    ),
+    LaunchRule(
+        "model.attn_implementation",
+        "flash_attention_2 computes in half precision: training.bf16: true",
+        lambda recipe, launch: (
+            launch.gpus > 0
+            and recipe.model.attn_implementation == "flash_attention_2"
+            and not _computes_in_half(recipe, launch)
+        ),
+    ),
+    LaunchRule(
+        "training.use_liger_kernel",
+        "its kernels need a GPU; leave it out",
+        lambda recipe, launch: launch.gpus == 0 and _training(recipe, "use_liger_kernel"),
+    ),
     LaunchRule(
         "training.fsdp, training.deepspeed",
         "the launcher says how a model is sharded: --accelerate fsdp2",

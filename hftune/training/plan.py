@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checked run that only lacks its weights."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from accelerate import init_empty_weights
 from numpy.typing import NDArray
 from torch import nn
 from transformers import (
@@ -31,6 +29,7 @@ from hftune.tasks.contract import Encoded, Task
 from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.arguments import mixed_precision
 from hftune.training.distillation.teachers import NamedTeacher
+from hftune.training.kernels import empty_model
 from hftune.training.launch import Launch
 from hftune.training.optimization import Optimization
 from hftune.training.regularization import Regularization
@@ -131,11 +130,8 @@ class Plan:
         Args:
             config: In place of the model's own.
         """
-        with init_empty_weights(include_buffers=True), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model: PreTrainedModel = self.task.auto_model.from_config(config or self.config)
-        model.tie_weights()
-        return model
+        attention = self.recipe.model.attention
+        return empty_model(self.task.auto_model, config or self.config, attention)
 
     def report(self) -> dict[str, Any]:
         """Return ``data.json``: sources, hashes, counts, lengths, duplicates, scripts."""

@@ -44,6 +44,7 @@ from hftune.training.distillation.checks import (
     settle_labels,
 )
 from hftune.training.distillation.teachers import find_teachers
+from hftune.training.kernels import check_liger
 from hftune.training.launch import check_launch
 from hftune.training.optimization import Optimization, scaled_rate
 from hftune.training.plan import Plan
@@ -197,6 +198,8 @@ def _check_model(plan: Plan) -> None:
     skeleton = plan.skeleton()
     if plan.whole_config is not None:
         check_kept(plan.skeleton(plan.whole_config), skeleton, plan.recipe.model.keep_layers or ())
+    if plan.arguments.use_liger_kernel:
+        check_liger(skeleton)
     check_initialization(plan.recipe.initialization, skeleton)
     plan.adapted = plan.method.check(skeleton, plan.context())
     changed = skeleton if plan.adapted is None else plan.adapted

@@ -224,7 +224,7 @@ class Embedder:
             "dtype": self.reading.dtype,
             "pooling": self.reading.pooling,
             "layer": self.reading.layer,
-            "attn_implementation": section.attn_implementation,
+            "attn_implementation": section.attention,
             "device": plan.arguments.device.type,
         }
 
@@ -252,7 +252,7 @@ class Embedder:
                 plan.config,
                 dtype=getattr(torch, self.reading.dtype),
                 revision=section.revision,
-                attn_implementation=section.attn_implementation,
+                attn_implementation=section.attention,
             ).to(plan.arguments.device)
         return self._trunk
 

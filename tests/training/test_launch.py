@@ -27,6 +27,7 @@ FSDP2 = {
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}
 FP8 = {"ACCELERATE_MIXED_PRECISION": "fp8"}
 FOUR_BIT = {"load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"}
+FLASH = {"attn_implementation": "flash_attention_2"}
 QLORA = {"method": "lora", "model": {"dtype": "bfloat16", "quantization": FOUR_BIT}}
 
 #: Launcher's settings, sections of the recipe, and the one complaint on a machine with two GPUs.
@@ -38,6 +39,7 @@ REFUSED: list[tuple[dict[str, str], dict[str, Any], str]] = [
     ({**FSDP2, "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {}, "fsdp_state_dict_type: must"),
     ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "fsdp_activation_checkpointing: set"),
     ({**FSDP2, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "fsdp_cpu_ram_efficient_loading: m"),
+    ({}, {"model": FLASH}, "model.attn_implementation: flash_attention_2 computes in half"),
     (FSDP2, {"method": "adalora"}, "method: sharded, only these are tested: full, head_only"),
     (DEEPSPEED, {"method": "adalora"}, "method: sharded, only these are tested"),
     (FSDP2, {"training": {"optim": "adamw_bnb_8bit"}}, "training.optim: sharded, only these"),
@@ -75,6 +77,11 @@ REFUSED: list[tuple[dict[str, str], dict[str, Any], str]] = [
 ]
 ALLOWED: list[tuple[dict[str, str], dict[str, Any]]] = [
     ({}, {}),
+    ({}, {"model": FLASH, "training": {"bf16": True}}),
+    ({"ACCELERATE_MIXED_PRECISION": "bf16"}, {"model": FLASH}),
+    ({}, {"model": {**FLASH, "dtype": "bfloat16"}}),
+    ({}, {"model": {"attn_implementation": "flex_attention"}}),
+    ({}, {"training": {"use_liger_kernel": True}}),
     (FSDP2, {}),
     ({**FSDP2, "LOCAL_WORLD_SIZE": "2"}, {"method": "lora"}),
     (FSDP2, QLORA),
@@ -89,10 +96,12 @@ ALLOWED: list[tuple[dict[str, str], dict[str, Any]]] = [
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with two new GPUs and torchao, as far as the rules can see."""
+    """A machine with two new GPUs and all packages for them, as far as the rules can see."""
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(launch, "_too_old_for_fp8", lambda: False)
     monkeypatch.setattr(launch, "find_spec", lambda name: object())
+    for rules in ("model", "training"):
+        monkeypatch.setattr(f"hftune.recipe.rules.{rules}.installed", lambda *packages: True)
 
 
 def filled(sections: dict[str, Any], model: Path) -> dict[str, Any]:
@@ -149,6 +158,27 @@ def test_a_cpu_is_not_left_unsharded(
         monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match="--accelerate: sharding needs GPUs"):
         prepare(make_recipe())
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"model": FLASH}, "model.attn_implementation"),
+        ({"model": {"attn_implementation": "flex_attention"}}, "model.attn_implementation"),
+        ({"training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
+    ],
+)
+def test_a_cpu_has_no_kernels_of_a_gpu(
+    sections: dict[str, Any],
+    key: str,
+    make_recipe: Callable[..., Recipe],
+    tiny_encoder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for rules in ("model", "training"):
+        monkeypatch.setattr(f"hftune.recipe.rules.{rules}.installed", lambda *packages: True)
+    with pytest.raises(RecipeError, match=f"{key}: .*leave it out"):
+        check_launch(make_recipe(**filled(sections, tiny_encoder)))
 
 
 def test_fp8_on_a_cpu(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ MODEL_RULES = (
     ),
     Rule(
         "model.attn_implementation",
-        "flash-attn is not installed; sdpa needs no package",
+        "flash-attn is not installed: pip install 'hftune[flash]'; auto needs no package",
         lambda s: (
             s["model"].attn_implementation == "flash_attention_2" and not installed("flash_attn")
         ),

@@ -5,8 +5,10 @@ from functools import partial
 
 from hftune.hub.clean import PUSH_FIELDS
 from hftune.optimizers.args import is_malformed
-from hftune.recipe.rules.rule import Rule, Sections, has_validation, training
+from hftune.recipe.rules.rule import Rule, Sections, has_validation, installed, training
 
+#: Losses of liger-kernel, which a model computes that is given its labels.
+LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
 #: What Transformers has for ``save_steps``; a resolved recipe spells it out with any strategy.
 DEFAULT_SAVE_STEPS = 500
 #: Methods whose ranks or zeros come to what was asked for at a step that is planned.
@@ -18,6 +20,10 @@ def _saves_otherwise(sections: Sections) -> bool:
     given = training(sections, "save_steps", DEFAULT_SAVE_STEPS)
     saves = training(sections, "save_strategy", evaluates)
     return bool(saves != "steps" and given != DEFAULT_SAVE_STEPS)
+
+
+def _liger_losses(sections: Sections) -> bool:
+    return any((training(sections, "liger_kernel_config") or {}).get(name) for name in LIGER_LOSSES)
 
 
 def _without_push(name: str, sections: Sections) -> bool:
@@ -79,6 +85,22 @@ TRAINING_RULES = (
         "training.fp16",
         "fp16 does nothing on a CPU; use bf16 where the processor has it, or neither",
         lambda s: bool(training(s, "fp16") and training(s, "use_cpu")),
+    ),
+    Rule(
+        "training.use_liger_kernel",
+        "liger-kernel is not installed: pip install 'hftune[liger]'",
+        lambda s: bool(training(s, "use_liger_kernel")) and not installed("liger_kernel"),
+    ),
+    Rule(
+        "training.liger_kernel_config",
+        "it has an effect only with use_liger_kernel: true",
+        lambda s: bool(training(s, "liger_kernel_config")) and not training(s, "use_liger_kernel"),
+    ),
+    Rule(
+        "training.liger_kernel_config",
+        f"{' and '.join(LIGER_LOSSES)} would never be called: a model is given no labels here, and "
+        "the loss sees labelled positions alone, in chunks, anyway",
+        _liger_losses,
     ),
     Rule(
         "training.push_to_hub",

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, List
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_curve
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
@@ -161,6 +160,8 @@ def best_f1_thresholds(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[An
         scores: Logits, shape ``(rows, labels)``.
         labels: 0 or 1, NaN where not known, the same shape.
     """
+    from sklearn.metrics import precision_recall_curve
+
     shares = torch.from_numpy(scores).sigmoid().numpy()
     chosen = np.full(scores.shape[1], HALF)
     for index in range(scores.shape[1]):

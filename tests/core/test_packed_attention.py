@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed rows: places, masks, windows and the choice of a way, by hand."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from hftune.core.packed_attention import Packing, way_of
+
+HERE = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
+
+
+def patterned(seen: Callable[[Tensor, Tensor], Tensor]) -> Packing:
+    """Rows of 5, 3 and no tokens whose query sees a key where ``seen(query, key)`` says so."""
+    places = torch.arange(5)
+    mask = seen(places[:, None], places) & HERE[:, None, :, None] & HERE[:, None, None]
+    where = HERE.flatten().nonzero()[:, 0]
+    return Packing(HERE, where, [5, 3], causal=False, make_mask=lambda: mask, patterned=True)
+
+
+def test_places_by_hand() -> None:
+    here = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0]]).bool()
+    packing = Packing(here, torch.tensor([0, 1, 6]), [2, 1], causal=False)
+    padded = torch.arange(9.0).view(3, 3, 1)
+    assert packing.pack(padded).flatten().tolist() == [0, 1, 6]
+    assert packing.pack(torch.tensor([[10, 11, 12]])).tolist() == [[10, 11, 10]]
+    assert packing.unpack(packing.pack(padded)).flatten().tolist() == [0, 1, 0, 0, 0, 0, 6, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("seen", "window"),
+    [
+        (lambda q, k: (k <= q) & (q - k < 2), (1, 0)),
+        (lambda q, k: (q - k).abs() <= 2, (2, 2)),
+        (lambda q, k: (k <= q) & (q - k < 100), (4, 0)),
+        (lambda q, k: (k <= q) & (q // 2 == k // 2), None),
+        (lambda q, k: (k <= q) & ((q - k) % 2 == 0), None),
+    ],
+    ids=["before", "both sides", "wider than the rows", "chunks", "every other"],
+)
+def test_windows_by_hand(
+    seen: Callable[[Tensor, Tensor], Tensor], window: tuple[int, int] | None
+) -> None:
+    packing = patterned(seen)
+    assert [tuple(mask.shape) for mask in packing.masks] == [(1, 1, 5, 5), (1, 1, 3, 3)]
+    assert packing.window == window
+
+
+def test_a_hole_in_a_row_is_no_window() -> None:
+    """Its tokens move together, and how far each sees is no longer one number."""
+    here = torch.tensor([[1, 1, 0, 1, 1]]).bool()
+    later = torch.arange(5) - torch.arange(5)[:, None]
+    mask = ((later <= 0) & (later > -2) & here)[None, None]
+    where = here.flatten().nonzero()[:, 0]
+    packing = Packing(here, where, [4], causal=False, make_mask=lambda: mask, patterned=True)
+    assert packing.window is None
+
+
+@pytest.mark.parametrize(("causal", "window"), [(True, (-1, 0)), (False, (-1, -1))])
+def test_plain_rows_have_no_bounds(causal: bool, window: tuple[int, int]) -> None:
+    assert Packing(HERE, HERE.flatten().nonzero()[:, 0], [5, 3], causal=causal).window == window
+
+
+def test_a_cpu_takes_row_by_row() -> None:
+    packing = Packing(HERE, HERE.flatten().nonzero()[:, 0], [5, 3], causal=True)
+    assert way_of(torch.zeros(1, 2, 8, 8, dtype=torch.bfloat16), 0.0, packing) == "rows"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("dtype", "width", "dropout", "seen", "way"),
+    [
+        (torch.bfloat16, 64, 0.0, lambda q, k: q - k < 2, "flash"),
+        (torch.float16, 64, 0.0, lambda q, k: q - k < 2, "flash"),
+        (torch.float32, 64, 0.0, lambda q, k: q - k < 2, "padded"),
+        (torch.bfloat16, 64, 0.1, lambda q, k: q - k < 2, "padded"),
+        (torch.bfloat16, 60, 0.0, lambda q, k: q - k < 2, "padded"),
+        (torch.bfloat16, 512, 0.0, lambda q, k: q - k < 2, "padded"),
+        (torch.bfloat16, 64, 0.0, lambda q, k: q // 2 == k // 2, "padded"),
+    ],
+)
+def test_a_gpu_takes_its_kernel_where_that_knows_the_case(
+    dtype: torch.dtype,
+    width: int,
+    dropout: float,
+    seen: Callable[[Tensor, Tensor], Tensor],
+    way: str,
+) -> None:
+    query = torch.zeros(1, 2, 8, width, dtype=dtype, device="cuda")
+    assert way_of(query, dropout, patterned(lambda q, k: (k <= q) & seen(q, k))) == way
