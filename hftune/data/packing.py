@@ -13,9 +13,10 @@ Sources: Graham, "Bounds on Multiprocessing Timing Anomalies", 1969 (longest fir
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapreplace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ WINDOW = 256
 FULL = 0.99
 #: Outside the layers a batch is padded, to no more than so many times the budget.
 SPREAD = 4
+#: Rows are dealt out as if they were longer by up to this share, so that no two epochs are alike.
+CHANCE = 0.1
 
 
 def pack(sizes: Ints, budget: int, rng: np.random.Generator, *, padded: bool = False) -> list[Ints]:
@@ -50,12 +53,13 @@ def pack(sizes: Ints, budget: int, rng: np.random.Generator, *, padded: bool = F
     if tokens.max(initial=0) > budget:
         raise ValueError(f"a row of {tokens.max()} tokens, and a batch holds {budget}")
     cut = list(windows(tokens, budget))
-    descending = [start + np.argsort(-tokens[start:end], kind="stable") for start, end, _ in cut]
     if padded:
-        found = [[rows[batch] for batch in in_order(sizes[rows], budget, padded=True)]
-                 for rows in descending]  # fmt: skip
+        found = [
+            [rows[batch] for batch in in_order(sizes[rows], budget, padded=True)]
+            for rows in _descending(tokens, cut)
+        ]
     else:
-        found = _tight(tokens, budget, descending, [number for _, _, number in cut])
+        found = _tight(tokens, budget, cut, rng)
     return [batches[place] for batches in found for place in rng.permutation(len(batches))]
 
 
@@ -99,17 +103,27 @@ def in_order(sizes: Ints, budget: int, *, padded: bool = False) -> list[Ints]:
 
 
 def _tight(
-    tokens: Ints, budget: int, windows: Sequence[Ints], numbers: Sequence[int]
+    tokens: Ints, budget: int, cut: Sequence[tuple[int, int, int]], rng: np.random.Generator
 ) -> list[list[Ints]]:
     """Deal the rows of each window out, or pack them where a batch would spill over."""
-    pairs = list(zip(windows, numbers, strict=True))
-    dealt = [_dealt(tokens[rows], number, budget) for rows, number in pairs]
-    spilt = [rows for rows, batches in zip(windows, dealt, strict=True) if batches is None]
-    packed = iter(first_fit_decreasing([tokens[rows] for rows in spilt], budget))
-    return [
-        _grouped(rows, next(packed) if batches is None else batches)
-        for rows, batches in zip(windows, dealt, strict=True)
+    by_chance = _descending(tokens * rng.uniform(1, 1 + CHANCE, len(tokens)), cut)
+    dealt = [
+        _dealt(tokens[rows], number, budget)
+        for rows, (_, _, number) in zip(by_chance, cut, strict=True)
     ]
+    spilt = _descending(
+        tokens, [c for c, batches in zip(cut, dealt, strict=True) if batches is None]
+    )
+    packed = zip(spilt, first_fit_decreasing([tokens[rows] for rows in spilt], budget), strict=True)
+    return [
+        _grouped(*next(packed)) if batches is None else _grouped(rows, batches)
+        for rows, batches in zip(by_chance, dealt, strict=True)
+    ]
+
+
+def _descending(lengths: NDArray[Any], cut: Iterable[tuple[int, int, int]]) -> list[Ints]:
+    """The rows of each window, longest first."""
+    return [start + np.argsort(-lengths[start:end], kind="stable") for start, end, _ in cut]
 
 
 def _dealt(tokens: Ints, number: int, budget: int) -> Ints | None:
@@ -125,8 +139,10 @@ def _dealt(tokens: Ints, number: int, budget: int) -> Ints | None:
         if len(found) < len(parts):
             continue
         batch_of: Ints = np.concatenate(found)
-        _, longest, rows = np.unique(batch_of, return_index=True, return_counts=True)
-        if (rows * tokens[longest]).max() <= SPREAD * budget:
+        places = [
+            len(rows) * tokens[rows].max() for rows in _grouped(np.arange(len(tokens)), batch_of)
+        ]
+        if max(places) <= SPREAD * budget:
             return batch_of
     return None
 
@@ -135,7 +151,7 @@ def strata(tokens: Ints, number: int) -> list[tuple[int, int]]:
     """Return where rows of like enough length end, and how many batches those before fill.
 
     Args:
-        tokens: Of the rows, longest first, shape ``(N,)``.
+        tokens: Of the rows, longest first but for chance, shape ``(N,)``.
         number: Batches for all of them.
 
     Returns:
@@ -147,7 +163,7 @@ def strata(tokens: Ints, number: int) -> list[tuple[int, int]]:
     ends = [0]
     while (since := ends[-1]) < number:
         each = (rows[since + 1 :] - rows[since]) / np.arange(1, number - since + 1)
-        longest = tokens[min(rows[since], len(tokens) - 1)]
+        longest = tokens[rows[since] :].max(initial=0)
         alike = np.flatnonzero(each * longest <= SPREAD * share)
         ends.append(since + 1 + int(alike.max(initial=0)))
     return [(int(rows[end]), end) for end in ends]
@@ -157,7 +173,7 @@ def deal(tokens: Sequence[int], number: int, budget: int) -> Ints | None:
     """Return the batch of each row: the one that holds the least when its turn comes.
 
     Args:
-        tokens: Of the rows, longest first.
+        tokens: Of the rows; batches are most alike where the longest come first.
         number: How many batches there are.
         budget: Tokens that a batch may hold.
 

@@ -59,7 +59,7 @@ def naive_deal(sizes: Sequence[int], number: int) -> list[int]:
     return found
 
 
-def drawn(kind: str, rows: int) -> tuple[Ints, int]:
+def drawn(kind: str, rows: int = 15_000) -> tuple[Ints, int]:
     """Lengths of one kind, and a budget for them."""
     rng = np.random.default_rng(0)
     if kind == "texts":
@@ -143,7 +143,7 @@ def test_windows_hold_equally_much() -> None:
 @pytest.mark.parametrize("kind", ["texts", "documents", "any", "few long", "blocks"])
 def test_packed(kind: str, padded: bool) -> None:
     """Each row once, no batch over the budget, none padded far, no row beyond its window."""
-    tokens, budget = drawn(kind, 40_000)
+    tokens, budget = drawn(kind)
     batches = pack(tokens[:, None], budget, np.random.default_rng(1), padded=padded)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(tokens)))
     held = np.array([tokens[batch].sum() for batch in batches])
@@ -156,8 +156,10 @@ def test_packed(kind: str, padded: bool) -> None:
     again = pack(tokens[:, None], budget, np.random.default_rng(1), padded=padded)
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in batches]
     other = pack(tokens[:, None], budget, np.random.default_rng(2), padded=padded)
-    assert {tuple(batch) for batch in other} == {tuple(batch) for batch in batches}
-    assert any(a.tolist() != b.tolist() for a, b in zip(batches, other, strict=True))
+    assert [batch.tolist() for batch in other] != [batch.tolist() for batch in batches]
+    alike = {frozenset(batch) for batch in other} == {frozenset(batch) for batch in batches}
+    if padded or kind in ("texts", "documents", "blocks"):
+        assert alike == padded, "what is dealt is dealt anew, what is sorted in another order"
 
 
 @pytest.mark.parametrize(
