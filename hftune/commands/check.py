@@ -177,6 +177,8 @@ def _print_training(plan: Plan) -> None:
     if plan.recipe.distillation is not None:
         names = ", ".join(teacher.path for teacher in plan.teachers)
         say(f"teacher: {names or 'the average of the weights'}")
+    if plan.token_batches is not None:
+        say(f"batches: {plan.token_batches}")
     say(f"optimizer steps: {plan.span.total}")
     estimate = plan_memory(plan)
     if estimate is None:
@@ -201,11 +203,13 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         per_weight = 1.0
     half = plan.arguments.bf16 or plan.arguments.fp16
     longest = max(plan.train.lengths)
+    longest = min(longest, plan.max_length or longest)
+    budget = plan.recipe.data.token_budget
     estimate = estimate_memory(
         plan.adapted,
         plan.config,
-        rows=plan.arguments.per_device_train_batch_size,
-        length=min(longest, plan.max_length or longest),
+        rows=plan.arguments.per_device_train_batch_size if budget is None else budget // longest,
+        length=longest,
         bytes_per_weight=per_weight,
         bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
         state_bytes=plan.optimization.state_bytes + plan.regularization.state_bytes,

@@ -225,6 +225,8 @@ def _say_rows(plan: Plan) -> None:
     parts = {"train": plan.train, "unlabelled": plan.unlabelled, "validation": plan.validation}
     known = {name: part for name, part in parts.items() if part is not None}
     say("rows: " + ", ".join(f"{len(part.rows)} {name}" for name, part in known.items()))
+    if plan.token_batches is not None:
+        say(f"batches: {plan.token_batches}")
     cut = sum(part.cut for part in known.values())
     if cut:
         say(f"{number_of(cut, 'row is', 'rows are')} cut at {plan.max_length} tokens")

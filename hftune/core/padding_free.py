@@ -79,15 +79,26 @@ def padding_free(model: nn.Module, wanted: bool | None) -> Iterator[str | None]:
             take_out()
 
 
+def never_packed(model: nn.Module) -> str | None:
+    """Return why models of this kind stay padded; None where only a trial with weights can tell.
+
+    Args:
+        model: With weights or without.
+    """
+    try:
+        _layers(_base(model))
+    except PackingError as error:
+        return str(error)
+    return None
+
+
 class PackingError(Exception):
     """A model's layers do not take packed rows, or answer otherwise; says why."""
 
 
 def _put_in(model: nn.Module) -> Callable[[], None]:
     """Hook a model up, try it, and return what undoes it."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(base, PreTrainedModel):
-        raise PackingError(f"{type(base).__name__} is no model of Transformers")
+    base = _base(model)
     layers, seen = _layers(base), list[Packing]()
     undo = ExitStack()
 
@@ -124,6 +135,14 @@ def _put_in(model: nn.Module) -> Callable[[], None]:
         why = f"{type(base).__name__}'s layers do not take packed rows: {first_line(error)}"
         raise PackingError(why) from error
     return undo.close
+
+
+def _base(model: nn.Module) -> PreTrainedModel:
+    """Return the model beneath an adapter."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(base, PreTrainedModel):
+        raise PackingError(f"{type(base).__name__} is no model of Transformers")
+    return base
 
 
 def _layers(base: PreTrainedModel) -> list[nn.Module]:

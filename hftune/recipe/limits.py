@@ -26,6 +26,7 @@ RANGES: dict[str, dict[str, Schema]] = {
     "data": {
         "block_size": {"minimum": 2},
         "shuffle_buffer_size": AT_LEAST_ONE,
+        "token_budget": AT_LEAST_ONE,
         "max_length": AT_LEAST_ONE,
         "max_target_length": AT_LEAST_ONE,
         "max_train_samples": AT_LEAST_ONE,

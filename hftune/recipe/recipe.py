@@ -105,6 +105,8 @@ class Recipe:
         rest = {k: v for k, v in _defaults(schema["training"]).items() if k not in NOT_REPEATED}
         if chosen.get("max_steps", -1) > 0:  # beside it this one has no effect
             rest.pop("num_train_epochs", None)
+        if self.data.token_budget is not None:
+            rest.pop("per_device_train_batch_size", None)
         if self.method.name in FITTED:
             rest = {}  # no Trainer would read them
         training = CommentedMap(chosen)

@@ -146,8 +146,11 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
             defaults["save_steps"] = given.get("eval_steps", defaults["eval_steps"])
     if given.get("max_steps", -1) <= 0:
         defaults["num_train_epochs"] = 3
+    by_task = dict(TASK_DEFAULTS[sections["task"]])
+    if data.token_budget is not None:
+        by_task.pop("per_device_train_batch_size")
     by_method = METHOD_TRAINING.get(sections["method"].name, {})
-    chosen = {**defaults, **TASK_DEFAULTS[sections["task"]], **by_method, **given}
+    chosen = {**defaults, **by_task, **by_method, **given}
     chosen |= {k: v for k, v in optimizer_defaults(chosen).items() if k not in given}
     can_go_back = sections["method"].name not in CHANGES_SHAPE
     matches = chosen["save_strategy"] in ("best", evaluates) and can_go_back

@@ -213,6 +213,12 @@ class DataSection:
         metadata={"help": "Whether the layers work on tokens alone; where that is exact, if "
                           "absent."},
     )  # fmt: skip
+    token_budget: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that a batch of one process may hold, in place of a number of rows."
+        },
+    )
     system_prompt: str | None = field(
         default=None, metadata={"help": "System turn of conversations that have none."}
     )

@@ -28,6 +28,7 @@ from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mea
 from hftune.initialization.model import Facts, initialize
 from hftune.losses.distillation.loss import Distillation
 from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.training.batching import padded_by_run
 from hftune.training.curriculum.stages import Stages
 from hftune.training.distillation.average import AlphaWarmup
 from hftune.training.distillation.teaching import give_teacher, training_rows
@@ -124,7 +125,7 @@ def build_trainer(
         method=plan.method,
         optimization=plan.optimization,
         averaging=averaging,
-        drawing=plan.drawing,
+        drawing=plan.drawing if plan.token_batches is None else plan.token_batches,
         penalty=plan.optimization.penalty_of(model, plan.new_modules),
         weight_noise=plan.regularization.weight_noise_of(model),
         train_dataset=rows if plan.stream is None else plan.stream,
@@ -154,15 +155,13 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
     """Spare the layers padding and needless passes while the context lasts, where that is exact.
 
     Raises:
-        HftuneError: ``data.padding_free`` insists, and it cannot be.
+        HftuneError: ``data.padding_free`` or a token budget insists, and it cannot be.
     """
     wanted, why = plan.recipe.data.padding_free, None
     if is_sharded(trainer.accelerator):
         why = "it is not tested with a sharded model"
-    elif plan.arguments.torch_compile:
-        why = "a compiled model has to have batches of few shapes"
-    elif plan.recipe.regularization.drop_path:
-        why = "drop_path leaves out layers row by row"
+    else:
+        why = padded_by_run(plan.recipe, plan.arguments)
     if why is not None and wanted:
         raise HftuneError(f"data.padding_free: {why}", hint="leave it out")
     model = cast(nn.Module, trainer.model)
@@ -174,7 +173,18 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
         stack.enter_context(fused_lora(model, not as_it_is))
         if why or reason:
             say(f"batches are padded: {why or reason}")
+            _check_budget(plan, why or reason)
         yield
+
+
+def _check_budget(plan: Plan, reason: str | None) -> None:
+    """Raise if batches were packed for layers that work on tokens alone."""
+    if plan.token_batches is not None and plan.token_batches.padded is None:
+        raise HftuneError(
+            f"data.token_budget: padding does not count in it, and batches are padded: {reason}",
+            hint="data.padding_free: false; then padding counts, and rows of like length come "
+            "together",
+        )
 
 
 def _stages(plan: Plan) -> list[TrainerCallback]:

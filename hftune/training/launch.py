@@ -255,6 +255,11 @@ RULES = (
         lambda recipe, launch: launch.sharding is not None and recipe.distillation is not None,
     ),
     LaunchRule(
+        "data.token_budget",
+        "not tested on a sharded model; take --accelerate multi_gpu",
+        lambda recipe, launch: launch.sharding is not None and recipe.data.token_budget is not None,
+    ),
+    LaunchRule(
         "initialization",
         "sharded weights cannot be drawn; take --accelerate multi_gpu",
         lambda recipe, launch: launch.sharding is not None and recipe.initialization.is_said,

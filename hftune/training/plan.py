@@ -35,7 +35,8 @@ from hftune.training.optimization import Optimization
 from hftune.training.regularization import Regularization
 from hftune.training.rows.parts import Parts
 from hftune.training.rows.streaming import TokenStream
-from hftune.training.span import span_of
+from hftune.training.span import batches_per_epoch, span_of
+from hftune.training.token_batches import TokenBatches
 
 PERCENTILES = (50, 90, 99, 100)
 
@@ -64,6 +65,7 @@ class Plan:
         loss_choice: Its name and options; None for a loss of one's own.
         adapted: The model without weights as the method changes it, where that can be known.
         drawing: Chooses the rows of an epoch, where that is not each of them once.
+        token_batches: What each batch holds, where that is not a number of rows.
         stream: What trains in place of ``train``, with ``data.streaming``.
         new_modules: What the checkpoint lacks or is drawn anew, once the base is loaded.
         base_fingerprint: What an adapter remembers of its base, once that is loaded.
@@ -91,6 +93,7 @@ class Plan:
     loss_choice: Choice | None = None
     adapted: nn.Module | None = None
     drawing: Draw | None = None
+    token_batches: TokenBatches | None = None
     stream: TokenStream | None = None
     base_fingerprint: dict[str, str] | None = None
     new_modules: tuple[str, ...] = ()
@@ -120,9 +123,11 @@ class Plan:
         """How long run, warmup and epoch are."""
         if self.stream is not None:
             return span_of(self.arguments, None)
+        if self.token_batches is not None:
+            return span_of(self.arguments, len(self.token_batches))
         rows = self.train.num_rows if self.drawing is None else self.drawing.size
         rows += 0 if self.unlabelled is None else self.unlabelled.num_rows
-        return span_of(self.arguments, rows)
+        return span_of(self.arguments, batches_per_epoch(self.arguments, rows))
 
     def skeleton(self, config: PreTrainedConfig | None = None) -> PreTrainedModel:
         """Return the model without weights, on the meta device.

@@ -26,6 +26,7 @@ from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.schema import CurriculumChoice
 from hftune.training.arguments import for_device, training_arguments
+from hftune.training.batching import token_batches
 from hftune.training.choices import (
     build_loss,
     build_method,
@@ -133,6 +134,7 @@ def prepare(
     if streamed is not None:
         plan.stream = token_stream(streamed, parts.columns, task, tokenizer, limit, arguments)
     plan.drawing = _drawing(plan, looks=sample is not None)
+    plan.token_batches = token_batches(plan, own_model)
     _fit_loss(plan)
     plan.optimization.check_run(arguments, plan.span)
     _check(plan, own_model)

@@ -107,7 +107,10 @@ def sweep(
         kept = None if model is None else copy.deepcopy(model.state_dict())
         swept = model if model is not None else build_model(plan)
         arguments = _arguments(plan, folder, steps)
-        probing = replace(plan, arguments=arguments, optimization=rising, validation=None)
+        batches = plan.token_batches and plan.token_batches.for_run(arguments)
+        probing = replace(
+            plan, arguments=arguments, optimization=rising, validation=None, token_batches=batches
+        )
         try:
             trainer = build_trainer(probing, swept, [watch])
             with without_padding(probing, trainer):

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -182,6 +182,9 @@ def claimed(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
         (folder / LOCK_FILE).unlink(missing_ok=True)
+        for empty in (Run(folder).checkpoints, folder):  # where nothing came of the run
+            with suppress(OSError):
+                empty.rmdir()
 
 
 def environment(arguments: Any, **in_force: Any) -> dict[str, Any]:

@@ -8,15 +8,15 @@ from transformers import TrainingArguments
 from hftune.schedules.factors import Span
 
 
-def span_of(arguments: TrainingArguments, rows: int | None, total: int | None = None) -> Span:
+def span_of(arguments: TrainingArguments, batches: int | None, total: int | None = None) -> Span:
     """Return the length of a run.
 
     Args:
         arguments: The Trainer's.
-        rows: Training rows; None for a stream, which has no epochs.
+        batches: Those of an epoch, of one process; None for a stream, which has no epochs.
         total: Optimizer steps where they are known already.
     """
-    epoch = None if rows is None else steps_per_epoch(arguments, rows)
+    epoch = None if batches is None else math.ceil(batches / arguments.gradient_accumulation_steps)
     if total is None:
         total = arguments.max_steps
     if total <= 0:
@@ -26,8 +26,7 @@ def span_of(arguments: TrainingArguments, rows: int | None, total: int | None = 
     return Span(total, int(arguments.get_warmup_steps(total)), epoch)
 
 
-def steps_per_epoch(arguments: TrainingArguments, rows: int) -> int:
-    """Return the number of optimizer steps of one pass over ``rows`` rows."""
-    batches = math.ceil(rows / (arguments.train_batch_size * arguments.world_size))
-    steps: int = math.ceil(batches / arguments.gradient_accumulation_steps)
-    return steps
+def batches_per_epoch(arguments: TrainingArguments, rows: int) -> int:
+    """Return how many batches each process has in one pass over ``rows`` rows."""
+    together: int = arguments.train_batch_size * arguments.world_size
+    return math.ceil(rows / together)

@@ -9,7 +9,8 @@ Overrides, each held by a test of its signature:
 - ``compute_loss_context_manager`` has the whole loss computed in the model's precision.
 - ``prediction_step`` keeps the few numbers a row that the task's metrics need.
 - ``get_train_dataloader`` leaves a stream alone, which is dealt out to the processes already.
-- ``_get_train_sampler`` orders rows by seed and epoch, equal on every process.
+- ``_get_train_sampler`` orders rows by seed and epoch, equal on every process, or says what each
+  batch holds; ``get_total_train_batch_size`` then says how many rows a step has.
 - ``create_optimizer`` and ``create_scheduler`` make those that Transformers has no name for; the
   second multiplies the rate by what the method says.
 - ``_get_grad_norm`` measures the parts of the gradient, before clipping, and ``log`` tells them.
@@ -31,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.data.sampling import Draw
@@ -47,9 +48,10 @@ from hftune.training.beside import TrainedBeside
 from hftune.training.checkpoints import STAGING, FindBest, kept_in, publish
 from hftune.training.optimization import Optimization
 from hftune.training.rows.streaming import TokenStream
-from hftune.training.sampler import SeededSampler, Strategy, WithBlankRow
-from hftune.training.span import span_of
+from hftune.training.sampler import Epochs, SeededSampler, Strategy, WithBlankRow
+from hftune.training.span import batches_per_epoch, span_of
 from hftune.training.throughput import Throughput
+from hftune.training.token_batches import TokenBatches
 
 #: What a method keeps in a checkpoint.
 METHOD_FILE = "method.safetensors"
@@ -70,7 +72,8 @@ class HftuneTrainer(Trainer):
         method: Says what it adds to the loss of a step.
         optimization: Says how the weights move.
         averaging: Keeps the average that is evaluated and saved, if there is one.
-        drawing: Chooses the rows of an epoch, where that is not each of them once.
+        drawing: Chooses the rows of an epoch, or of each batch, where that is not each row once and
+            so many at a time.
         penalty: What the weights add to the loss of a step, if anything.
         weight_noise: What the weights are moved by while a gradient is computed, if anything.
         options: For :class:`transformers.Trainer`.
@@ -87,7 +90,7 @@ class HftuneTrainer(Trainer):
         method: Method,
         optimization: Optimization,
         averaging: Averaging | None = None,
-        drawing: Draw | None = None,
+        drawing: Draw | TokenBatches | None = None,
         penalty: WeightPenalty | None = None,
         weight_noise: WeightNoise | None = None,
         **options: Any,
@@ -98,6 +101,7 @@ class HftuneTrainer(Trainer):
         self.optimization = optimization
         self.averaging = averaging
         self.drawing = drawing
+        self.epochs = Epochs()
         self.penalty = penalty
         self.weight_noise = weight_noise
         twice = [c for c in options.get("callbacks") or () if isinstance(c, SharpnessAware)]
@@ -118,6 +122,7 @@ class HftuneTrainer(Trainer):
         if self.beside is not None:
             self.add_callback(self.beside)
         self.add_callback(FindBest())
+        self.add_callback(self.epochs)
         if self.args.world_size > 1 and not isinstance(self.train_dataset, TokenStream):
             self.train_dataset = WithBlankRow(self.train_dataset)
 
@@ -214,8 +219,21 @@ class HftuneTrainer(Trainer):
         self.samples = self.task.samples(prediction.predictions, SAMPLES)
         return self.task.all_metrics(prediction.predictions)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Return the rows of an optimizer step; with a token budget, on average."""
+        if not isinstance(self.drawing, TokenBatches):
+            return super().get_total_train_batch_size(args)
+        return max(1, round(self.drawing.rows / (self._span().epoch or 1)))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler | TokenBatches:
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        sampler = self._drawing_or_order(rows)
+        self.epochs.sampler = sampler
+        return sampler
+
+    def _drawing_or_order(self, rows: Any) -> SeededSampler | TokenBatches:
+        if isinstance(self.drawing, TokenBatches):
+            return self.drawing
         if isinstance(rows, WithBlankRow):
             rows = rows.rows
         args = self.args
@@ -266,14 +284,17 @@ class HftuneTrainer(Trainer):
 
     def _span(self, total: int | None = None) -> Span:
         """How long the run is; a stream has no epochs."""
-        rows = None if isinstance(self.train_dataset, TokenStream) else self._num_rows()
-        return span_of(self.args, rows, total)
+        return span_of(self.args, self._num_batches(), total)
 
-    def _num_rows(self) -> int:
-        if self.drawing is not None:
-            return self.drawing.size
+    def _num_batches(self) -> int | None:
+        """Batches of this process in an epoch; None of a stream."""
+        if isinstance(self.drawing, TokenBatches):
+            return len(self.drawing)
         rows: Any = self.train_dataset
-        return len(rows.rows if isinstance(rows, WithBlankRow) else rows)
+        if isinstance(rows, TokenStream):
+            return None
+        size = len(rows.rows if isinstance(rows, WithBlankRow) else rows)
+        return batches_per_epoch(self.args, size if self.drawing is None else self.drawing.size)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the schedule, times the method's own factor."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One of several processes: ``accelerate launch several_processes.py RECIPES.json [KINDS.json]``.
 
-Trains the recipes; then, given kinds of labels, saves the gradient of every loss beside their file,
+Trains the recipes, and goes on with runs that are named by their folder; then, given kinds of labels, saves the gradient of every loss beside their file,
 each process having its share of the rows.
 """
 
@@ -32,7 +32,10 @@ def share_gradients(recipes: Path) -> None:
 
 
 if __name__ == "__main__":
-    for sections in json.loads(Path(sys.argv[1]).read_text()):
-        hftune.train(hftune.Recipe(**sections))
+    for told in json.loads(Path(sys.argv[1]).read_text()):
+        if isinstance(told, str):
+            hftune.train(hftune.Run(told).recipe, resume=True)
+        else:
+            hftune.train(hftune.Recipe(**told))
     if len(sys.argv) > 2:
         share_gradients(Path(sys.argv[2]))

@@ -27,6 +27,7 @@ OVERRIDDEN = [
     "training_step",
     "prediction_step",
     "_get_train_sampler",
+    "get_total_train_batch_size",
     "create_optimizer",
     "create_scheduler",
     "_get_grad_norm",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes with what: rules by subject, checked before anything heavy is imported."""
 
+from hftune.recipe.rules.batches import BATCH_RULES
 from hftune.recipe.rules.data import DATA_RULES
 from hftune.recipe.rules.distillation import DISTILLATION_RULES
 from hftune.recipe.rules.evaluation import EVALUATION_RULES
@@ -17,6 +18,7 @@ from hftune.recipe.rules.training import TRAINING_RULES
 RULES = (
     *DATA_RULES,
     *SAMPLING_RULES,
+    *BATCH_RULES,
     *MODEL_RULES,
     *METHOD_RULES,
     *PROBE_RULES,
