@@ -203,6 +203,12 @@ class DataSection:
         metadata={"help": "Whether the layers work on tokens alone; where that is exact, if "
                           "absent."},
     )  # fmt: skip
+    cache_trunk: bool | None = field(
+        default=None,
+        metadata={"help": "Whether frozen layers below the first one that trains run once, their "
+                          "hidden states kept; where that is exact and pays, if absent. With true "
+                          "they draw no dropout."},
+    )  # fmt: skip
     system_prompt: str | None = field(
         default=None, metadata={"help": "System turn of conversations that have none."}
     )
