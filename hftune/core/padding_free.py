@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -39,6 +38,7 @@ from hftune.core.stack import (
     is_closed,
     layers_of,
     rows_to_try,
+    takes,
 )
 
 NAME = "hftune_padding_free"
@@ -269,7 +269,7 @@ def _flash(
 def _begin(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
     """See whether a forward pass can be packed."""
     _wanted.set(is_closed(cast(PreTrainedModel, model), args, kwargs))
-    if _wanted.get() and "use_cache" in signature(model.forward).parameters:
+    if _wanted.get() and "use_cache" in takes(model):
         kwargs["use_cache"] = False
     return args, kwargs
 

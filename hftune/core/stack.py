@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one stack of layers of a model, and a few rows on which a change to it is tried."""
 
-from inspect import signature
+from collections.abc import Callable, Mapping
+from functools import cache
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 import torch
@@ -94,5 +96,16 @@ def is_closed(model: PreTrainedModel, args: Any, kwargs: dict[str, Any]) -> bool
 
 def inputs_of(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return what a pass is given, by name."""
-    given = signature(model.forward).bind_partial(*args, **kwargs).arguments
-    return {**given, **given.get("kwargs", {})}
+    given = _signature(type(model).forward).bind_partial(model, *args, **kwargs).arguments
+    _, *names = given
+    return {name: given[name] for name in names if name != "kwargs"} | given.get("kwargs", {})
+
+
+def takes(model: nn.Module) -> Mapping[str, Parameter]:
+    """Return what the passes of a model take, the model itself first."""
+    return _signature(type(model).forward).parameters
+
+
+@cache
+def _signature(forward: Callable[..., Any]) -> Signature:
+    return signature(forward)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -20,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from hftune.core.stack import StackError, inputs_of, is_closed
+from hftune.core.stack import StackError, inputs_of, is_closed, takes
 
 #: What a row is looked up by; a pass that is given more, beside labels and a mask, runs whole.
 TOKENS = ("input_ids", "token_type_ids")
+MASK = "attention_mask"
 #: Fields of a config that say nothing about what layers compute.
 NOT_COMPUTED = {"id2label", "label2id", "problem_type", "architectures", "_name_or_path"}
 
@@ -80,7 +80,7 @@ class Trunk:
         Args:
             inputs: Padded on the right.
         """
-        here = inputs["attention_mask"].bool()
+        here = inputs[MASK].bool()
 
         def reach(states: Tensor) -> None:
             packed = states.shape[:2] != here.shape
@@ -165,15 +165,23 @@ class _Skipping:
         self.still = [part for part in trunk.parts if not trunk.is_around(part)] if still else []
 
     def begin(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Look up the rows of a pass."""
-        given = inputs_of(model, args, kwargs)
-        closed = is_closed(self.trunk.base, args, kwargs)
-        self.states = self._padded(given) if closed and not self.trunk.trains else None
-        if self.states is not None and "use_cache" in signature(model.forward).parameters:
-            kwargs["use_cache"] = False
+        """Look up the rows of a pass; where first tokens alone are read, it is one token long."""
         for part in self.still:
             part.training = False
-        return args, kwargs
+        self.states = None
+        if self.trunk.trains or not is_closed(self.trunk.base, args, kwargs):
+            return None
+        given = inputs_of(model, args, kwargs)
+        self.states = self._found(given)
+        if self.states is None:
+            return None
+        if "use_cache" in takes(model):
+            given["use_cache"] = False
+        if self.trunk.first_alone:
+            for name in (*TOKENS, MASK):
+                if given.get(name) is not None:
+                    given[name] = given[name][:, :1]
+        return (), given
 
     def end(self, model: nn.Module, args: Any, output: Any) -> None:
         """Forget them."""
@@ -199,25 +207,20 @@ class _Skipping:
         returned = self.trunk.returned
         return hidden if returned is None else (hidden, *[None] * (returned - 1))
 
-    def _padded(self, given: dict[str, Any]) -> Tensor | None:
+    def _found(self, given: dict[str, Any]) -> Tensor | None:
         """Return the states of a pass at their places, ``(B, T, D)``, zero at padding."""
         tensors = {name for name, value in given.items() if isinstance(value, Tensor)}
-        if "input_ids" not in tensors or tensors - {*TOKENS, "attention_mask", "labels"}:
+        if TOKENS[0] not in tensors or tensors - {*TOKENS, MASK, "labels"}:
             return None
-        ids: Tensor = given["input_ids"]
-        mask = given.get("attention_mask")
+        ids, mask = given[TOKENS[0]], given.get(MASK)
         here = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         if here.shape != ids.shape or bool((here[:, 1:] & ~here[:, :-1]).any()):
             return None  # positions are counted from the first place
         found = self.lookup(row_digests(given, here))
-        if found is None:
-            return None
-        found = found.to(ids.device)
-        padded = found.new_zeros(*here.shape, found.shape[-1])
-        if self.trunk.first_alone:
-            padded[:, 0] = found
-        else:
-            padded[here] = found
+        if found is None or self.trunk.first_alone:
+            return None if found is None else found.to(ids.device)[:, None]
+        padded = found.new_zeros(*here.shape, found.shape[-1], device=ids.device)
+        padded[here] = found.to(ids.device)
         return padded
 
 

@@ -8,7 +8,6 @@ part, the layer, the tokens of the rows, precision, device and versions.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from inspect import signature
 from itertools import pairwise
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from hftune.core.console import number_of, say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.find_trunk import find_trunk, why_nothing_is_frozen
-from hftune.core.stack import StackError, rows_to_try
+from hftune.core.stack import StackError, rows_to_try, takes
 from hftune.core.trunk import TOKENS, Trunk, left_out, row_digest
 from hftune.data.arrow import column_array, items, lengths
 from hftune.tasks.inference import batches_by_length
@@ -69,7 +68,7 @@ class Tokens:
     """
 
     def __init__(self, rows: Dataset, model: nn.Module) -> None:
-        taken = signature(model.forward).parameters
+        taken = takes(model)
         names = [name for name in TOKENS if name in rows.column_names and name in taken]
         self.rows = rows.select_columns(names)
         self.columns = {
