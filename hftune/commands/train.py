@@ -51,6 +51,7 @@ from hftune.training.prepare import prepare
 from hftune.training.push import PushOrder, check_push
 from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
 from hftune.training.trainer import HftuneTrainer
+from hftune.training.trunk import kept_trunk
 
 if TYPE_CHECKING:
     from hftune.training.probe import Fitting
@@ -118,7 +119,7 @@ def train(
             [JsonLog(folder / "log.jsonl"), progress, *callbacks],
         )
         trainer.add_callback(SampleLog(folder / "samples.jsonl", lambda: trainer.samples))
-        with without_padding(plan, trainer):
+        with without_padding(plan, trainer), kept_trunk(plan, trainer):
             _begin(plan, folder, trainer, resume)
             result = _train(trainer, progress, folder, checkpoint)
             evaluated = _final_evaluation(plan, trainer)

@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from inspect import signature
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import (
@@ -31,16 +29,18 @@ from transformers.masking_utils import (
 
 from hftune.core.errors import HftuneError, first_line
 from hftune.core.packed_attention import Packing, attend
-from hftune.core.parts import layer_names
+from hftune.core.stack import (
+    StackError,
+    answers,
+    base_of,
+    check_alike,
+    is_closed,
+    layers_of,
+    rows_to_try,
+    takes,
+)
 
 NAME = "hftune_padding_free"
-#: Row lengths on which a model is tried before it is trusted.
-TRIED = (7, 12, 3)
-#: How far its answers may be apart then, as a share of the largest.
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-#: Fields of configs that let a pass go by the first or the last layer.
-LAYERS_LEFT_OUT = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 
 #: Whether the forward pass that is under way may be packed.
 _wanted: ContextVar[bool] = ContextVar("padding_free", default=False)
@@ -64,7 +64,7 @@ def padding_free(model: nn.Module, wanted: bool | None) -> Iterator[str | None]:
     if wanted is not False:
         try:
             take_out = _put_in(model)
-        except PackingError as error:
+        except StackError as error:
             reason = str(error)
     if reason and wanted:
         raise HftuneError(
@@ -86,20 +86,16 @@ def never_packed(model: nn.Module) -> str | None:
         model: With weights or without.
     """
     try:
-        _layers(_base(model))
-    except PackingError as error:
+        _packable(base_of(model))
+    except StackError as error:
         return str(error)
     return None
 
 
-class PackingError(Exception):
-    """A model's layers do not take packed rows, or answer otherwise; says why."""
-
-
 def _put_in(model: nn.Module) -> Callable[[], None]:
     """Hook a model up, try it, and return what undoes it."""
-    base = _base(model)
-    layers, seen = _layers(base), list[Packing]()
+    base = base_of(model)
+    layers, seen = _packable(base), list[Packing]()
     undo = ExitStack()
 
     def hook(add: Callable[..., Any], function: Any, **options: Any) -> None:
@@ -109,8 +105,8 @@ def _put_in(model: nn.Module) -> Callable[[], None]:
         seen.extend(filter(None, [_packing(args, kwargs)]))
 
     try:
-        batch = _rows_to_try(base)
-        padded = _answers(base, batch)
+        batch = rows_to_try(base)
+        padded = answers(base, batch)
         hook(base.register_forward_pre_hook, _begin, with_kwargs=True)
         hook(base.register_forward_hook, _end, always_call=True)
         for layer in layers:
@@ -123,41 +119,27 @@ def _put_in(model: nn.Module) -> Callable[[], None]:
         base.set_attn_implementation(NAME)
         looking = layers[-1].register_forward_pre_hook(look, with_kwargs=True)
         undo.callback(looking.remove)
-        packed = _answers(base, batch)
+        packed = answers(base, batch)
         looking.remove()
         if not seen:
             raise ValueError("they are given no mask that could say where tokens are")
-        apart, largest = float((packed - padded).abs().max()), float(padded.abs().max())
-        if not apart <= TOLERANCE.get(padded.dtype, 1e-1) * largest:
-            raise ValueError(f"their answers are {apart:.1e} apart, the largest is {largest:.1e}")
+        check_alike(packed, padded)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         undo.close()
         why = f"{type(base).__name__}'s layers do not take packed rows: {first_line(error)}"
-        raise PackingError(why) from error
+        raise StackError(why) from error
     return undo.close
 
 
-def _base(model: nn.Module) -> PreTrainedModel:
-    """Return the model beneath an adapter."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(base, PreTrainedModel):
-        raise PackingError(f"{type(base).__name__} is no model of Transformers")
-    return base
-
-
-def _layers(base: PreTrainedModel) -> list[nn.Module]:
+def _packable(base: PreTrainedModel) -> list[nn.Module]:
     """Return the layers of a model of a kind that may be packed."""
-    name, attention = type(base).__name__, base.config.get_text_config()._attn_implementation
-    if base.config.is_encoder_decoder:
-        raise PackingError(f"{name} has a decoder that looks at an encoder")
-    if any(base.config.to_dict().get(key) for key in LAYERS_LEFT_OUT):
-        raise PackingError(f"{name} leaves out layers by chance")
+    layers = layers_of(base)
+    attention = base.config.get_text_config()._attn_implementation
     if attention != "sdpa":
-        raise PackingError(f"{name} has {attention} attention, and only sdpa's is packed")
-    try:
-        return [base.get_submodule(layer) for layer in layer_names(base)]
-    except HftuneError as error:
-        raise PackingError(error.message) from error
+        raise StackError(
+            f"{type(base).__name__} has {attention} attention, and only sdpa's is packed"
+        )
+    return layers
 
 
 def make_mask(**asked: Any) -> Any:
@@ -186,16 +168,9 @@ def make_mask(**asked: Any) -> Any:
 
 
 def _begin(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-    """See whether a forward pass can be packed: nothing kept, nothing shown of its inside."""
-    known = signature(model.forward)
-    given = known.bind_partial(*args, **kwargs).arguments
-    given = {**given, **given.get("kwargs", {})}
-    config = cast(PreTrainedModel, model).config
-    shown = ("output_attentions", "output_hidden_states")
-    inside = any(given.get(name, getattr(config, name, False)) for name in shown)
-    cached = given.get("use_cache") or given.get("past_key_values") is not None
-    _wanted.set(not (inside or cached))
-    if _wanted.get() and "use_cache" in known.parameters:
+    """See whether a forward pass can be packed."""
+    _wanted.set(is_closed(cast(PreTrainedModel, model), args, kwargs))
+    if _wanted.get() and "use_cache" in takes(model):
         kwargs["use_cache"] = False
     return args, kwargs
 
@@ -247,26 +222,3 @@ def _leave(layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> 
 
 def _packing(args: Any, kwargs: dict[str, Any]) -> Packing | None:
     return next((one for one in (*args, *kwargs.values()) if isinstance(one, Packing)), None)
-
-
-def _rows_to_try(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return rows of several lengths, padded on the right."""
-    config = model.config.get_text_config()
-    padding = max(getattr(config, "pad_token_id", None) or 0, 0)
-    here = torch.arange(max(TRIED)) < torch.tensor(TRIED)[:, None]
-    ids = torch.arange(here.numel()).view(here.shape) % config.vocab_size
-    ids[ids == padding] = (padding + 1) % config.vocab_size
-    ids[~here] = padding
-    return {"input_ids": ids.to(model.device), "attention_mask": here.long().to(model.device)}
-
-
-def _answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Return the logits of the rows, or of their tokens, without dropout."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits: Tensor = model(**batch)[0]
-    finally:
-        model.train(training)
-    return logits[batch["attention_mask"].bool()] if logits.dim() == 3 else logits

@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,6 +124,11 @@ def picked(rows: Dataset, order: NDArray[np.int64]) -> Dataset:
 def lengths(lists: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return how many items each list of a column has."""
     return np.asarray(pc.list_value_length(lists), dtype=np.int64)
+
+
+def items(lists: pa.ChunkedArray) -> NDArray[Any]:
+    """Return what all lists of a column hold, one list behind the other."""
+    return np.concatenate([np.asarray(chunk.flatten()) for chunk in lists.chunks])
 
 
 def codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[object]]:

@@ -219,6 +219,12 @@ class DataSection:
             "help": "Tokens that a batch of one process may hold, in place of a number of rows."
         },
     )
+    cache_trunk: bool | None = field(
+        default=None,
+        metadata={"help": "Whether frozen layers below the first one that trains run once, their "
+                          "hidden states kept; where that is exact and pays, if absent. With true "
+                          "they draw no dropout."},
+    )  # fmt: skip
     system_prompt: str | None = field(
         default=None, metadata={"help": "System turn of conversations that have none."}
     )

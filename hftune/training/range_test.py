@@ -25,6 +25,7 @@ from hftune.schedules.range_test import Divergence, RangeTest, rate_at, read_swe
 from hftune.training.build import build_model, build_trainer, without_padding
 from hftune.training.optimization import Optimization
 from hftune.training.plan import Plan
+from hftune.training.trunk import kept_trunk
 
 #: Fewer losses than these have no slope.
 LEAST = 5
@@ -113,7 +114,7 @@ def sweep(
         )
         try:
             trainer = build_trainer(probing, swept, [watch])
-            with without_padding(probing, trainer):
+            with without_padding(probing, trainer), kept_trunk(probing, trainer):
                 trainer.train()
         finally:
             if kept is not None:

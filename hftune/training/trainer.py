@@ -13,6 +13,7 @@ Overrides, each held by a test of its signature:
   batch holds; ``get_total_train_batch_size`` then says how many rows a step has.
 - ``create_optimizer`` and ``create_scheduler`` make those that Transformers has no name for; the
   second multiplies the rate by what the method says.
+- ``floating_point_ops`` counts the weights once, not in every step.
 - ``_get_grad_norm`` measures the parts of the gradient, before clipping, and ``log`` tells them.
 - ``evaluate`` looks at the average of the weights, where the run has one.
 - ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
@@ -113,6 +114,7 @@ class HftuneTrainer(Trainer):
         self.throughput = Throughput()
         self.samples: list[dict[str, str]] = []
         self._staging: Path | None = None
+        self._ops_per_token: int | None = None
         super().__init__(compute_metrics=self._metrics, **options)
         self.loss_is_scaled_for_ga = True
         self.label_names = ["labels", ROW]  # columns that stay beside what the model takes
@@ -315,6 +317,12 @@ class HftuneTrainer(Trainer):
             # Made anew, since the first step's rate is set as a schedule is made.
             schedule = self.lr_scheduler = LambdaLR(schedule.optimizer, rates)
         return schedule
+
+    def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
+        """Return Transformers' estimate for a step: six for each weight and token."""
+        if self._ops_per_token is None:
+            self._ops_per_token = super().floating_point_ops({"input_ids": torch.zeros(1)})
+        return self._ops_per_token * inputs["input_ids"].numel()
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]

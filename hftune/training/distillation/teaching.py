@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hftune.core.console import number_of, say, warn
-from hftune.data.arrow import column_array, lengths
+from hftune.data.arrow import column_array, items, lengths
 from hftune.losses.contract import ROW, Batch
 from hftune.losses.distillation.divergence import TopK, target_log_probs, top_k_of
 from hftune.losses.distillation.loss import Distillation
@@ -24,15 +24,16 @@ from hftune.optimizers.averaging import Averaging
 from hftune.tasks.inference import batches_by_length
 from hftune.training.agreement import once
 from hftune.training.arguments import mixed_precision
-from hftune.training.distillation.answers import Answers, Layout, keep, kept_answers
 from hftune.training.distillation.average import AverageTeacher, precision_of
 from hftune.training.distillation.teachers import load_teacher
 from hftune.training.distillation.unlabelled import all_training_rows
 from hftune.training.features import features_key
+from hftune.training.kept import Kept, Layout, keep, read_kept
 from hftune.training.plan import Plan
 
 #: Part of the cache's key: raise it when answers are computed differently.
 ANSWERS_VERSION = 1
+CACHE = "answers"
 
 
 def training_rows(plan: Plan) -> Dataset:
@@ -156,7 +157,7 @@ class KeptTeacher(Teacher):
         answers: Of all rows.
     """
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Kept) -> None:
         self.answers = answers
 
     def answer(self, inputs: Batch) -> Answer:
@@ -195,10 +196,10 @@ def cached_teacher(plan: Plan, rows: Dataset) -> KeptTeacher | None:
     None where they cannot be kept: the disk is full, or another machine has no part in the cache.
     """
     key, layout = answers_key(plan, rows), answers_layout(plan, rows)
-    found = kept_answers(key, layout)
+    found = read_kept(key, layout)
     if found is None:
         once(plan.arguments, lambda: _compute(plan, rows, key, layout))
-        found = kept_answers(key, layout)
+        found = read_kept(key, layout)
     else:
         say(f"teacher: answers to {len(rows)} rows, out of the cache")
     return None if found is None else KeptTeacher(found)
@@ -232,8 +233,9 @@ def answers_layout(plan: Plan, rows: Dataset) -> Layout:
     k = plan.loss.section.top_k
     if k is None:
         shape = (len(plan.teachers), plan.num_classes())
-        return Layout(starts, {"logits": (np.dtype(np.float32), shape)})
+        return Layout(CACHE, starts, {"logits": (np.dtype(np.float32), shape)})
     return Layout(
+        CACHE,
         starts,
         {
             "log_probs": (np.dtype(np.float32), (k,)),
@@ -247,10 +249,7 @@ def _taught_tokens(rows: Dataset, *, causal: bool) -> NDArray[np.int64]:
     """How many tokens of each row have a label that is predicted."""
     sizes = lengths(column_array(rows, "labels"))
     ends = np.cumsum(sizes)
-    flat = np.concatenate(
-        [np.asarray(chunk.flatten()) for chunk in column_array(rows, "labels").chunks]
-    )
-    known = flat != -100
+    known = items(column_array(rows, "labels")) != -100
     if causal:
         known[(ends - sizes)[sizes > 0]] = False
     total = np.concatenate([[0], np.cumsum(known)])

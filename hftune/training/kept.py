@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher's answers on the disk: plain numbers, mapped into memory, whole or not there.
+"""What a frozen model says of rows, on the disk: plain numbers, mapped into memory, or not there.
 
 A folder a key: a file of numbers for each part of an answer, and a manifest, written last, with
 their hashes. What is damaged, or not as expected, counts as absent and is computed again.
@@ -21,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hftune.core.console import say
 from hftune.core.files import atomic_write_json, cache_folder, sha256_of
 
 MANIFEST = "manifest.json"
 MIB = 2**20
-#: All answers together; the longest unused go first.
+#: All of one cache together; the longest unused go first.
 MOST_BYTES = 16 * 2**30
 
 
@@ -34,10 +35,12 @@ class Layout:
     """Where the answers to each row stand, and what one is.
 
     Attributes:
+        cache: Name of the folder in hftune's cache.
         starts: First item of each row, and the number of all behind the last, ``(rows + 1,)``.
         parts: Part of an answer -> type and shape of one item's.
     """
 
+    cache: str
     starts: NDArray[np.int64]
     parts: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
 
@@ -57,16 +60,16 @@ class Layout:
         return self.items * sum(map(self.bytes_of, self.parts))
 
     def room(self) -> str | None:
-        """Return what the disk lacks, in words; None where there is room."""
-        folder = cache_folder("answers")
-        free = shutil.disk_usage(folder).free
-        if self.size < free:
+        """Return what there is no room for, in words; None where there is room."""
+        folder = cache_folder(self.cache)
+        limit = min(shutil.disk_usage(folder).free, MOST_BYTES)
+        if self.size < limit:
             return None
-        return f"they take {self.size / MIB:,.0f} MiB, and {folder} has {free / MIB:,.0f} MiB left"
+        return f"they take {self.size / MIB:,.0f} MiB, and {folder} has room for {limit / MIB:,.0f}"
 
 
-class Answers:
-    """Kept answers, read as they are needed.
+class Kept:
+    """What was kept, read as they are needed.
 
     Args:
         folder: Checked.
@@ -88,18 +91,21 @@ class Answers:
         return {name: torch.from_numpy(part[chosen]) for name, part in self.parts.items()}
 
 
-def kept_answers(key: str, layout: Layout) -> Answers | None:
-    """Return the answers of a key; None where they are absent, damaged or of another layout."""
-    folder = cache_folder("answers") / key
+def read_kept(key: str, layout: Layout) -> Kept | None:
+    """Return what is kept under a key; None where it is absent, damaged or of another layout."""
+    folder = cache_folder(layout.cache) / key
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         whole = manifest == _manifest(folder, layout)
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError):
+        whole = False
     if not whole:
+        say(f"{folder}: damaged, or not what is expected; it is computed again")
         return None
     os.utime(folder)  # used now
-    return Answers(folder, layout)
+    return Kept(folder, layout)
 
 
 def keep(
@@ -107,7 +113,7 @@ def keep(
     layout: Layout,
     batches: Iterable[tuple[Sequence[int], Mapping[str, Tensor]]],
 ) -> None:
-    """Write answers, whole or not at all.
+    """Write what a model says, whole or not at all.
 
     Args:
         key: Digest of all that decides them.
@@ -117,9 +123,9 @@ def keep(
     Raises:
         OSError: The disk is full, or cannot be written.
     """
-    place = cache_folder("answers") / key
+    place = cache_folder(layout.cache) / key
     with tempfile.TemporaryDirectory(prefix=f".{key[:8]}.", dir=place.parent) as beside:
-        partial = Path(beside) / "answers"
+        partial = Path(beside) / "whole"
         partial.mkdir()
         with ExitStack() as opened:
             files = {

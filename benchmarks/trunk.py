@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does a training cost whose frozen layers run once? Against Transformers' Trainer.
+
+    python benchmarks/trunk.py                       # every work, three rounds
+    python benchmarks/trunk.py --works head_only_3 --rounds 1
+
+Both sides train the same part of MiniLM on the same rows of ``demo:docstrings`` in the same float32
+and batch size, for the same epochs, each in a process of its own with one thread; ``trainer`` is
+``transformers.Trainer`` with its padding collator. The model has no dropout, so the frozen layers
+answer alike on both sides. Told are CPU seconds of the whole training, of hftune with the cache
+that is built first, and the last loss that is logged, which must be the same. The machine may
+be shared: read the ratios. A round that is kept is not run again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from fidelity.cells import RESULTS, Cell, Cells
+
+ROWS, BATCH, MAX_LENGTH = 1500, 32, 256
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+LORA = {"name": "lora", "r": 8, "lora_alpha": 16, "lora_dropout": 0.0,
+        "target_modules": ["query", "key", "value", "dense"],
+        "layers_to_transform": [4, 5]}  # fmt: skip
+#: Work -> method, epochs, and how many times as fast as the Trainer it has to be.
+WORKS: dict[str, tuple[Any, int, float]] = {
+    "head_only_3": ("head_only", 3, 6.0),
+    "head_only_10": ("head_only", 10, 18.0),
+    "lora_upper_third_3": (LORA, 3, 3.5),
+}
+SIDES = ("trainer", "hftune")
+
+
+def main() -> None:
+    """Measure the rounds that are missing, and say what they show; or one, for the parent."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--works", nargs="+", default=list(WORKS), choices=WORKS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS / "trunk.json")
+    parser.add_argument("--one", nargs=2, metavar=("WORK", "SIDE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(*options.one)))
+        return
+    settings = {"rows": ROWS, "batch": BATCH, "max_length": MAX_LENGTH, "threads": 1}
+    cells = Cells(options.results, settings)
+    for number in range(options.rounds):
+        for work in options.works:
+            for side in SIDES:
+                cells.measure(
+                    lambda w=work, s=side: in_a_process(w, s), work=work, side=side, round=number
+                )
+    cells.tell(summary(cells))
+
+
+def in_a_process(work: str, side: str) -> Cell:
+    """Return what a process of its own measures, with an empty cache of states."""
+    command = [sys.executable, __file__, "--one", work, side]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    cell: Cell = json.loads(output.splitlines()[-1])
+    return cell
+
+
+def measure(work: str, side: str) -> Cell:
+    """Train, and return CPU seconds and the last loss that was logged."""
+    from hftune.training.build import build_model, build_trainer, without_padding
+    from hftune.training.prepare import prepare
+    from hftune.training.trunk import kept_trunk
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="trunk-") as folder:
+        plan = prepare(recipe(work, folder))
+        model = build_model(plan)
+        os.environ["HFTUNE_CACHE"] = folder  # nothing is kept of an earlier round
+        if side == "hftune":
+            trainer: Any = build_trainer(plan, model)
+            begun = time.process_time()
+            with without_padding(plan, trainer), kept_trunk(plan, trainer):
+                trainer.train()
+        else:
+            trainer = plain(plan, model)
+            begun = time.process_time()
+            trainer.train()
+        spent = time.process_time() - begun
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return {"cpu_seconds": round(spent, 2), "loss": round(losses[-1], 5)}
+
+
+def plain(plan: Any, model: Any) -> Any:
+    """Return Transformers' Trainer for the same rows."""
+    import transformers
+
+    kept = ("input_ids", "attention_mask", "labels")
+    rows = plan.train.rows
+    return transformers.Trainer(
+        model=model,
+        args=plan.arguments,
+        train_dataset=rows.remove_columns([c for c in rows.column_names if c not in kept]),
+        data_collator=plan.task.collator(plan.tokenizer, model),
+    )
+
+
+def recipe(work: str, folder: str) -> Any:
+    """Return what both sides train."""
+    import hftune
+
+    method, epochs, _ = WORKS[work]
+    return hftune.Recipe(
+        task="text-classification",
+        model={"path": "demo:minilm", "config": dict.fromkeys(DROPOUT, 0.0)},
+        data={
+            "path": "demo:docstrings",
+            "validation_size": 0,
+            "max_length": MAX_LENGTH,
+            "max_train_samples": ROWS,
+        },
+        method=method,
+        training={
+            "output_dir": f"{folder}/run",
+            "num_train_epochs": epochs,
+            "per_device_train_batch_size": BATCH,
+            "per_device_eval_batch_size": BATCH,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "logging_steps": 20,
+            "learning_rate": 1e-3,
+        },
+    )
+
+
+def summary(cells: Cells) -> dict[str, Any]:
+    """Return medians of each side, and how many times as fast ours is."""
+    told: dict[str, Any] = {}
+    for work in dict.fromkeys(cell["work"] for cell in cells.all()):
+        of = {side: cells.all(work=work, side=side) for side in SIDES}
+        told[work] = {
+            side: {"rounds": len(kept), "cpu_seconds": median(c["cpu_seconds"] for c in kept),
+                   "loss": kept[0]["loss"]}
+            for side, kept in of.items() if kept
+        }  # fmt: skip
+        if all(of.values()):
+            theirs, ours = (told[work][side]["cpu_seconds"] for side in SIDES)
+            told[work]["times as fast"] = round(theirs / ours, 2)
+        told[work]["target"] = WORKS[work][2]
+    return told
+
+
+if __name__ == "__main__":
+    main()
