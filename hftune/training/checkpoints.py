@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import TrainerCallback
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
@@ -70,6 +71,56 @@ def kept_in(checkpoint: str, name: str) -> dict[str, Tensor]:
     """Return what a file of a checkpoint holds; nothing where it is not there."""
     path = Path(checkpoint) / name
     return load_file(path) if path.is_file() else {}
+
+
+class WholeCheckpoints(Trainer):
+    """A Trainer that writes a checkpoint beside its place, and renames it when it is whole.
+
+    ``_get_output_dir`` and ``_save_checkpoint`` are overridden, each held by a test of its
+    signature.
+    """
+
+    _staging: Path | None = None
+
+    def kept_beside(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """Return what a checkpoint holds beside the model: tensors by file and name."""
+        raise NotImplementedError
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir))
+        name = f"checkpoint-{self.state.global_step}"
+        staging, limit = folder / STAGING, self.args.save_total_limit
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging, self.args.save_total_limit = staging, None
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        finally:
+            self._staging, self.args.save_total_limit = None, limit
+        if self.state.best_model_checkpoint == str(staging / name):
+            self.state.best_model_checkpoint = str(folder / name)
+        if self.args.should_save:
+            self.state.save_to_json(str(staging / name / "trainer_state.json"))
+            for file, state in self.kept_beside(model).items():
+                if state:
+                    whole = {key: value.contiguous() for key, value in state.items()}
+                    save_file(whole, staging / name / file)
+            publish(staging / name, folder / name)
+            staging.rmdir()
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+        self.accelerator.wait_for_everyone()
 
 
 class FindBest(TrainerCallback):

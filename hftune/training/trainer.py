@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one subclass of ``transformers.Trainer``.
+"""What differs from ``transformers.Trainer``, in every run that takes steps.
 
 Overrides, each held by a test of its signature:
 
@@ -18,23 +18,19 @@ Overrides, each held by a test of its signature:
 - ``evaluate`` looks at the average of the weights, where the run has one.
 - ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
 - ``_run_epoch`` leaves a resumed run alone that was over when it was interrupted.
-- ``_get_output_dir`` and ``_save_checkpoint`` write a checkpoint beside its place and rename it.
+- ``kept_beside`` says what a checkpoint holds that Transformers does not save.
 - ``_issue_warnings_after_load`` does not call tied weights missing, which are saved once.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import PreTrainedModel, TrainingArguments
 
 from hftune.data.sampling import Draw
 from hftune.losses.contract import ROW, Loss
@@ -46,7 +42,7 @@ from hftune.regularization.sharpness import SharpnessAware
 from hftune.schedules.factors import Span
 from hftune.tasks.contract import Task
 from hftune.training.beside import TrainedBeside
-from hftune.training.checkpoints import STAGING, FindBest, kept_in, publish
+from hftune.training.checkpoints import FindBest, WholeCheckpoints, kept_in
 from hftune.training.optimization import Optimization
 from hftune.training.rows.streaming import TokenStream
 from hftune.training.sampler import Epochs, SeededSampler, Strategy, WithBlankRow
@@ -64,7 +60,7 @@ LOSS_FILE = "loss.safetensors"
 SAMPLES = 10
 
 
-class HftuneTrainer(Trainer):
+class HftuneTrainer(WholeCheckpoints):
     """A Trainer whose gradients do not depend on how a batch is split.
 
     Args:
@@ -113,7 +109,6 @@ class HftuneTrainer(Trainer):
         self._group: tuple[list[Any], Tensor] | None = None
         self.throughput = Throughput()
         self.samples: list[dict[str, str]] = []
-        self._staging: Path | None = None
         self._ops_per_token: int | None = None
         super().__init__(compute_metrics=self._metrics, **options)
         self.loss_is_scaled_for_ga = True
@@ -378,46 +373,14 @@ class HftuneTrainer(Trainer):
             load_result = load_result._replace(missing_keys=missing)
         super()._issue_warnings_after_load(load_result)
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(str(self.args.output_dir))
-        name = f"checkpoint-{self.state.global_step}"
-        staging, limit = folder / STAGING, self.args.save_total_limit
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._staging, self.args.save_total_limit = staging, None
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        finally:
-            self._staging, self.args.save_total_limit = None, limit
-        if self.state.best_model_checkpoint == str(staging / name):
-            self.state.best_model_checkpoint = str(folder / name)
-        if self.args.should_save:
-            self.state.save_to_json(str(staging / name / "trainer_state.json"))
-            kept = {METHOD_FILE: self.method.state(self.accelerator.unwrap_model(model))}
-            if self.averaging is not None:
-                kept[AVERAGE_FILE] = self.averaging.state()
-            if self.beside is not None:
-                kept[LOSS_FILE] = self.beside.state()
-            for file, state in kept.items():
-                if state:
-                    whole = {key: value.contiguous() for key, value in state.items()}
-                    save_file(whole, staging / name / file)
-            publish(staging / name, folder / name)
-            staging.rmdir()
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
-        self.accelerator.wait_for_everyone()
+    def kept_beside(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """Return what a checkpoint holds beside the model; see :class:`WholeCheckpoints`."""
+        kept = {METHOD_FILE: self.method.state(self.accelerator.unwrap_model(model))}
+        if self.averaging is not None:
+            kept[AVERAGE_FILE] = self.averaging.state()
+        if self.beside is not None:
+            kept[LOSS_FILE] = self.beside.state()
+        return kept
 
 
 def _float_of(device: torch.device) -> torch.dtype:
