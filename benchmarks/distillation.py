@@ -41,7 +41,16 @@ SETTINGS: dict[str, Any] = {
     "student_rate": 3e-4, "temperature": 2.0, "alpha": 0.9,
 }  # fmt: skip
 TEST_SHARE = 1 / 3
-STUDENTS = ("labels", "teacher", "teacher and more rows", "few labels", "few labels and teacher")
+STUDENTS = (
+    "labels",
+    "teacher",
+    "teacher and more rows",
+    "teacher's layers and more rows",
+    "few labels",
+    "few labels and teacher",
+)
+#: Which of the teacher's hidden states a student is drawn to, where it is.
+LAYERS = {1: 3, 2: 6}
 CLOCKED, CLOCKED_BATCHES = 3, (16, 32)
 
 
@@ -100,6 +109,7 @@ def taught(
     *,
     cache: bool | None = None,
     shallow: bool = False,
+    layers: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     **training: Any,
 ) -> Run:
@@ -108,7 +118,8 @@ def taught(
     kind = "student" if keep else "teacher"
     beside = {} if teacher is None else {"distillation": {
         "teacher": str(teacher.path), "temperature": SETTINGS["temperature"],
-        "alpha": SETTINGS["alpha"], "cache": cache}}  # fmt: skip
+        "alpha": SETTINGS["alpha"], "cache": cache,
+        **({"hidden_states": LAYERS} if layers else {})}}  # fmt: skip
     recipe = hftune.Recipe(
         task="text-classification",
         model={"path": SETTINGS["model"], **keep},
@@ -136,7 +147,7 @@ def student(name: str, parts: dict[str, Dataset], teacher: Run, seed: int, folde
     if name.startswith("few labels"):
         labelled = first_of_each(parts["bare"], SETTINGS["few"])
     rows, training = labelled, {}
-    if name in ("teacher and more rows", "few labels and teacher"):
+    if name.endswith("more rows") or name == "few labels and teacher":
         rows = with_bare(labelled, parts["bare"])
     elif name == "few labels":  # as many steps as with all rows, or it would hardly train
         epochs = SETTINGS["student_epochs"] * len(parts["bare"]) / len(labelled) / 2
@@ -148,6 +159,7 @@ def student(name: str, parts: dict[str, Dataset], teacher: Run, seed: int, folde
         seed,
         folder / f"student, {name}",
         shallow=True,
+        layers="layers" in name,
         **training,
     )
     figures = judge(run, parts["test"])
