@@ -135,6 +135,13 @@ class RegularizationSection:
             "within this distance, or {rho, adaptive}."
         },
     )
+    adversarial: Positive | None = field(
+        default=None,
+        metadata={
+            "help": "Train on the tokens' vectors and on those this far away where the loss is "
+            "highest; each row moves by so much."
+        },
+    )
     freeze_batch_norm: bool | None = field(
         default=None,
         metadata={"help": "Keep the statistics of batch normalization as they were pretrained."},

@@ -25,7 +25,7 @@ NOT_SHARDED = ("layer_decay", "param_groups", "loraplus_lr_ratio", "max_grad_val
                "log_grad_norms")  # fmt: skip
 #: Keys of ``regularization`` of which the same is true.
 REGULARIZATION_NOT_SHARDED = ("drop_path", "drop_connect", "weight_noise", "gradient_noise", "sam",
-                              "freeze_batch_norm")  # fmt: skip
+                              "adversarial", "freeze_batch_norm")  # fmt: skip
 FP8_CAPABILITY = (8, 9)  # Ada and Hopper were the first with fp8 matrix units
 
 

@@ -19,6 +19,7 @@ from hftune.core.surgery import num_positions
 from hftune.data.sampling import Draw
 from hftune.hub.load import load_config, load_tokenizer, model_location
 from hftune.initialization.model import check_initialization
+from hftune.losses.adversarial import Adversarial
 from hftune.losses.contract import LabelFacts, Loss
 from hftune.losses.distillation.loss import Distillation
 from hftune.methods.peft import is_prompt_learning
@@ -122,7 +123,7 @@ def prepare(
         validation=None if parts.validation is None else encode(parts.validation),
         max_length=limit,
         method=build_method(recipe),
-        loss=_distilled(recipe, loss if loss is not None else build_loss(loss_choice)),
+        loss=_beside(recipe, loss if loss is not None else build_loss(loss_choice)),
         loss_choice=loss_choice,
         launch=launch,
         optimization=Optimization.of(recipe, arguments),
@@ -161,8 +162,10 @@ def _kept_config(
     return (config, None) if kept is None else (shallow_config(config, kept), config)
 
 
-def _distilled(recipe: Recipe, loss: Loss) -> Loss:
-    """Return the loss with a teacher beside it, where the recipe names one."""
+def _beside(recipe: Recipe, loss: Loss) -> Loss:
+    """Return the loss with a teacher or an adversary beside it, where the recipe says so."""
+    if (epsilon := recipe.regularization.adversarial) is not None:
+        return Adversarial(loss, epsilon)
     return loss if recipe.distillation is None else Distillation(loss, recipe.distillation)
 
 

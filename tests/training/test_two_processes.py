@@ -109,6 +109,7 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
             "regularization": {"weight_averaging": {"name": "ema", "decay": 0.8}},
         },
     ),
+    "adversarial": ("text-classification", BALANCED, {"regularization": {"adversarial": 1.0}}),
     # Through layers of their own, which both processes train.
     "wide teacher": (
         "text-classification",

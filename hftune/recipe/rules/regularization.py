@@ -11,6 +11,9 @@ from hftune.regularization.fields import FIELDS
 #: Methods that train the weights of linear layers themselves.
 TRAINS_LINEAR = ("full", "freeze", "head_only")
 
+#: Losses that read a row twice, or two as one.
+OTHER_ROWS = ("mixup", "r_drop", "supervised_contrastive")
+
 #: Methods whose model is wrapped around virtual tokens.
 VIRTUAL_TOKENS = ("prompt_tuning", "p_tuning", "prefix_tuning")
 
@@ -79,6 +82,23 @@ REGULARIZATION_RULES = (
         "training.neftune_noise_alpha",
         "beside virtual tokens Transformers does not find the word vectors of most models",
         lambda s: bool(training(s, "neftune_noise_alpha")) and s["method"].name in VIRTUAL_TOKENS,
+    ),
+    Rule(
+        "regularization.adversarial",
+        f"{', '.join(OTHER_ROWS)} change rows by themselves: take one of the two",
+        lambda s: (
+            _said("adversarial", s) and s["loss"] is not None and s["loss"].name in OTHER_ROWS
+        ),
+    ),
+    Rule(
+        "regularization.adversarial",
+        "a teacher has no answer for texts that were moved: take one of the two",
+        lambda s: _said("adversarial", s) and s["distillation"] is not None,
+    ),
+    Rule(
+        "regularization.adversarial",
+        "beside virtual tokens PEFT reads the words in a way of its own",
+        lambda s: _said("adversarial", s) and s["method"].name in VIRTUAL_TOKENS,
     ),
     Rule(
         "regularization.sam",

@@ -166,10 +166,12 @@ def _said_of(path: str) -> Iterator[None]:
         yield
     except HftuneError as error:
         message = error.message.removeprefix("model.path: ")
-        message = message if path in message else f"{path}: {message}"
+        message, hint = message if path in message else f"{path}: {message}", error.hint
         if not Path(path).exists() and "no such folder" not in message:
-            message = f"{message} (and there is no folder of that name)"
-        raise HftuneError(f"{KEY}: {message}", hint=error.hint) from error
+            said = message.removeprefix(f"{path}: ")
+            message = f"{path}: there is no such folder; as a model of the Hub: {said}"
+            hint = "a run that teaches must be finished first" + (f"; {hint}" if hint else "")
+        raise HftuneError(f"{KEY}: {message}", hint=hint) from error
 
 
 def load_teacher(teacher: NamedTeacher, task: Task, device: torch.device, *, eager: bool) -> Any:

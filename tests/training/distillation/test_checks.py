@@ -65,7 +65,10 @@ def test_it_fits(make_recipe: Make, teacher: Path) -> None:
     ("path", "match"),
     [
         ("./nowhere/teacher", r"distillation.teacher: \./nowhere/teacher: no such folder"),
-        ("no-one/no-model", "distillation.teacher: no-one/no-model"),
+        (
+            "no-one/no-model",
+            "distillation.teacher: no-one/no-model: there is no such folder; as a m",
+        ),
     ],
 )
 def test_unknown_path(path: str, match: str, make_recipe: Make) -> None:
