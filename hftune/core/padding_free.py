@@ -79,6 +79,15 @@ def padding_free(model: nn.Module, wanted: bool | None) -> Iterator[str | None]:
             take_out()
 
 
+def may_be_packed(model: nn.Module) -> bool:
+    """Tell whether a model is of a kind that may be packed, as far as shapes tell."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    try:
+        return isinstance(base, PreTrainedModel) and bool(_layers(base))
+    except PackingError:
+        return False
+
+
 class PackingError(Exception):
     """A model's layers do not take packed rows, or answer otherwise; says why."""
 

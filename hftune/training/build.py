@@ -149,13 +149,9 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
     Raises:
         HftuneError: ``data.padding_free`` insists, and it cannot be.
     """
-    wanted, why = plan.recipe.data.padding_free, None
+    wanted, why = plan.recipe.data.padding_free, why_padded(plan)
     if is_sharded(trainer.accelerator):
         why = "it is not tested with a sharded model"
-    elif plan.arguments.torch_compile:
-        why = "a compiled model has to have batches of few shapes"
-    elif plan.recipe.regularization.drop_path:
-        why = "drop_path leaves out layers row by row"
     if why is not None and wanted:
         raise HftuneError(f"data.padding_free: {why}", hint="leave it out")
     with ExitStack() as stack:
@@ -165,6 +161,15 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
         if why or reason:
             say(f"batches are padded: {why or reason}")
         yield
+
+
+def why_padded(plan: Plan) -> str | None:
+    """Return what in a recipe keeps the layers from working on tokens alone."""
+    if plan.arguments.torch_compile:
+        return "a compiled model has to have batches of few shapes"
+    if plan.recipe.regularization.drop_path:
+        return "drop_path leaves out layers row by row"
+    return None
 
 
 def _stages(plan: Plan) -> list[TrainerCallback]:
