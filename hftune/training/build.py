@@ -25,6 +25,7 @@ from hftune.hub.adapter import loaded_weights
 from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
 from hftune.initialization.model import Facts, initialize
 from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.training.backward import NoInputGradients
 from hftune.training.distribution import is_sharded, name_layers
 from hftune.training.plan import Plan
 from hftune.training.stages import Stages
@@ -132,6 +133,7 @@ def build_trainer(
             *([] if sharpness is None else [sharpness]),  # its gradient is clipped like any other
             *plan.optimization.callbacks(),
             *plan.regularization.callbacks(model),
+            NoInputGradients(),
             *_stages(plan),
             *callbacks,
         ],
