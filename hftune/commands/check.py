@@ -2,11 +2,9 @@
 """``hftune check``: a recipe and its data, looked at before any time is spent."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from rich.table import Table
 from rich.text import Text
@@ -17,8 +15,7 @@ from hftune.losses.contract import Loss
 from hftune.methods.probe.method import Probe
 from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
-from hftune.training.build import weight_dtype
-from hftune.training.memory import MemoryEstimate, estimate_memory
+from hftune.training.outlook import say_outlook
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
 from hftune.training.push import check_push
@@ -29,7 +26,6 @@ ENCODED_ROWS = 10_000
 EXAMPLES = 3
 SHOWN_TOKENS = 160
 SHOWN_CLASSES = 30
-MIB = 2**20
 
 
 def check(
@@ -180,40 +176,4 @@ def _print_training(plan: Plan) -> None:
     if plan.token_batches is not None:
         say(f"batches: {plan.token_batches}")
     say(f"optimizer steps: {plan.span.total}")
-    estimate = plan_memory(plan)
-    if estimate is None:
-        say("memory for training: not known before the weights are there, with this method")
-        return
-    parts = (f"{name} {getattr(estimate, name) / MIB:,.0f}" for name in
-             ("weights", "gradients", "optimizer", "activations"))  # fmt: skip
-    say(f"memory for training, about: {estimate.total / MIB:,.0f} MiB ({', '.join(parts)})")
-
-
-def plan_memory(plan: Plan) -> MemoryEstimate | None:
-    """Estimate the memory of a plan at its longest row; None where it takes weights to know."""
-    if plan.adapted is None:
-        return None
-    dtype = weight_dtype(plan)
-    quantization = plan.recipe.model.quantization or {}
-    per_weight = 4.0 if dtype == "auto" else float(dtype.itemsize)
-    if quantization.get("load_in_4bit"):  # and a constant for each 64 weights
-        doubly = quantization.get("bnb_4bit_use_double_quant")
-        per_weight = 0.516 if doubly else 0.5625
-    elif quantization.get("load_in_8bit"):
-        per_weight = 1.0
-    half = plan.arguments.bf16 or plan.arguments.fp16
-    longest = max(plan.train.lengths)
-    longest = min(longest, plan.max_length or longest)
-    budget = plan.recipe.data.token_budget
-    estimate = estimate_memory(
-        plan.adapted,
-        plan.config,
-        rows=plan.arguments.per_device_train_batch_size if budget is None else budget // longest,
-        length=longest,
-        bytes_per_weight=per_weight,
-        bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
-        state_bytes=plan.optimization.state_bytes + plan.regularization.state_bytes,
-        recompute=plan.context().gradient_checkpointing,
-    )
-    working = plan.method.working_bytes(plan.adapted)
-    return replace(estimate, activations=estimate.activations + working)
+    say_outlook(plan)

@@ -46,6 +46,7 @@ from hftune.training.distribution import (
     whole_weights,
 )
 from hftune.training.launch import Launch
+from hftune.training.outlook import say_outlook
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
 from hftune.training.push import PushOrder, check_push
@@ -106,6 +107,8 @@ def train(
 
         _check_without_trainer(model=model, loss=loss, callbacks=callbacks, resume=resume)
         return _fit(prepare_fit(plan), order)
+    if model is None:
+        say_outlook(plan)
     folder = _agreed_folder(plan, resume)
     main = plan.arguments.process_index == 0
     with claimed(folder) if main else nullcontext():

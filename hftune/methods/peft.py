@@ -137,12 +137,8 @@ class Peft(Method):
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap the model; see :class:`Method`."""
-        # What a table of tokens returns must have a gradient; models of images have no table.
-        from_table = context.gradient_checkpointing and context.task in PEFT_TASKS
-        if getattr(model, "is_quantized", False):
-            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=from_table)
-        elif from_table:
-            model.enable_input_require_grads()
+        if getattr(model, "is_quantized", False):  # recomputation is the Trainer's to switch on
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         config = self.config(context, **self._spared_heads(model, context))
         try:
             adapted = get_peft_model(model, config, revision=context.revision)

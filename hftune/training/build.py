@@ -28,6 +28,7 @@ from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mea
 from hftune.initialization.model import Facts, initialize
 from hftune.losses.distillation.loss import Distillation
 from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.training.backward import NoInputGradients
 from hftune.training.batching import padded_by_run
 from hftune.training.curriculum.stages import Stages
 from hftune.training.distillation.average import AlphaWarmup
@@ -138,6 +139,7 @@ def build_trainer(
             *([] if sharpness is None else [sharpness]),  # its gradient is clipped like any other
             *plan.optimization.callbacks(),
             *plan.regularization.callbacks(model),
+            NoInputGradients(),
             *_stages(plan),
             *_warmup(plan),
             *_early_stopping(plan),

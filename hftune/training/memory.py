@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much memory a run will take, from the model's shapes and before any weight is loaded.
 
-Weights, gradients and optimizer state are counted exactly. Activations are estimated from the sizes
-of a transformer layer, as Korthikanti et al., "Reducing Activation Recomputation in Large
-Transformer Models", 2022, arXiv:2205.05198 count them, in the type of the computation.
+Weights, gradients and optimizer state are counted exactly. What is kept for the backward pass is
+counted on a forward pass without weights; see :mod:`hftune.training.activations`. Where a model
+does not run so, it is estimated from the sizes of a transformer layer, as Korthikanti et al.,
+"Reducing Activation Recomputation in Large Transformer Models", 2022, arXiv:2205.05198 count them.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import PreTrainedConfig
+
+from hftune.losses.head import CHUNK
+from hftune.training.activations import kept_bytes
 
 FLOAT32, HALF = 4, 2
 ADAM_BYTES = 8
+#: A chunk of logits, the same in float32, and their gradient.
+LOGITS_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
@@ -25,22 +31,23 @@ class MemoryEstimate:
         gradients: Of the trained parameters.
         optimizer: Its state.
         activations: Kept for the backward pass, for one micro-batch.
+        logits: Of a language model, with their gradient.
     """
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    logits: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
 def estimate_memory(
-    model: nn.Module,
-    config: PreTrainedConfig,
+    model: Any,
     *,
     rows: int,
     length: int,
@@ -48,19 +55,20 @@ def estimate_memory(
     bytes_per_activation: int = FLOAT32,
     state_bytes: float = ADAM_BYTES,
     recompute: bool = False,
+    whole_logits: bool = False,
 ) -> MemoryEstimate:
     """Estimate one process's memory.
 
     Args:
         model: On the meta device, with the method applied: what needs a gradient trains.
-        config: The model's config.
         rows: Rows of a micro-batch.
-        length: Tokens of its longest row.
+        length: Tokens that a row takes of the layers.
         bytes_per_weight: Of a frozen weight, 4 for float32. Below 2 it is that of quantized linear
             layers, 0.5 for 4-bit, and all else is float32.
         bytes_per_activation: 4, or 2 under mixed precision.
         state_bytes: What the optimizer and an average keep of each weight that trains.
         recompute: Whether activations are checkpointed.
+        whole_logits: Whether a language model computes its logits at once, and not in chunks.
     """
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -70,25 +78,31 @@ def estimate_memory(
         weights=round(frozen) + trained * FLOAT32,
         gradients=trained * FLOAT32,
         optimizer=round(trained * state_bytes),
-        activations=bytes_per_activation
-        * _activations(config, rows, length, recompute, _is_language_model(model)),
+        activations=_activations(model, rows, length, recompute) * bytes_per_activation // FLOAT32,
+        logits=_logits(model, rows * length, whole_logits),
     )
 
 
-def _activations(
-    config: PreTrainedConfig, rows: int, length: int, recompute: bool, is_language_model: bool
-) -> int:
-    """Elements kept by attention (8 widths a token), MLP (2 inner widths) and the LM head."""
-    text = config.get_text_config()
-    tokens = rows * length
-    inner = text.to_dict().get("intermediate_size") or 4 * text.hidden_size
-    layer = tokens * (8 * text.hidden_size + 3 * inner)
-    layers = text.num_hidden_layers * (2 if config.is_encoder_decoder else 1)
-    kept = tokens * text.hidden_size * layers + layer
-    if not recompute:
-        kept = layer * layers
-    logits = 2 * tokens * text.vocab_size if is_language_model else 0
-    return int(kept + logits)
+def _activations(model: Any, rows: int, length: int, recompute: bool) -> int:
+    """Bytes in float32: counted, or 8 widths a token and 3 inner ones in each layer."""
+    text = model.config.get_text_config()
+    layers: int = text.num_hidden_layers * (2 if model.config.is_encoder_decoder else 1)
+    kept = kept_bytes(model, rows, length, on_cpu=not torch.accelerator.is_available())
+    if kept is None:
+        inner = text.to_dict().get("intermediate_size") or 4 * text.hidden_size
+        kept = FLOAT32 * rows * length * (8 * text.hidden_size + 3 * inner) * layers
+    inputs: int = FLOAT32 * rows * length * text.hidden_size * layers
+    return inputs + kept // layers if recompute else int(kept)  # and all of one layer
+
+
+def _logits(model: Any, tokens: int, whole: bool) -> int:
+    """Logits and what the loss makes of them; with a head that trains, its gradient once more."""
+    head = model.get_output_embeddings()
+    if head is None:
+        return 0
+    logits = tokens * int(model.config.get_text_config().vocab_size)
+    of_head: int = sum(p.numel() for p in head.parameters() if p.requires_grad)
+    return FLOAT32 * (LOGITS_AT_ONCE * (logits if whole else min(logits, CHUNK)) + of_head)
 
 
 def _linear_weights(model: Any) -> int:
@@ -99,8 +113,3 @@ def _linear_weights(model: Any) -> int:
     spared = {id(part.weight) for part in whole}
     layers = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
     return sum(p.numel() for p in layers if not p.requires_grad and id(p) not in spared)
-
-
-def _is_language_model(model: Any) -> bool:
-    """Tell whether the head gives a score to each token of the vocabulary."""
-    return model.get_output_embeddings() is not None

@@ -13,12 +13,12 @@ from peft import LoraConfig
 
 import hftune
 from hftune import HftuneError, Recipe
-from hftune.commands.check import plan_memory
 from hftune.core.surgery import keep_unpacked
 from hftune.recipe.resolve import NF4
 from hftune.training.arguments import for_device
 from hftune.training.build import build_model
 from hftune.training.launch import Launch
+from hftune.training.outlook import plan_memory
 from hftune.training.prepare import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks that this machine cannot run are at least tried."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
+
+
+def run(*options: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(SCRIPT), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["trainer", "hftune"])
+def test_the_gpu_benchmark_runs_small(side: str) -> None:
+    done = run("--smoke", "--works", "llama_1b_full", "smollm2_lora", "--sides", side)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"tokens_per_second": ') == 2
+    assert '"tokens_per_second": 0' not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_benchmark_says_that_it_needs_one() -> None:
+    done = run()
+    assert done.returncode == 1
+    assert "needs a GPU; --smoke" in done.stderr
