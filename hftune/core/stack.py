@@ -98,7 +98,8 @@ def inputs_of(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, 
     """Return what a pass is given, by name."""
     given = _signature(type(model).forward).bind_partial(model, *args, **kwargs).arguments
     _, *names = given
-    return {name: given[name] for name in names if name != "kwargs"} | given.get("kwargs", {})
+    more: dict[str, Any] = given.get("kwargs", {})
+    return {name: given[name] for name in names if name != "kwargs"} | more
 
 
 def takes(model: nn.Module) -> Mapping[str, Parameter]:

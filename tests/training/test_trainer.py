@@ -29,6 +29,7 @@ OVERRIDDEN = [
     "_get_train_sampler",
     "create_optimizer",
     "create_scheduler",
+    "floating_point_ops",
     "_get_grad_norm",
     "log",
     "evaluate",
