@@ -131,6 +131,14 @@ def test_a_step_equals_a_plain_loop(task: str, make_recipe: Callable[..., Recipe
         torch.testing.assert_close(actual[name], value, atol=1e-6, rtol=0)
 
 
+def test_operations_are_estimated_as_transformers_does(make_recipe: Callable[..., Recipe]) -> None:
+    plan = prepare(make_recipe())
+    trainer = build_trainer(plan, build_model(plan))
+    for shape in ((2, 7), (3, 5)):
+        batch = {"input_ids": torch.zeros(shape)}
+        assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch)
+
+
 @pytest.mark.parametrize("name", OVERRIDDEN)
 def test_overridden_signatures_are_still_transformers_own(name: str) -> None:
     theirs = inspect.signature(getattr(Trainer, name)).parameters
