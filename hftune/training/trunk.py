@@ -175,7 +175,6 @@ def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
         "it is not tested with a sharded model": is_sharded(trainer.accelerator),
         "a compiled model cannot leave out layers": arguments.torch_compile,
         "the rows of a stream are read once": plan.stream is not None,
-        "what trains changes during the run": plan.method.changes_what_trains,
         "training.neftune_noise_alpha moves the embeddings": bool(arguments.neftune_noise_alpha),
         f"regularization.{''.join(said[:1])} moves frozen layers, too": bool(said),
         "mixup mixes embeddings": loss is not None and loss.name == "mixup",

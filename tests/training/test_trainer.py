@@ -30,6 +30,7 @@ OVERRIDDEN = [
     "get_total_train_batch_size",
     "create_optimizer",
     "create_scheduler",
+    "floating_point_ops",
     "_get_grad_norm",
     "log",
     "evaluate",
@@ -129,6 +130,14 @@ def test_a_step_equals_a_plain_loop(task: str, make_recipe: Callable[..., Recipe
     actual = trained_weights(recipe)
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, atol=1e-6, rtol=0)
+
+
+def test_operations_are_estimated_as_transformers_does(make_recipe: Callable[..., Recipe]) -> None:
+    plan = prepare(make_recipe())
+    trainer = build_trainer(plan, build_model(plan))
+    for shape in ((2, 7), (3, 5)):
+        batch = {"input_ids": torch.zeros(shape)}
+        assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch)
 
 
 @pytest.mark.parametrize("name", OVERRIDDEN)

@@ -24,6 +24,8 @@ ENCODING_VERSION = 1
 #: Parts of at most so many rows are encoded at once and kept in memory.
 AT_ONCE = 20_000
 CHUNK = 5_000
+#: What a task knows that decides no token.
+NOT_ENCODED = {"external_metrics", "tokenizer"}
 
 
 def encode_part(
@@ -107,18 +109,20 @@ def _key(
     task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> str:
     """Digest of all that decides the tokens."""
-    said = {
+    knows = {name: value for name, value in vars(task).items() if name not in NOT_ENCODED}
+    said: dict[str, Any] = {
         "versions": [ENCODING_VERSION, transformers.__version__, pa.__version__],
-        "task": [task.name, vars(task)],
+        "task": [task.name, knows],
         "max_length": max_length,
         "tokenizer": [type(tokenizer).__name__, tokenizer.init_kwargs, tokenizer.chat_template],
         "special": tokenizer.special_tokens_map,
     }
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     if tokenizer.is_fast:
-        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        said["backend"] = {**backend, "truncation": None, "padding": None}  # of its latest call
     else:
-        digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+        said["backend"] = tokenizer.get_vocab()
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     digest_rows(digest, rows)
     return digest.hexdigest()
 

@@ -34,3 +34,19 @@ def test_streamed_like_at_once(
     assert len(list((tmp_path / "tokens").glob("*.arrow"))) == 3
     sample = encode_part(task, rows, tokenizer, 5, sample=8)
     assert (len(sample.rows), sample.num_rows) == (8, 45)
+
+
+def test_the_same_rows_are_found_in_another_run(
+    tmp_path: Path, tiny_encoder: Path, labelled_rows: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics have another address in each process, and a tokenizer remembers how it cut."""
+    monkeypatch.setenv("HFTUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(encode, "AT_ONCE", 10)
+    tokenizer = load_tokenizer(str(tiny_encoder), None)
+    for metric in (object(), object()):
+        task = TextClassification()
+        task.external_metrics = [metric]  # type: ignore[list-item]
+        rows = task.select(Dataset.from_list(labelled_rows), {"text": "text", "label": "label"})
+        task.learn(rows, None)
+        encode_part(task, rows, tokenizer, 5)
+    assert len(list((tmp_path / "tokens").glob("*.arrow"))) == 1
