@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One of several processes: ``accelerate launch several_processes.py RECIPES.json [KINDS.json]``.
 
-Trains the recipes, and goes on with runs that are named by their folder; then, given kinds of labels, saves the gradient of every loss beside their file,
-each process having its share of the rows.
+Trains the recipes, and goes on with runs that are named by their folder; then, given kinds of
+labels, saves the gradient of every loss beside their file, each process having its share of rows.
 """
 
 import json
