@@ -28,7 +28,7 @@ WINDOW = 256
 #: How full batches are meant to be. A little room lets rows find their place.
 FULL = 0.99
 #: Outside the layers a batch is padded, to no more than so many times the budget.
-SPREAD = 4
+SPREAD = 8
 #: Rows are dealt out as if they were longer by up to this share, so that no two epochs are alike.
 CHANCE = 0.1
 
@@ -40,7 +40,7 @@ def pack(sizes: Ints, budget: int, rng: np.random.Generator, *, padded: bool = F
         sizes: Tokens of the rows in the epoch's order, shape ``(N, parts)``: those of a source and
             a target are counted apart, since they are padded apart.
         budget: Tokens that a batch may hold, no fewer than the longest row has.
-        rng: Orders the batches of a window.
+        rng: Deals rows, and orders the batches of a window.
         padded: Whether a batch holds its rows times the longest, in place of the sum.
 
     Returns:
@@ -148,11 +148,13 @@ def _widest(tokens: Ints, batches: Ints) -> int:
     order = np.argsort(batches, kind="stable")
     starts = np.flatnonzero(np.diff(batches[order], prepend=-1))
     longest = np.maximum.reduceat(tokens[order], starts)
-    return int((longest * np.diff(starts, append=len(order))).max())
+    return int((longest * np.diff(starts, append=len(order))).max(initial=0))
 
 
 def strata(tokens: Ints, number: int) -> list[tuple[int, int]]:
-    """Return where rows of like enough length end, and how many batches those before fill.
+    """Return where rows end that are dealt together, and how many batches those before fill.
+
+    Together means that a batch padded to the longest of them stays below :data:`SPREAD` budgets.
 
     Args:
         tokens: Of the rows, longest first but for chance, shape ``(N,)``.
