@@ -225,6 +225,13 @@ def test_as_many(lengths: list[int], more: int) -> None:
     assert sorted(np.concatenate(split).tolist()) == list(range(len(lengths)))
 
 
+def test_one_long_row_is_not_padded_far() -> None:
+    """Beside a row of 50 a batch would have room for 45 rows of 1, padded to 50 each."""
+    tokens = np.array([50] + [1] * 1000)
+    batches = pack(tokens[:, None], BUDGET, np.random.default_rng(0))
+    assert max(len(batch) * tokens[batch].max() for batch in batches) <= SPREAD * BUDGET
+
+
 def test_a_row_beyond_the_budget() -> None:
     with pytest.raises(ValueError, match="a row of 11 tokens, and a batch holds 10"):
         pack(np.array([[3], [11]]), 10, np.random.default_rng(0))
