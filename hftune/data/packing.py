@@ -28,7 +28,7 @@ WINDOW = 256
 #: How full batches are meant to be. A little room lets rows find their place.
 FULL = 0.99
 #: Outside the layers a batch is padded, to no more than so many times the budget.
-SPREAD = 4
+SPREAD = 8
 #: Rows are dealt out as if they were longer by up to this share, so that no two epochs are alike.
 CHANCE = 0.1
 
@@ -40,7 +40,7 @@ def pack(sizes: Ints, budget: int, rng: np.random.Generator, *, padded: bool = F
         sizes: Tokens of the rows in the epoch's order, shape ``(N, parts)``: those of a source and
             a target are counted apart, since they are padded apart.
         budget: Tokens that a batch may hold, no fewer than the longest row has.
-        rng: Orders the batches of a window.
+        rng: Deals rows, and orders the batches of a window.
         padded: Whether a batch holds its rows times the longest, in place of the sum.
 
     Returns:
@@ -90,16 +90,18 @@ def in_order(sizes: Ints, budget: int, *, padded: bool = False) -> list[Ints]:
         budget: Tokens that a batch may hold.
         padded: Whether a batch holds its rows times the longest.
     """
-    starts, rows = [0], 0
-    widest = [0] * sizes.shape[1]
-    held = 0
-    for place, row in enumerate(sizes.tolist()):
-        widest = [max(pair) for pair in zip(widest, row, strict=True)]
-        rows, held = rows + 1, held + sum(row)
-        if (rows * sum(widest) if padded else held) > budget:
-            starts.append(place)
-            rows, held, widest = 1, sum(row), row
-    return np.split(np.arange(len(sizes)), starts[1:])
+    total, sums = len(sizes), np.cumsum(sizes.sum(1))
+    starts = [0]
+    while (start := starts[-1]) < total:
+        if padded:
+            most = max(1, budget // max(1, int(sizes[start].sum())))
+            widest = np.maximum.accumulate(sizes[start : start + most]).sum(1)
+            rows = np.searchsorted(widest * np.arange(1, len(widest) + 1), budget, side="right")
+        else:
+            before = sums[start - 1] if start else 0
+            rows = np.searchsorted(sums, before + budget, side="right") - start
+        starts.append(start + int(rows))
+    return np.split(np.arange(total), starts[1:-1])
 
 
 def _tight(
@@ -127,28 +129,32 @@ def _descending(lengths: NDArray[Any], cut: Iterable[tuple[int, int, int]]) -> l
 
 
 def _dealt(tokens: Ints, number: int, budget: int) -> Ints | None:
-    """Deal over so many batches or, where they are many, over a hundredth more."""
-    for batches in sorted({number, number + number // 100}):
-        ends = strata(tokens, batches)
-        parts = [
-            deal(tokens[start:end].tolist(), until - since, budget)
-            for (start, since), (end, until) in pairwise(ends)
-        ]
-        found = [part + since for part, (_, since) in zip(parts, ends, strict=False)
-                 if part is not None]  # fmt: skip
-        if len(found) < len(parts):
-            continue
-        batch_of: Ints = np.concatenate(found)
-        places = [
-            len(rows) * tokens[rows].max() for rows in _grouped(np.arange(len(tokens)), batch_of)
-        ]
-        if max(places) <= SPREAD * budget:
-            return batch_of
-    return None
+    """Deal the strata of a window out, over so many batches or a hundredth more."""
+    found, batches, spare = [], 0, number // 100
+    for (start, since), (end, until) in pairwise(strata(tokens, number)):
+        for more in range(spare + 1):
+            part = deal(tokens[start:end].tolist(), until - since + more, budget)
+            if part is not None and _widest(tokens[start:end], part) <= SPREAD * budget:
+                break
+        else:
+            return None
+        found.append(part + batches)
+        batches, spare = batches + until - since + more, spare - more
+    return np.concatenate(found)
+
+
+def _widest(tokens: Ints, batches: Ints) -> int:
+    """Return the most places that a batch has when it is padded."""
+    order = np.argsort(batches, kind="stable")
+    starts = np.flatnonzero(np.diff(batches[order], prepend=-1))
+    longest = np.maximum.reduceat(tokens[order], starts)
+    return int((longest * np.diff(starts, append=len(order))).max(initial=0))
 
 
 def strata(tokens: Ints, number: int) -> list[tuple[int, int]]:
-    """Return where rows of like enough length end, and how many batches those before fill.
+    """Return where rows end that are dealt together, and how many batches those before fill.
+
+    Together means that a batch padded to the longest of them stays below :data:`SPREAD` budgets.
 
     Args:
         tokens: Of the rows, longest first but for chance, shape ``(N,)``.

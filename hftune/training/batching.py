@@ -106,7 +106,7 @@ def always_padded(plan: Plan, model: nn.Module) -> str | None:
     if recipe.data.padding_free is False:
         return "data.padding_free: false"
     if is_prompt_learning(method) and method not in VIRTUAL:
-        return f"{method} is past keys to the layers"
+        return f"the virtual tokens of {method} are not packed"
     if recipe.distillation is not None and recipe.distillation.looks_inside:
         return "the teacher's layers are looked at"
     attention = recipe.model.attn_implementation

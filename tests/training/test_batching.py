@@ -43,7 +43,8 @@ def test_sources_and_targets_both_count(make_recipe: Callable[..., Recipe]) -> N
 
 
 @pytest.mark.parametrize(
-    ("method", "padded"), [("prompt_tuning", None), ("prefix_tuning", "past keys")]
+    ("method", "padded"),
+    [("prompt_tuning", None), ("prefix_tuning", "of prefix_tuning are not packed")],
 )
 def test_virtual_tokens_count(
     method: str, padded: str | None, make_recipe: Callable[..., Recipe]
