@@ -109,7 +109,7 @@ def always_padded(plan: Plan, model: nn.Module) -> str | None:
         return f"the virtual tokens of {method} are not packed"
     if recipe.distillation is not None and recipe.distillation.looks_inside:
         return "the teacher's layers are looked at"
-    attention = recipe.model.attn_implementation
+    attention = recipe.model.attention
     if attention not in (None, "sdpa"):
         return f"only sdpa's attention is packed, not {attention}"
     return padded_by_run(recipe, plan.arguments) or never_packed(model)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, FalconConfig, FalconForCausalLM
 
 import hftune
 from hftune import HftuneError, Recipe
-from hftune.training import encode
+from hftune.training.rows import encode
 from hftune.training.prepare import prepare
 from tests.training.budgeted import budgeted
 

@@ -14,6 +14,7 @@ from hftune.training import outlook
 from hftune.training.outlook import largest_batch, plan_memory, say_outlook
 from hftune.training.plan import Plan
 from hftune.training.prepare import prepare
+from tests.training.budgeted import budgeted
 
 MIB = 2**20
 
@@ -45,8 +46,7 @@ def test_batches_of_like_lengths_have_the_longest_rows(make_recipe: Callable[...
 
 
 def test_a_budget_is_what_the_largest_batch_holds(make_recipe: Callable[..., Recipe]) -> None:
-    given = {"per_device_train_batch_size": None}
-    plan = prepare(make_recipe(data={"token_budget": 100}, training=given))
+    plan = prepare(budgeted(make_recipe, budget=100))
     rows, length = largest_batch(plan)
     assert length == max(plan.train.lengths)
     assert rows * length <= 100 < (rows + 1) * length
