@@ -129,9 +129,10 @@ def _descending(lengths: NDArray[Any], cut: Iterable[tuple[int, int, int]]) -> l
 
 
 def _dealt(tokens: Ints, number: int, budget: int) -> Ints | None:
-    """Deal the strata of a window out, over so many batches or a hundredth more."""
-    found, batches, spare = [], 0, number // 100
-    for (start, since), (end, until) in pairwise(strata(tokens, number)):
+    """Deal the strata of a window out, over one batch less, so many, or a hundredth more."""
+    least = max(number - 1, math.ceil(tokens.sum() / budget))
+    found, batches, spare = [], 0, number - least + number // 100
+    for (start, since), (end, until) in pairwise(strata(tokens, least)):
         for more in range(spare + 1):
             part = deal(tokens[start:end].tolist(), until - since + more, budget)
             if part is not None and _widest(tokens[start:end], part) <= SPREAD * budget:
