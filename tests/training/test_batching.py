@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, FalconConfig, FalconForCausalLM
 
 import hftune
 from hftune import HftuneError, Recipe
-from hftune.training.rows import encode
 from hftune.training.prepare import prepare
+from hftune.training.rows import encode
 from tests.training.budgeted import budgeted
 
 
