@@ -3,8 +3,8 @@
 
 PEFT computes ``base(x) + B(A(x)) * scaling`` one operation after the other, and autograd keeps and
 adds up what each needs. Here the low-rank product is added to the base's output where that lies,
-scaled at the rank's width, and the same on the way back. On a processor that saves a tenth of a
-step; results differ by rounding alone.
+scaled at the rank's width, and the same on the way back. On a CPU that saves some 5 % of a step;
+results differ by rounding alone.
 """
 
 from collections.abc import Callable, Iterator
