@@ -2,8 +2,9 @@
 """What of a model is frozen below the first layer that trains: seen in a pass over a few rows."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ def why_nothing_is_frozen(model: nn.Module) -> str | None:
         return str(error)
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return "virtual tokens train, and every layer reads them"
-    lower = (lowest, base.get_input_embeddings())
+    lower = [lowest]
+    with suppress(NotImplementedError):  # some models have no table of tokens
+        lower.append(base.get_input_embeddings())
     if any(one.requires_grad for part in lower for one in part.parameters()):
         return "nothing is frozen below the first layer that trains"
     return None
@@ -97,10 +100,12 @@ def _watched(base: PreTrainedModel, layers: Sequence[nn.Module]) -> Trunk:
         base=base,
         layers=layers,
         frozen=frozen,
-        parts=list(dict.fromkeys(begun[:before])),
+        parts=begun[:before],
         embeddings=embeddings[-1] if embeddings else None,
         returned=len(returned) if isinstance(returned, tuple) else None,
     )
+    whole = [[part] if trunk.is_around(part) else part.modules() for part in trunk.parts]
+    trunk = replace(trunk, parts=list(dict.fromkeys(chain(*whole))))  # some are read, not called
     alone = frozen == len(layers) and _reads_first_alone(trunk)
     return replace(trunk, first_alone=alone, exact=_draws_nothing(trunk))
 

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from transformers import TrainingArguments
 
+from hftune.core.console import say
 from hftune.core.errors import HftuneError
 
 Answer = TypeVar("Answer")
+Found = TypeVar("Found")
 
 #: Beyond any upload; the default of the process group would end a run that is only slow.
 PATIENCE = timedelta(days=1)
@@ -41,3 +44,42 @@ def once(arguments: TrainingArguments, action: Callable[[], Answer]) -> Answer:
         raise outcome[1]
     answer: Answer = outcome[0]
     return answer
+
+
+def found_or_made(
+    arguments: TrainingArguments,
+    find: Callable[[], Found | None],
+    make: Callable[[], object],
+    says: str,
+) -> Found | None:
+    """Return what every process finds; where one does not, the main process makes it for all.
+
+    Machines may share a cache or have their own, and all processes have to go the same way.
+
+    Args:
+        arguments: Know the processes.
+        find: Looks for it.
+        make: Makes what is found then.
+        says: Printed where it is found at once.
+
+    Returns:
+        None in every process, if one does not find it even then.
+    """
+    found = find()
+    if in_all(arguments, found is not None):
+        say(says)
+        return found
+    once(arguments, make)
+    found = find()
+    return found if in_all(arguments, found is not None) else None
+
+
+def in_all(arguments: TrainingArguments, holds: bool) -> bool:
+    """Tell whether something holds in every process."""
+    if arguments.world_size == 1:
+        return holds
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    held = torch.tensor(holds, dtype=torch.int32)
+    dist.all_reduce(held, dist.ReduceOp.MIN, group=group)
+    dist.destroy_process_group(group)
+    return bool(held)

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +104,8 @@ def read_kept(key: str, layout: Layout) -> Kept | None:
     if not whole:
         say(f"{folder}: damaged, or not what is expected; it is computed again")
         return None
-    os.utime(folder)  # used now
+    with suppress(OSError):  # another's cache is read, too
+        os.utime(folder)  # used now
     return Kept(folder, layout)
 
 

@@ -24,7 +24,7 @@ from hftune.core.stack import StackError, rows_to_try, takes
 from hftune.core.trunk import TOKENS, Trunk, left_out, row_digest
 from hftune.data.arrow import column_array, items, lengths
 from hftune.tasks.inference import batches_by_length
-from hftune.training.agreement import once
+from hftune.training.agreement import found_or_made
 from hftune.training.arguments import mixed_precision
 from hftune.training.distribution import is_sharded
 from hftune.training.features import features_key
@@ -35,7 +35,7 @@ from hftune.training.trainer import HftuneTrainer
 KEY = "data.cache_trunk"
 CACHE = "trunk"
 #: Part of the cache's key: raise it when states are computed differently.
-TRUNK_VERSION = 1
+TRUNK_VERSION = 2
 #: Keys of ``regularization`` that move frozen layers, too.
 MOVING = ("drop_path", "drop_connect", "weight_noise")
 
@@ -177,6 +177,12 @@ def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
         "the rows of a stream are read once": plan.stream is not None,
         "training.neftune_noise_alpha moves the embeddings": bool(arguments.neftune_noise_alpha),
         f"regularization.{''.join(said[:1])} moves frozen layers, too": bool(said),
+        "regularization.adversarial moves what the lowest layers read": (
+            plan.recipe.regularization.adversarial is not None
+        ),
+        "an evaluation in half precision has other states": (
+            arguments.bf16_full_eval or arguments.fp16_full_eval
+        ),
         "mixup mixes embeddings": loss is not None and loss.name == "mixup",
         "a loss of one's own may look into the layers": loss is None,
     }
@@ -228,13 +234,17 @@ def _kept(plan: Plan, trunk: Trunk, tokens: Tokens, like: Tensor, weights: str) 
     )
     layers = f"{trunk.frozen} of {len(trunk.layers)} layers, frozen"
     rows = f"{number_of(len(tokens), 'row', 'rows')}, {layout.size / MIB:,.0f} MiB"
-    kept = read_kept(key, layout)
-    if kept is not None:
-        say(f"{layers}: {rows}, out of the cache")
-        return kept
-    say(f"{layers}: run once for {rows}")
-    once(plan.arguments, lambda: _compute(plan, trunk, tokens, key, layout))
-    return read_kept(key, layout)
+
+    def compute() -> None:
+        say(f"{layers}: run once for {rows}")
+        _compute(plan, trunk, tokens, key, layout)
+
+    return found_or_made(
+        plan.arguments,
+        lambda: read_kept(key, layout),
+        compute,
+        f"{layers}: {rows}, out of the cache",
+    )
 
 
 def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: Layout) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import Tensor, nn
 
 from hftune.core.find_trunk import find_trunk, why_nothing_is_frozen
+from hftune.core.fused_lora import fused_lora
 from hftune.core.padding_free import padding_free
 from hftune.core.stack import StackError
 from hftune.core.surgery import pool_by_mean
@@ -258,6 +259,39 @@ def test_the_fingerprint_is_that_of_what_is_left_out() -> None:
     embedded = frozen("LlamaForCausalLM")
     nn.init.ones_(embedded.model.embed_tokens.weight)
     assert len({first, *map(of, (other, rotated, embedded)), of(frozen(BERT))}) == 5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(target_modules=["q_proj"]),
+        IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    ],
+    ids=["lora", "ia3"],
+)
+def test_the_fingerprint_knows_frozen_adapters_and_the_weights_beneath(config: Any) -> None:
+    """Also of modules whose weights are read by others, and which are never called."""
+
+    def of(*moved: str) -> str:
+        torch.manual_seed(0)
+        model = get_peft_model(make("LlamaForCausalLM", FAMILIES["LlamaForCausalLM"]), config)
+        model.requires_grad_(False)
+        model.get_base_model().lm_head.requires_grad_(True)
+        for name, weight in model.named_parameters():
+            if any(part in name for part in moved):
+                nn.init.constant_(weight, 0.5)
+        with fused_lora(model):
+            return find_trunk(model).fingerprint()
+
+    adapter = "lora_B" if isinstance(config, LoraConfig) else "ia3_l"
+    assert len({of(), of(adapter), of("layers.0.self_attn.q_proj")}) == 3
+
+
+def test_a_model_without_a_table_of_tokens_is_looked_at_all_the_same() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "intermediate_size": 64}  # fmt: skip
+    model = transformers.CanineForSequenceClassification(transformers.CanineConfig(**sizes))
+    assert "nothing is frozen" in str(why_nothing_is_frozen(model))
 
 
 def test_a_row_is_told_by_all_that_is_read_of_it() -> None:

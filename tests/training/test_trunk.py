@@ -190,6 +190,8 @@ def test_states_that_are_too_large_are_not_kept(
     [
         ({"training": {"neftune_noise_alpha": 5.0}}, "neftune_noise_alpha moves"),
         ({"regularization": {"weight_noise": {"std": 0.1}}}, r"regularization\.weight_noise moves"),
+        ({"regularization": {"adversarial": 0.5}}, r"regularization\.adversarial moves"),
+        ({"training": {"bf16_full_eval": True}}, "an evaluation in half precision"),
         ({"loss": "mixup"}, "mixup mixes"),
         ({"training": {"torch_compile": True}}, "a compiled model"),
         ({"method": "full"}, "nothing is frozen"),

@@ -22,7 +22,7 @@ from hftune.losses.distillation.loss import Distillation
 from hftune.losses.distillation.teacher import Answer, Teacher, taught
 from hftune.optimizers.averaging import Averaging
 from hftune.tasks.inference import batches_by_length
-from hftune.training.agreement import once
+from hftune.training.agreement import found_or_made
 from hftune.training.arguments import mixed_precision
 from hftune.training.distillation.average import AverageTeacher, precision_of
 from hftune.training.distillation.teachers import load_teacher
@@ -196,12 +196,12 @@ def cached_teacher(plan: Plan, rows: Dataset) -> KeptTeacher | None:
     None where they cannot be kept: the disk is full, or another machine has no part in the cache.
     """
     key, layout = answers_key(plan, rows), answers_layout(plan, rows)
-    found = read_kept(key, layout)
-    if found is None:
-        once(plan.arguments, lambda: _compute(plan, rows, key, layout))
-        found = read_kept(key, layout)
-    else:
-        say(f"teacher: answers to {len(rows)} rows, out of the cache")
+    found = found_or_made(
+        plan.arguments,
+        lambda: read_kept(key, layout),
+        lambda: _compute(plan, rows, key, layout),
+        f"teacher: answers to {len(rows)} rows, out of the cache",
+    )
     return None if found is None else KeptTeacher(found)
 
 
