@@ -5,12 +5,11 @@
 
 ``hftune`` trains as a run does. ``bare`` is a loop of five lines of PyTorch that does the same work
 on the same batches: the packed model, our loss, the gradient's norm clipped, a fused AdamW. What
-the run takes above the loop is overhead of Trainer and hftune. ``matrices`` multiplies matrices of
-the shapes that the step's linear layers need, each alone and in a row with itself: the least that
-such a step can take, attention and all else left out. Each side runs in a process of its own with
-one thread, in alternating rounds; told are CPU seconds of a step. Goals: 3 % of overhead, and the
-matrices 62 % of an encoder's step and 70 % of a LoRA step of a language model. The machine may be
-shared: read the ratios. A round that is kept is not run again.
+the run takes above the loop is overhead of Trainer and hftune. ``matrices`` multiplies the matrices
+of one step, forward and back, and does nothing else: the least that such a step can take. Each side
+runs in a process of its own with one thread, in alternating rounds; told are CPU seconds of a step.
+Goals: 3 % of overhead, and the matrices 62 % of an encoder's step and 70 % of a LoRA step of a
+language model. The machine may be shared: read the ratios. A round that is kept is not run again.
 """
 
 import argparse
@@ -29,10 +28,13 @@ import torch
 from fidelity.cells import RESULTS, Cell, Cells
 from speed import BATCH, STEPS, WARM, Clock, made
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SIDES = ("hftune", "bare", "matrices")
 WORKS = {"classification": 0.62, "sft": 0.70}
 OVERHEAD = 1.03
+
+Layout = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def main() -> None:
@@ -107,41 +109,46 @@ def first_batches(trainer: Any) -> Any:
 
 
 def of_matrices(trainer: Any) -> float:
-    """Multiply matrices of the shapes that linear layers see in a step of the usual length."""
+    """Multiply the matrices that a step of the usual length multiplies, and do nothing else."""
     batches = list(islice(first_batches(trainer), WARM, None))
     tokens = [int(batch["attention_mask"].sum()) for batch in batches]
     usual = min(range(len(batches)), key=lambda number: abs(tokens[number] - mean(tokens)))
-    shapes: Counter[tuple[int, int, int, bool]] = Counter()
-
-    def note(layer: nn.Linear, args: tuple[Tensor], output: Tensor) -> None:
-        seen = args[0].numel() // layer.in_features
-        shapes[seen, layer.in_features, layer.out_features, layer.weight.requires_grad] += seen > 0
-
-    for module in trainer.model.modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(note)
-    with torch.no_grad():
-        trainer.loss.total(trainer.model, batches[usual])
-    seconds = sum(of_one(*shape) * times for shape, times in shapes.items())
+    trainer.model.train()
+    with Products() as products:
+        loss, _ = trainer.loss.total(trainer.model, batches[usual])
+        loss.backward()
+    seconds = sum(of_one(*factors) * times for factors, times in products.seen.items())
     return seconds * mean(tokens) / tokens[usual]
 
 
-def of_one(tokens: int, wide: int, out: int, trained: bool) -> float:
-    """Return the CPU seconds of ``(tokens, wide) @ (wide, out)`` and of its gradients."""
-    x, weight, upstream = (
-        torch.randn(tokens, wide),
-        torch.randn(out, wide),
-        torch.randn(tokens, out),
-    )
+class Products(TorchDispatchMode):
+    """Notes sizes and strides of all matrices that are multiplied, and how often."""
 
-    def work() -> list[Tensor]:
-        products = [x @ weight.T, upstream @ weight]
-        return [*products, upstream.T @ x] if trained else products
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[tuple[Layout, Layout]] = Counter()
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the factors, and go on."""
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "addmm_"):
+            one, other = args[-2:]
+            self.seen[layout(one), layout(other)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def layout(matrix: Tensor) -> Layout:
+    """Return what of a matrix decides how fast it is multiplied."""
+    return tuple(matrix.shape), matrix.stride()
+
+
+def of_one(one: Layout, other: Layout) -> float:
+    """Return the CPU seconds of one product."""
+    factors = [torch.empty_strided(*where).normal_() for where in (one, other)]
     spent = []
     for _ in range(8):
         begun = time.process_time()
-        work()
+        torch.mm(*factors)
         spent.append(time.process_time() - begun)
     return median(spent)
 
