@@ -14,8 +14,6 @@ language model. The machine may be shared: read the ratios. A round that is kept
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,7 +23,7 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from fidelity.cells import RESULTS, Cell, Cells
+from fidelity.cells import RESULTS, Cells, in_a_process
 from speed import BATCH, STEPS, WARM, Clock, made
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,17 +51,12 @@ def main() -> None:
         for work in options.works:
             for side in SIDES:
                 cells.measure(
-                    lambda w=work, s=side: in_a_process(w, s), work=work, side=side, round=number
+                    lambda w=work, s=side: in_a_process(__file__, w, s),
+                    work=work,
+                    side=side,
+                    round=number,
                 )
     cells.tell({work: summary(cells, work) for work in options.works})
-
-
-def in_a_process(work: str, side: str) -> Cell:
-    """Return what a process of its own measures."""
-    command = [sys.executable, __file__, "--one", work, side]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    cell: Cell = json.loads(output.splitlines()[-1])
-    return cell
 
 
 def measure(work: str, side: str) -> float:

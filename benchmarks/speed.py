@@ -16,8 +16,6 @@ A round that is kept is not run again.
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +25,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from fidelity.cells import RESULTS, Cell, Cells
+from fidelity.cells import RESULTS, Cell, Cells, in_a_process
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -63,17 +61,12 @@ def main() -> None:
         for work in options.works:
             for side in SIDES[work]:
                 cells.measure(
-                    lambda w=work, s=side: in_a_process(w, s), work=work, side=side, round=number
+                    lambda w=work, s=side: in_a_process(__file__, w, s),
+                    work=work,
+                    side=side,
+                    round=number,
                 )
     cells.tell(summary(cells))
-
-
-def in_a_process(work: str, side: str) -> Cell:
-    """Return what a process of its own measures."""
-    command = [sys.executable, __file__, "--one", work, side]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    cell: Cell = json.loads(output.splitlines()[-1])
-    return cell
 
 
 def measure(work: str, side: str) -> Cell:

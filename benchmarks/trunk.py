@@ -15,8 +15,6 @@ be shared: read the ratios. A round that is kept is not run again.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +22,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from fidelity.cells import RESULTS, Cell, Cells
+from fidelity.cells import RESULTS, Cell, Cells, in_a_process
 
 ROWS, BATCH, MAX_LENGTH = 1500, 32, 256
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -57,17 +55,12 @@ def main() -> None:
         for work in options.works:
             for side in SIDES:
                 cells.measure(
-                    lambda w=work, s=side: in_a_process(w, s), work=work, side=side, round=number
+                    lambda w=work, s=side: in_a_process(__file__, w, s),
+                    work=work,
+                    side=side,
+                    round=number,
                 )
     cells.tell(summary(cells))
-
-
-def in_a_process(work: str, side: str) -> Cell:
-    """Return what a process of its own measures, with an empty cache of states."""
-    command = [sys.executable, __file__, "--one", work, side]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    cell: Cell = json.loads(output.splitlines()[-1])
-    return cell
 
 
 def measure(work: str, side: str) -> Cell:

@@ -8,6 +8,7 @@ Several processes may fill one file, since it is read again before a cell is beg
 
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -22,6 +23,14 @@ RESULTS = BENCHMARKS / "results"
 PACKAGES = ("hftune", "torch", "transformers", "peft", "accelerate", "datasets")
 
 Cell = dict[str, Any]
+
+
+def in_a_process(script: str, *words: str) -> Cell:
+    """Return the cell that a script prints last when it is asked for one, in its own process."""
+    command = [sys.executable, script, "--one", *words]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    cell: Cell = json.loads(output.splitlines()[-1])
+    return cell
 
 
 class Cells:
