@@ -4,7 +4,9 @@
 import gc
 import json
 import os
-from collections.abc import Callable
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +253,16 @@ def tagged_file(tmp_path_factory: pytest.TempPathFactory, labelled_rows: list[di
         tags = ["B-x" if word in COLOURS else "I-x" if word in NUMBERS else "O" for word in tokens]
         rows.append({"tokens": tokens, "tags": tags})
     return _write(tmp_path_factory.mktemp("data") / "tagged.jsonl", rows)
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Return what makes writing more bytes than it is given into a file fail, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture

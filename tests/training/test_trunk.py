@@ -2,9 +2,7 @@
 """Runs whose frozen layers are kept against runs that run them in every step."""
 
 import json
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,23 +141,15 @@ def test_other_weights_layers_or_rows_have_other_states(recipe: Make, own_cache:
     assert len(places(rate=0.2)) == 4
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """Writing more than 4096 bytes into a file fails, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_full_disk_lets_the_layers_run_in_every_step(
-    recipe: Make, own_cache: Path, capsys: pytest.CaptureFixture[str], request: Any
+    recipe: Make,
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    small_files: Callable[[int], None],
 ) -> None:
     plan = prepare(recipe(cache=True, config={**DROPOUT, "classifier_dropout": 0.0}))
     trainer = build_trainer(plan, build_model(plan))
-    request.getfixturevalue("small_files")
+    small_files(4096)
     with kept_trunk(plan, trainer):
         batch = plan.task.collator(plan.tokenizer)([plan.train.rows[0]])
         batch.pop("labels")

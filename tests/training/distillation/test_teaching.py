@@ -2,10 +2,8 @@
 """Teachers at work, in every task: run on each batch or kept, and what the student makes of it."""
 
 import json
-import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,22 +170,14 @@ def test_another_teacher_or_other_rows_have_other_answers(
     assert len(list(own_cache.iterdir())) == 3
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """Writing more than 256 bytes into a file fails, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_full_disk_lets_the_teacher_run_in_every_step(
-    student: Make, own_cache: Path, capsys: pytest.CaptureFixture[str], request: Any
+    student: Make,
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    small_files: Callable[[int], None],
 ) -> None:
     plan = prepare(student())
-    request.getfixturevalue("small_files")
+    small_files(256)
     give_teacher(plan, training_rows(plan))
     assert isinstance(plan.loss, Distillation)
     assert isinstance(plan.loss.teacher, RunningTeacher)
