@@ -84,7 +84,7 @@ class WholeCheckpoints(Trainer):
 
     def kept_beside(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         """Return what a checkpoint holds beside the model: tensors by file and name."""
-        raise NotImplementedError
+        return {}
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
