@@ -295,6 +295,13 @@ class EvaluationSection:
             "judges the texts. true is greedy, false is none; text2text-generation has it on."
         },
     )
+    gap: bool = field(
+        default=False,
+        metadata={
+            "help": "Judge as many training rows beside the validation rows: eval_train_loss, and "
+            "eval_gap, by which the validation loss is above it."
+        },
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

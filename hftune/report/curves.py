@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 TRAINING = "#1f77b4"
 EVALUATION = "#d62728"
+JUDGED = "#ff9896"
 SHARES = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc")
 
 
@@ -21,7 +22,11 @@ def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         folder: Where the pictures go.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    losses = {"training": ("loss", TRAINING), "validation": ("eval_loss", EVALUATION)}
+    losses = {
+        "training": ("loss", TRAINING),
+        "validation": ("eval_loss", EVALUATION),
+        "training rows, judged like validation": ("eval_train_loss", JUDGED),
+    }
     files = _draw(log, losses, "loss (nats)", folder / "loss")
     rate = {"learning rate": ("learning_rate", TRAINING)}
     files += _draw(log, rate, "learning rate", folder / "learning_rate")

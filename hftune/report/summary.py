@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hftune.core.console import console, say
 
-HEADLINES = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "r2",
+HEADLINES = ("loss", "gap", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "r2",
              "spearman", "bleu", "chrf", "rougeL", "exact_match")  # fmt: skip
 SHOWN_SAMPLES = 2
 SHOWN_CHARACTERS = 300
@@ -42,7 +42,8 @@ def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
     table.add_row("optimizer steps", _steps(metrics))
     table.add_row("training time", f"{metrics['train_runtime']:.0f} s")
     table.add_row("real tokens per second", f"{metrics['train_tokens_per_second']:,.0f}")
-    table.add_row("padding", f"{metrics['train_padding_share']:.0%}")
+    spared = ", which the layers were spared" if metrics["padding_free"] else ""
+    table.add_row("padding", f"{metrics['train_padding_share']:.0%} of the batches{spared}")
     table.add_row("peak memory", f"{metrics['peak_memory_mib']:,} MiB")
     if "peak_gpu_memory_mib" in metrics:
         table.add_row("peak GPU memory", f"{metrics['peak_gpu_memory_mib']:,} MiB")

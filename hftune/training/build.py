@@ -35,6 +35,7 @@ from hftune.training.distillation.average import AlphaWarmup
 from hftune.training.distillation.teaching import give_teacher, training_rows
 from hftune.training.distribution import is_sharded, name_layers
 from hftune.training.early_stopping import EarlyStopping
+from hftune.training.generalization import GeneralizationGap
 from hftune.training.plan import Plan
 from hftune.training.trainer import HftuneTrainer
 
@@ -118,6 +119,7 @@ def build_trainer(
     averaging = plan.optimization.averaging_of(model, plan.span.total)
     give_teacher(plan, rows, model, averaging)
     sharpness = plan.regularization.sharpness_of(model)
+    gap = _generalization(plan)
     trainer = HftuneTrainer(
         model=model,
         args=plan.arguments,
@@ -143,9 +145,12 @@ def build_trainer(
             *_stages(plan),
             *_warmup(plan),
             *_early_stopping(plan),
+            *([] if gap is None else [gap]),
             *callbacks,
         ],
     )
+    if gap is not None:
+        gap.trainer = trainer
     name_layers(trainer.accelerator, model)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -173,6 +178,7 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
             reason = stack.enter_context(packed)
         as_it_is = is_sharded(trainer.accelerator) or plan.arguments.torch_compile
         stack.enter_context(fused_lora(model, not as_it_is))
+        trainer.throughput.padding_free = not (why or reason)
         if why or reason:
             say(f"batches are padded: {why or reason}")
             _check_budget(plan, why or reason)
@@ -210,6 +216,15 @@ def _early_stopping(plan: Plan) -> list[TrainerCallback]:
     if patience is None or arguments.eval_strategy == IntervalStrategy.NO:
         return []
     return [EarlyStopping(patience, given.get("early_stopping_threshold") or 0.0)]
+
+
+def _generalization(plan: Plan) -> GeneralizationGap | None:
+    """What judges training rows beside those of validation, where the recipe asks for it."""
+    if not plan.recipe.evaluation.gap or plan.validation is None:
+        return None
+    return GeneralizationGap(
+        plan.task, plan.train.rows, plan.validation.num_rows, plan.arguments.seed
+    )
 
 
 def weight_dtype(plan: Plan) -> Any:

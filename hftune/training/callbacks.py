@@ -134,6 +134,11 @@ class ProgressReport(TrainerCallback):
                 if f"eval_{name}" in logs
             )
             say(f"evaluation at step {state.global_step}: {'  '.join(shown)}")
+        elif "eval_gap" in logs:
+            say(
+                f"training rows at step {state.global_step}: loss {logs['eval_train_loss']:.4g}  "
+                f"gap {logs['eval_gap']:.4g}"
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""

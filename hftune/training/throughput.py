@@ -18,9 +18,13 @@ class Throughput(TrainerCallback):
     """Counts tokens and positions, and the seconds between fetching a group and its step.
 
     Evaluation and saving are not in the seconds.
+
+    Attributes:
+        padding_free: Whether the layers are spared the padding of the batches.
     """
 
     def __init__(self) -> None:
+        self.padding_free = False
         self.tokens = 0
         self.positions = 0
         self.seconds = 0.0
@@ -40,14 +44,15 @@ class Throughput(TrainerCallback):
         """Stop the clock of the step."""
         self.seconds += time.perf_counter() - self._began
 
-    def summary(self, accelerator: Accelerator) -> dict[str, float]:
+    def summary(self, accelerator: Accelerator) -> dict[str, Any]:
         """Return the metrics over all processes; memory in MiB, of this process."""
         counts = torch.tensor([self.tokens, self.positions], device=accelerator.device)
         tokens, positions = accelerator.reduce(counts, reduction="sum").tolist()
-        result = {
+        result: dict[str, Any] = {
             "train_tokens": tokens,
             "train_tokens_per_second": round(tokens / max(self.seconds, 1e-9), 1),
             "train_padding_share": round(1 - tokens / max(positions, 1), 4),
+            "padding_free": self.padding_free,
         }
         return {**result, **peak_memory()}
 

@@ -38,6 +38,11 @@ EVALUATION_RULES = (
         lambda s: bool(s["evaluation"].generation) and not has_validation(s),
     ),
     Rule(
+        "evaluation.gap",
+        "there is no validation part to compare with: set data.validation or data.validation_size",
+        lambda s: s["evaluation"].gap and not has_validation(s),
+    ),
+    Rule(
         "training.eval_strategy",
         "there is nothing to evaluate on: set data.validation or data.validation_size",
         lambda s: training(s, "eval_strategy", "no") not in ("no", False) and not has_validation(s),

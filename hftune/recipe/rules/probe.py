@@ -61,6 +61,11 @@ PROBE_RULES = (
         lambda s: _fitted(s) and s["evaluation"].prior is not None,
     ),
     Rule(
+        "evaluation.gap",
+        "no Trainer runs for a probe; method.cv judges folds that took no part",
+        lambda s: _fitted(s) and s["evaluation"].gap,
+    ),
+    Rule(
         "model.classifier_pooling",
         "a probe has no head in the model: say method.pooling",
         lambda s: _fitted(s) and s["model"].classifier_pooling != "cls",
