@@ -3,14 +3,16 @@
 
     python benchmarks/speed.py                                    # every work, five rounds
     python benchmarks/speed.py --works classification --rounds 3
+    python benchmarks/speed.py --threads 2                       # read the seconds on the wall
+    python benchmarks/speed.py --data sms_spam=ROWS.csv           # columns text and label
 
-Both sides train the same model on the same rows of ``demo:docstrings`` in the same float32, batch
-size and number of steps, each in a process of its own with one thread; ``trainer`` is
+All sides train MiniLM on the same rows, of ``demo:docstrings`` or a file, in the same float32,
+batch size and number of steps, each in a process of its own; ``trainer`` is
 ``transformers.Trainer`` with its padding collator, ``by_length`` the same with
 ``train_sampling_strategy: group_by_length``. Rounds alternate between the sides. Told are real
-tokens (no padding) per CPU second of the optimizer steps after WARM, and the most memory that the
-process held above what it held with the model loaded. The machine may be shared: read the ratios.
-A round that is kept is not run again.
+tokens (no padding) per CPU second and per second of the optimizer steps after WARM, and the most
+memory that the process held above what it held with the model loaded. The machine may be shared:
+read the ratios. A round that is kept is not run again. Language models: ``benchmarks/peers.py``.
 """
 
 import argparse
@@ -30,18 +32,15 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 WARM = 3
-BATCH = {"classification": 16, "evaluation": 16, "sft": 8}
-STEPS = {"classification": 50, "evaluation": 0, "sft": 8}
-MAX_LENGTH = 256
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}
+SETTINGS: dict[str, Any] = {"batch": 16, "steps": 50, "max_length": 256, "evaluated": 1500}
 SIDES = {
     "classification": ("trainer", "by_length", "hftune"),
     "evaluation": ("trainer", "hftune"),
-    "sft": ("trainer", "hftune"),
 }
-EVALUATED = 1500
 #: Of the first side: tokens a second at least, memory at most.
-TARGETS = {"classification": (2.3, 0.5), "evaluation": (1.9, None), "sft": (2.1, 0.52)}
+TARGETS = {"classification": (2.3, 0.5), "evaluation": (1.9, None)}
+#: What is told of a run.
+FIGURES = ("tokens_per_cpu_second", "tokens_per_second", "megabytes_above_model")
 
 
 def main() -> None:
@@ -49,58 +48,63 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--works", nargs="+", default=list(SIDES), choices=SIDES)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data", default="docstrings", metavar="NAME=FILE")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS / "speed.json")
-    parser.add_argument("--one", nargs=2, metavar=("WORK", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(*options.one)))
+        work, side, path, threads = options.one
+        torch.set_num_threads(int(threads))
+        print(json.dumps(measure(work, side, path)))
         return
-    cells = Cells(options.results, {"batch": BATCH, "steps": STEPS, "max_length": MAX_LENGTH,
-                                    "evaluated": EVALUATED, "threads": 1})  # fmt: skip
+    data, _, file = options.data.partition("=")
+    cells = Cells(options.results, SETTINGS)
+    path, threads = file or "demo:docstrings", str(options.threads)
     for number in range(options.rounds):
         for work in options.works:
             for side in SIDES[work]:
                 cells.measure(
-                    lambda w=work, s=side: in_a_process(__file__, w, s),
-                    work=work,
-                    side=side,
-                    round=number,
-                )
+                    lambda w=work, s=side: in_a_process(__file__, w, s, path, threads),
+                    data=data, threads=options.threads, work=work, side=side, round=number,
+                )  # fmt: skip
     cells.tell(summary(cells))
 
 
-def measure(work: str, side: str) -> Cell:
-    """Train, or evaluate, and return tokens a CPU second and megabytes above the loaded model."""
-    torch.set_num_threads(1)
+def measure(work: str, side: str, path: str) -> Cell:
+    """Train, or evaluate, and return tokens a second and megabytes above the loaded model."""
     with (
         tempfile.TemporaryDirectory(prefix="speed-") as folder,
-        made(work, side, folder) as trainer,
+        made(work, side, path, folder) as trainer,
     ):
         clock = Clock()
         trainer.add_callback(clock)
         begun = memory()
         if work == "evaluation":
-            spent = time.process_time()
+            clock.start()
             trainer.predict(trainer.eval_dataset)
-            spent = time.process_time() - spent
+            clock.stop()
             tokens = sum(map(len, trainer.eval_dataset["input_ids"]))
         else:
             trainer.data_collator = clock.counting(trainer.data_collator)
             trainer.train()
-            spent, tokens = clock.spent, clock.tokens
+            tokens = clock.tokens
     return {
-        "tokens_per_cpu_second": round(tokens / spent, 1),
+        "tokens_per_cpu_second": round(tokens / clock.spent, 1),
+        "tokens_per_second": round(tokens / clock.passed, 1),
         "megabytes_above_model": round((memory() - begun) / 2**20),
     }
 
 
 @contextmanager
-def made(work: str, side: str, folder: str) -> Iterator[Any]:
+def made(work: str, side: str, path: str, folder: str) -> Iterator[Any]:
     """Yield a Trainer of either side, the model loaded."""
     from hftune.training.build import build_model, build_trainer, without_padding
     from hftune.training.prepare import prepare
 
-    plan = prepare(recipe(work, side, folder))
+    plan = prepare(
+        recipe(side, path, folder, steps=SETTINGS["steps"] if work == "classification" else 0)
+    )
     model = build_model(plan)
     if side == "hftune":
         trainer = build_trainer(plan, model)
@@ -123,25 +127,25 @@ def made(work: str, side: str, folder: str) -> Iterator[Any]:
     )
 
 
-def recipe(work: str, side: str, folder: str) -> Any:
-    """Return what both sides train."""
+def recipe(side: str, path: str, folder: str, steps: int) -> Any:
+    """Return what all sides train."""
     import hftune
 
     return hftune.Recipe(
-        task="text-generation" if work == "sft" else "text-classification",
-        model="demo:smollm2" if work == "sft" else "demo:minilm",
+        task="text-classification",
+        model="demo:minilm",
         data={
-            "path": "demo:docstrings",
-            "validation_size": EVALUATED,
-            "max_length": MAX_LENGTH,
+            "path": path,
+            "validation_size": SETTINGS["evaluated"],
+            "max_length": SETTINGS["max_length"],
             "max_train_samples": 4000,
         },
-        method={"name": "lora", **LORA} if work == "sft" else "full",
+        method="full",
         training={
             "output_dir": f"{folder}/run",
-            "max_steps": max(WARM + STEPS[work], 1),
-            "per_device_train_batch_size": BATCH[work],
-            "per_device_eval_batch_size": BATCH[work],
+            "max_steps": WARM + steps,
+            "per_device_train_batch_size": SETTINGS["batch"],
+            "per_device_eval_batch_size": SETTINGS["batch"],
             "train_sampling_strategy": "group_by_length" if side == "by_length" else "random",
             "eval_strategy": "no",
             "save_strategy": "no",
@@ -151,11 +155,20 @@ def recipe(work: str, side: str, folder: str) -> Any:
 
 
 class Clock(TrainerCallback):
-    """Counts CPU seconds and real tokens of the steps after WARM."""
+    """Counts real tokens of the steps after WARM, and CPU seconds and those on the wall."""
 
     def __init__(self) -> None:
-        self.begun = self.spent = 0.0
+        self.spent = self.passed = 0.0
         self.batches: list[int] = []
+
+    def start(self) -> None:
+        """Begin to count."""
+        self.begun = time.process_time(), time.perf_counter()
+
+    def stop(self) -> None:
+        """Note the seconds since the start."""
+        self.spent = time.process_time() - self.begun[0]
+        self.passed = time.perf_counter() - self.begun[1]
 
     @property
     def tokens(self) -> int:
@@ -176,8 +189,9 @@ class Clock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin after WARM, and note each step."""
         if state.global_step == WARM:
-            self.begun = time.process_time()
-        self.spent = time.process_time() - self.begun
+            self.start()
+        elif state.global_step > WARM:
+            self.stop()
         self.steps = state.global_step - WARM
 
 
@@ -187,26 +201,30 @@ def memory() -> int:
 
 
 def summary(cells: Cells) -> dict[str, Any]:
-    """Return medians of each side, and ours against the others'."""
+    """Return medians of each side, and ours against the others', for each data set and work."""
     told: dict[str, Any] = {}
-    for work in dict.fromkeys(cell["work"] for cell in cells.all()):
-        of = {side: cells.all(work=work, side=side) for side in SIDES[work]}
-        told[work] = {
-            side: {"rounds": len(kept)}
-            | {key: median(cell[key] for cell in kept)
-               for key in ("tokens_per_cpu_second", "megabytes_above_model")}
-            for side, kept in of.items() if kept
-        }  # fmt: skip
-        ours = told[work].get("hftune", {})
+    for given in dict.fromkeys((c["data"], c["threads"], c["work"]) for c in cells.all()):
+        data, threads, work = given
+        of = {side: cells.all(data=data, threads=threads, work=work, side=side)
+              for side in SIDES[work]}  # fmt: skip
+        told[f"{data}, {threads} threads, {work}"] = found = {
+            side: {"rounds": len(kept)} | medians(kept) for side, kept in of.items() if kept
+        }
+        ours = found.get("hftune", {})
         for side in SIDES[work][:-1]:
-            if ours and side in told[work]:
-                theirs = told[work][side]
-                told[work][f"hftune of {side}"] = {
-                    key: round(ours[key] / theirs[key], 2)
-                    for key in ("tokens_per_cpu_second", "megabytes_above_model")
+            if ours and side in found:
+                both = [name for name in FIGURES if name in ours and name in found[side]]
+                found[f"hftune of {side}"] = {
+                    name: round(ours[name] / found[side][name], 2) for name in both
                 }
-        told[work]["targets against trainer"] = TARGETS[work]
+        found["targets against trainer"] = TARGETS[work]
     return told
+
+
+def medians(kept: list[Cell]) -> dict[str, float]:
+    """Return the medians of the figures that rounds have."""
+    known = {name: [cell[name] for cell in kept if name in cell] for name in FIGURES}
+    return {name: round(median(values), 1) for name, values in known.items() if values}
 
 
 if __name__ == "__main__":
