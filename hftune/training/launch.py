@@ -94,6 +94,10 @@ def _training(recipe: Recipe, *keys: str) -> bool:
     return any(recipe.training.get(key) for key in keys)
 
 
+def _offloads(recipe: Recipe) -> bool:
+    return bool((recipe.training.get("activation_checkpointing_kwargs") or {}).get("offload"))
+
+
 def _bits(recipe: Recipe, switch: str) -> bool:
     return bool((recipe.model.quantization or {}).get(switch))
 
@@ -150,6 +154,11 @@ RULES = (
         "training.use_liger_kernel",
         "its kernels need a GPU; leave it out",
         lambda recipe, launch: launch.gpus == 0 and _training(recipe, "use_liger_kernel"),
+    ),
+    LaunchRule(
+        "training.activation_checkpointing_kwargs",
+        "offload moves activations from a GPU to the CPU's memory, where they are; leave it out",
+        lambda recipe, launch: launch.gpus == 0 and _offloads(recipe),
     ),
     LaunchRule(
         "training.fsdp, training.deepspeed",

@@ -28,6 +28,12 @@ DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_MIXED_PRECISION": "
 FP8 = {"ACCELERATE_MIXED_PRECISION": "fp8"}
 FOUR_BIT = {"load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"}
 FLASH = {"attn_implementation": "flash_attention_2"}
+OFFLOAD = {
+    "training": {
+        "activation_checkpointing": True,
+        "activation_checkpointing_kwargs": {"offload": True},
+    }
+}
 QLORA = {"method": "lora", "model": {"dtype": "bfloat16", "quantization": FOUR_BIT}}
 
 #: Launcher's settings, sections of the recipe, and the one complaint on a machine with two GPUs.
@@ -82,6 +88,7 @@ ALLOWED: list[tuple[dict[str, str], dict[str, Any]]] = [
     ({}, {"model": {**FLASH, "dtype": "bfloat16"}}),
     ({}, {"model": {"attn_implementation": "flex_attention"}}),
     ({}, {"training": {"use_liger_kernel": True}}),
+    ({}, OFFLOAD),
     (FSDP2, {}),
     ({**FSDP2, "LOCAL_WORLD_SIZE": "2"}, {"method": "lora"}),
     (FSDP2, QLORA),
@@ -166,6 +173,7 @@ def test_a_cpu_is_not_left_unsharded(
         ({"model": FLASH}, "model.attn_implementation"),
         ({"model": {"attn_implementation": "flex_attention"}}, "model.attn_implementation"),
         ({"training": {"use_liger_kernel": True}}, "training.use_liger_kernel"),
+        (OFFLOAD, "training.activation_checkpointing_kwargs"),
     ],
 )
 def test_a_cpu_has_no_kernels_of_a_gpu(
