@@ -28,6 +28,8 @@ from speed import BATCH, STEPS, WARM, Clock, made
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hftune.terminal import take_large_pages
+
 SIDES = ("hftune", "bare", "matrices")
 WORKS = {"classification": 0.62, "sft": 0.70}
 OVERHEAD = 1.03
@@ -61,11 +63,12 @@ def main() -> None:
 
 def measure(work: str, side: str) -> float:
     """Return the CPU seconds of a step, the mean over those after WARM."""
+    take_large_pages()
     torch.set_num_threads(1)
     how = {"hftune": of_a_run, "bare": of_a_loop, "matrices": of_matrices}[side]
     with (
         tempfile.TemporaryDirectory(prefix="ceiling-") as folder,
-        made(work, "hftune", folder) as trainer,
+        made(work, "hftune", "demo:docstrings", folder) as trainer,
     ):
         return how(trainer)
 

@@ -31,8 +31,14 @@ from fidelity.cells import RESULTS, Cell, Cells, in_a_process
 from torch import Tensor
 from transformers import TrainerCallback
 
+from hftune.terminal import take_large_pages
+
 WARM = 3
-SETTINGS: dict[str, Any] = {"batch": 16, "steps": 50, "max_length": 256, "evaluated": 1500}
+#: ``sft`` is what benchmarks/ceiling.py trains beside.
+BATCH = {"classification": 16, "evaluation": 16, "sft": 8}
+STEPS = {"classification": 50, "evaluation": 0, "sft": 8}
+MAX_LENGTH, EVALUATED = 256, 1500
+LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}
 SIDES = {
     "classification": ("trainer", "by_length", "hftune"),
     "evaluation": ("trainer", "hftune"),
@@ -55,11 +61,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         work, side, path, threads = options.one
+        if side == "hftune":
+            take_large_pages()  # as the command line does
         torch.set_num_threads(int(threads))
         print(json.dumps(measure(work, side, path)))
         return
     data, _, file = options.data.partition("=")
-    cells = Cells(options.results, SETTINGS)
+    settings = {"batch": BATCH, "steps": STEPS, "max_length": MAX_LENGTH, "evaluated": EVALUATED}
+    cells = Cells(options.results, settings)
     path, threads = file or "demo:docstrings", str(options.threads)
     for number in range(options.rounds):
         for work in options.works:
@@ -102,9 +111,7 @@ def made(work: str, side: str, path: str, folder: str) -> Iterator[Any]:
     from hftune.training.build import build_model, build_trainer, without_padding
     from hftune.training.prepare import prepare
 
-    plan = prepare(
-        recipe(side, path, folder, steps=SETTINGS["steps"] if work == "classification" else 0)
-    )
+    plan = prepare(recipe(work, side, path, folder))
     model = build_model(plan)
     if side == "hftune":
         trainer = build_trainer(plan, model)
@@ -127,25 +134,25 @@ def made(work: str, side: str, path: str, folder: str) -> Iterator[Any]:
     )
 
 
-def recipe(side: str, path: str, folder: str, steps: int) -> Any:
+def recipe(work: str, side: str, path: str, folder: str) -> Any:
     """Return what all sides train."""
     import hftune
 
     return hftune.Recipe(
-        task="text-classification",
-        model="demo:minilm",
+        task="text-generation" if work == "sft" else "text-classification",
+        model="demo:smollm2" if work == "sft" else "demo:minilm",
         data={
             "path": path,
-            "validation_size": SETTINGS["evaluated"],
-            "max_length": SETTINGS["max_length"],
+            "validation_size": EVALUATED,
+            "max_length": MAX_LENGTH,
             "max_train_samples": 4000,
         },
-        method="full",
+        method={"name": "lora", **LORA} if work == "sft" else "full",
         training={
             "output_dir": f"{folder}/run",
-            "max_steps": WARM + steps,
-            "per_device_train_batch_size": SETTINGS["batch"],
-            "per_device_eval_batch_size": SETTINGS["batch"],
+            "max_steps": WARM + STEPS[work],
+            "per_device_train_batch_size": BATCH[work],
+            "per_device_eval_batch_size": BATCH[work],
             "train_sampling_strategy": "group_by_length" if side == "by_length" else "random",
             "eval_strategy": "no",
             "save_strategy": "no",

@@ -83,6 +83,7 @@ def say_next(*command: str | Path) -> None:
 def verb(name: str) -> Callable[..., Any]:
     """Import a verb's function; from here on it costs what torch costs."""
     quieten()
+    take_large_pages()
     with _kept_for_good():
         from importlib import import_module
 
@@ -111,6 +112,15 @@ def _kept_for_good() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def take_large_pages() -> None:
+    """Have PyTorch ask Linux for pages of 2 MiB; it looks before its first large tensor.
+
+    A tensor of tens of megabytes, such as the gradient of an embedding, is mapped anew in every
+    step, and in pages of 4 KiB that takes longer than to compute with it.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def quieten() -> None:

@@ -91,6 +91,37 @@ def test_verbs_draw_and_measure_later(name: str) -> None:
     assert not [top for top in sorted(tops) if top.startswith(heavy)]
 
 
+FAULTS = """
+import resource
+from hftune.terminal import verb
+verb("doctor")
+import torch
+torch.zeros(12_000_000)
+begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.zeros(12_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
+"""
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.exists() or "[madvise]" not in LARGE_PAGES.read_text(),
+    reason="the system gives no large pages, or gives them unasked",
+)
+@pytest.mark.parametrize(("said", "large"), [(None, True), ("0", False)])
+def test_a_verb_asks_for_large_pages_unless_the_environment_says_otherwise(
+    said: str | None, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46 MiB are 11,719 pages of 4 KiB, and mostly pages of 2 MiB where those are asked for."""
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", said)
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+    )
+    assert (int(done.stdout) < 6_000) == large
+
+
 def test_what_a_verb_imports_is_kept_for_good() -> None:
     gc.unfreeze()
     try:
