@@ -289,13 +289,19 @@ def _write_end(
     weights: dict[str, Tensor] | None,
 ) -> None:
     from hftune.report.curves import draw_curves
+    from hftune.report.gradient_flow import draw_gradient_flow, layer_norms, verdict
 
     adapter = isinstance(model, PeftModel)
     facts = model_facts(plan)
     card = model_card(facts, metrics, adapter=adapter)
     atomic_write_json(run.path / "metrics.json", metrics)
     lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    draw_curves([json.loads(line) for line in lines], run.path / "plots")
+    log = [json.loads(line) for line in lines]
+    draw_curves(log, run.path / "plots")
+    norms = layer_norms(log)
+    draw_gradient_flow(norms, run.path / "plots")
+    if wrong := verdict(norms):
+        warn(wrong)
     # Last, since a run with a model is a finished one.
     save_model(run.model_path, model, plan.tokenizer, facts, card, weights)
     print_samples(samples)
