@@ -125,6 +125,16 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
         BALANCED,
         {"data": {"token_budget": 60}, "training": {"per_device_train_batch_size": None}},
     ),
+    # Run once by the first process, and looked up by both; one process alone runs it in every step.
+    "frozen layer kept": (
+        "text-classification",
+        BALANCED,
+        {
+            "method": {"name": "freeze", "freeze_layers": 0},
+            "data": {"cache_trunk": True},
+            "evaluation": {"gap": True},
+        },
+    ),
     # An odd number of optimizer groups to the epoch: the stream begins again inside a group.
     "stream": ("text-generation", "cross_entropy", {"data": STREAM, "training": {"max_steps": 9}}),
 }
@@ -222,15 +232,17 @@ def recipe(
         **({"distillation": {"teacher": str(teacher or model), **more["distillation"]}}
            if "distillation" in more else {}),
         "training": training,
-        **{name: more[name] for name in ("initialization", "regularization") if name in more},
+        **{name: more[name] for name in ("initialization", "regularization", "evaluation")
+           if name in more},
     }  # fmt: skip
 
 
 def train_alone(sections: dict[str, Any]) -> None:
-    """Train in this process with twice the accumulation."""
+    """Train in this process with twice the accumulation, and no layer left out."""
     groups = 2 * sections["training"].get("gradient_accumulation_steps", 1)
     training = {**sections["training"], "gradient_accumulation_steps": groups, "use_cpu": True}
-    hftune.train(hftune.Recipe(**{**sections, "training": training}))
+    data = {**sections["data"], "cache_trunk": False}
+    hftune.train(hftune.Recipe(**{**sections, "training": training, "data": data}))
 
 
 def start(*command: str) -> str:
