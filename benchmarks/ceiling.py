@@ -28,8 +28,6 @@ from speed import BATCH, STEPS, WARM, Clock, made
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hftune.terminal import take_large_pages
-
 SIDES = ("hftune", "bare", "matrices")
 WORKS = {"classification": 0.62, "sft": 0.70}
 OVERHEAD = 1.03
@@ -53,7 +51,7 @@ def main() -> None:
         for work in options.works:
             for side in SIDES:
                 cells.measure(
-                    lambda w=work, s=side: in_a_process(__file__, w, s),
+                    lambda w=work, s=side: in_a_process(__file__, w, s, ours=True),
                     work=work,
                     side=side,
                     round=number,
@@ -63,7 +61,6 @@ def main() -> None:
 
 def measure(work: str, side: str) -> float:
     """Return the CPU seconds of a step, the mean over those after WARM."""
-    take_large_pages()
     torch.set_num_threads(1)
     how = {"hftune": of_a_run, "bare": of_a_loop, "matrices": of_matrices}[side]
     with (

@@ -16,6 +16,7 @@ kept is not run again. The machine may be shared: read the ratios.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from statistics import median
 from typing import Any
 
 from fidelity.cells import RESULTS, Cell, Cells
+
+from hftune.terminal import LARGE_PAGES
 
 SETTINGS: dict[str, Any] = {
     "model": "demo:smollm2",
@@ -137,7 +140,8 @@ def run_side(side: str, task: Path, environments: Path) -> Cell:
     name = SIDES[side]
     python = sys.executable if name is None else str(environment(name, environments / name))
     command = [python, str(Path(__file__).with_name("peers_side.py")), side, str(task)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    variables = {**os.environ, **(LARGE_PAGES if side.startswith("hftune") else {})}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     if ran.returncode:
         raise SystemExit(f"{side}: {ran.stderr[-3000:]}")
     cell: Cell = json.loads(ran.stdout.splitlines()[-1])

@@ -194,11 +194,9 @@ def with_llamafactory(task: dict[str, Any], folder: str, clock: Clock, side: str
 
 
 def with_hftune(task: dict[str, Any], folder: str, clock: Clock, side: str) -> None:
-    """``hftune.train``, with what the command line does by default."""
+    """``hftune.train``, with what it does by default."""
     import hftune
-    from hftune.terminal import take_large_pages
 
-    take_large_pages()
     given = arguments(task, folder)
     for key in ("report_to", "use_cpu", "disable_tqdm"):
         del given[key]

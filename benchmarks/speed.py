@@ -31,8 +31,6 @@ from fidelity.cells import RESULTS, Cell, Cells, in_a_process
 from torch import Tensor
 from transformers import TrainerCallback
 
-from hftune.terminal import take_large_pages
-
 WARM = 3
 #: ``sft`` is what benchmarks/ceiling.py trains beside.
 BATCH = {"classification": 16, "evaluation": 16, "sft": 8}
@@ -61,8 +59,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         work, side, path, threads = options.one
-        if side == "hftune":
-            take_large_pages()  # as the command line does
         torch.set_num_threads(int(threads))
         print(json.dumps(measure(work, side, path)))
         return
@@ -74,7 +70,9 @@ def main() -> None:
         for work in options.works:
             for side in SIDES[work]:
                 cells.measure(
-                    lambda w=work, s=side: in_a_process(__file__, w, s, path, threads),
+                    lambda w=work, s=side: in_a_process(
+                        __file__, w, s, path, threads, ours=s == "hftune"
+                    ),
                     data=data, threads=options.threads, work=work, side=side, round=number,
                 )  # fmt: skip
     cells.tell(summary(cells))

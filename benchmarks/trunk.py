@@ -55,7 +55,7 @@ def main() -> None:
         for work in options.works:
             for side in SIDES:
                 cells.measure(
-                    lambda w=work, s=side: in_a_process(__file__, w, s),
+                    lambda w=work, s=side: in_a_process(__file__, w, s, ours=s == "hftune"),
                     work=work,
                     side=side,
                     round=number,
@@ -65,13 +65,10 @@ def main() -> None:
 
 def measure(work: str, side: str) -> Cell:
     """Train, and return CPU seconds and the last loss that was logged."""
-    from hftune.terminal import take_large_pages
     from hftune.training.build import build_model, build_trainer, without_padding
     from hftune.training.prepare import prepare
     from hftune.training.trunk import kept_trunk
 
-    if side == "hftune":
-        take_large_pages()  # as the command line does
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="trunk-") as folder:
         plan = prepare(recipe(work, folder))

@@ -20,12 +20,16 @@ from hftune.core.console import is_main_process, say
 from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
+#: Has PyTorch ask Linux for pages of 2 MiB; it looks as it is imported. A tensor of tens of
+#: megabytes, such as the gradient of an embedding, is mapped anew in every step, and in pages of
+#: 4 KiB that takes longer than to compute with it.
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 HEAD_START = 10.0  # seconds; a process takes some to end
 
 
 def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
     """Return the recipe in a file or run folder, with overrides laid over it."""
-    quieten()  # where its fields are read for the first time, libraries are imported
+    prepare_libraries()  # where its fields are read for the first time, libraries are imported
     from hftune.recipe.recipe import Recipe
 
     if resume and overrides:
@@ -82,8 +86,7 @@ def say_next(*command: str | Path) -> None:
 
 def verb(name: str) -> Callable[..., Any]:
     """Import a verb's function; from here on it costs what torch costs."""
-    quieten()
-    take_large_pages()
+    prepare_libraries()
     with _kept_for_good():
         from importlib import import_module
 
@@ -114,17 +117,13 @@ def _kept_for_good() -> Iterator[None]:
         gc.enable()
 
 
-def take_large_pages() -> None:
-    """Have PyTorch ask Linux for pages of 2 MiB; it looks before its first large tensor.
+def prepare_libraries() -> None:
+    """Keep what libraries say at import and at work out of hftune's own words.
 
-    A tensor of tens of megabytes, such as the gradient of an embedding, is mapped anew in every
-    step, and in pages of 4 KiB that takes longer than to compute with it.
+    What else they read from the environment as they are imported is said here, too.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
-def quieten() -> None:
-    """Keep what libraries say at import and at work out of hftune's own words."""
+    for key, value in LARGE_PAGES.items():
+        os.environ.setdefault(key, value)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -178,7 +177,7 @@ def launch(
     options = launcher.launch_options(
         config, arguments, mixed_precision=mixed_precision, num_processes=num_processes
     )
-    quieten()
+    prepare_libraries()
     sys.exit(launcher.launch(options))
 
 

@@ -7,6 +7,7 @@ Several processes may fill one file, since it is read again before a cell is beg
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from statistics import mean
 from typing import Any
 
 from hftune.core.files import atomic_write_json
+from hftune.terminal import LARGE_PAGES
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 RESULTS = BENCHMARKS / "results"
@@ -25,10 +27,18 @@ PACKAGES = ("hftune", "torch", "transformers", "peft", "accelerate", "datasets")
 Cell = dict[str, Any]
 
 
-def in_a_process(script: str, *words: str) -> Cell:
-    """Return the cell that a script prints last when it is asked for one, in its own process."""
+def in_a_process(script: str, *words: str, ours: bool = False) -> Cell:
+    """Return the cell that a script prints last when it is asked for one, in its own process.
+
+    Args:
+        script: A benchmark.
+        words: What is asked for.
+        ours: Whether PyTorch takes large pages, as the command line of hftune asks it to.
+    """
     command = [sys.executable, script, "--one", *words]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    environment = {**os.environ, **(LARGE_PAGES if ours else {})}
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    output = ran.stdout
     cell: Cell = json.loads(output.splitlines()[-1])
     return cell
 

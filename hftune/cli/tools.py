@@ -8,7 +8,7 @@ import typer
 
 from hftune.cli.app import app
 from hftune.core.errors import HftuneError
-from hftune.terminal import quieten, show
+from hftune.terminal import prepare_libraries, show
 
 
 @app.command(name="list")
@@ -48,7 +48,7 @@ def list_(
             raise HftuneError(
                 f"--plot: it draws {' or '.join(drawn)}", hint="hftune list schedules --plot ..."
             )
-        quieten()
+        prepare_libraries()
         drawn[kind](plot)
     lines = listing(entries) if kind else f"{listing(entries)}\n\n{counted(entries)}"
     show(entries if as_json else lines)
@@ -85,7 +85,7 @@ def doctor(
     """
     from hftune.commands.doctor import doctor, report
 
-    quieten()
+    prepare_libraries()
     findings = doctor()
     show(findings if as_json else report(findings))
     if any(finding.state == "broken" for finding in findings):

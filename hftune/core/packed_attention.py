@@ -53,14 +53,19 @@ class Packing:
     def pack(self, padded: Tensor) -> Tensor:
         """Return the tokens alone, ``(B or 1, T, ...)`` to ``(1, N, ...)``."""
         if padded.shape[0] == 1 and self.here.shape[0] > 1:  # one row stands for all
-            return padded[0, self.places % self.width][None]
-        return padded.flatten(0, 1)[self.places][None]
+            return padded[0].index_select(0, self.places % self.width)[None]
+        return padded.flatten(0, 1).index_select(0, self.places)[None]
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Return them at their places, ``(1, N, ...)`` to ``(B, T, ...)``, zero at padding."""
         padded = packed.new_zeros(self.here.numel(), *packed.shape[2:])
         padded = padded.index_copy(0, self.places, packed[0])
         return padded.view(*self.here.shape, *packed.shape[2:])
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """Where each row ends among the tokens, and 0 before them, shape ``(B + 1,)``, int32."""
+        return F.pad(self.here.sum(1).cumsum(0), (1, 0)).int()
 
     @cached_property
     def mask(self) -> Tensor:
@@ -71,11 +76,8 @@ class Packing:
     @cached_property
     def masks(self) -> list[Tensor]:
         """Which tokens of a row see which, for each row that has any, shape ``(1, 1, n, n)``."""
-        return [
-            self.mask[row : row + 1, :, tokens][..., tokens]
-            for row, tokens in enumerate(self.here)
-            if tokens.any()
-        ]
+        rows = self.here.any(1).nonzero().flatten().tolist()
+        return [self.mask[row : row + 1, :, self.here[row]][..., self.here[row]] for row in rows]
 
     @cached_property
     def window(self) -> tuple[int, int] | None:
@@ -85,19 +87,14 @@ class Packing:
         """
         if not self.patterned:
             return (-1, 0) if self.causal else (-1, -1)
-        longest = max(self.masks, key=len_of)[0, 0]
-        places = torch.arange(len(longest), device=longest.device)
-        later = places - places[:, None]
-        seen = later[longest]
-        left, right = -int(seen.min()), int(seen.max())
-        band = (later >= -left) & (later <= right)
-        fits = [(mask[0, 0] == band[: len_of(mask), : len_of(mask)]).all() for mask in self.masks]
-        return (left, right) if bool(torch.stack(fits).all()) else None
-
-
-def len_of(mask: Tensor) -> int:
-    """Return the tokens of a row's mask."""
-    return mask.shape[-1]
+        rank = self.here.cumsum(1)
+        later = rank[:, None] - rank[:, :, None]  # of each token, seen from each other of its row
+        both = self.here[:, None] & self.here[:, :, None]
+        seen = self.mask[:, 0] & both
+        bounds = torch.stack([(-later * seen).max(), (later * seen).max()])
+        band = (later >= -bounds[0]) & (later <= bounds[1])
+        left, right, fits = *bounds, torch.equal(seen, band & both)
+        return (int(left), int(right)) if fits else None
 
 
 def attend(
@@ -133,7 +130,8 @@ def attend(
     if unknown:
         raise ValueError(f"its attention adds {unknown[0]}")
     packing = attention_mask
-    way = way_of(query, dropout, packing)
+    query, key, value = as_autocast(query, key, value)
+    way = way_of(query, value, dropout, packing)
     if way == "flash":
         return in_one_call(query, key, value, packing, scaling), None
     if way == "rows":
@@ -145,7 +143,18 @@ def attend(
     return packing.pack(taken), None
 
 
-def way_of(query: Tensor, dropout: float, packing: Packing) -> Way:
+def as_autocast(*parts: Tensor) -> list[Tensor]:
+    """Return them in autocast's precision, as ``scaled_dot_product_attention`` takes them there.
+
+    The kernel of :func:`in_one_call` is not known to autocast, and rotary embeddings of a model in
+    single precision leave queries and keys in it.
+    """
+    if not parts[0].is_cuda or not torch.is_autocast_enabled("cuda"):
+        return [*parts]
+    return [part.to(torch.get_autocast_dtype("cuda")) for part in parts]
+
+
+def way_of(query: Tensor, value: Tensor, dropout: float, packing: Packing) -> Way:
     """Choose how to attend."""
     if query.device.type == "cpu":
         return "rows"
@@ -155,6 +164,7 @@ def way_of(query: Tensor, dropout: float, packing: Packing) -> Way:
         and not dropout
         and query.shape[-1] <= WIDEST_HEAD
         and query.shape[-1] % HEAD_STEP == 0
+        and query.shape[-1] == value.shape[-1]
         and torch.cuda.get_device_capability(query.device) >= AMPERE
     )
     return "flash" if known and packing.window is not None else "padded"
@@ -167,8 +177,7 @@ def in_one_call(
     from torch.nn.attention import varlen
 
     assert packing.window is not None
-    ends = F.pad(packing.here.sum(1).cumsum(0), (1, 0)).int()
-    longest = max(packing.lengths)
+    ends, longest = packing.ends, max(packing.lengths)
     queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
     shared = query.shape[1] != key.shape[1]
     taken = varlen.varlen_attn(

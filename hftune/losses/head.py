@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from hftune.losses.contract import Batch, aligned, counted, forward, in_full, targets
 
-#: Logits of a chunk: 64 MiB in float32.
-CHUNK = 2**24
+#: Logits of a chunk: 64 MiB in float32; on a GPU 512, for each chunk is a pass over the head, too.
+CHUNK, CHUNK_ON_GPU = 2**24, 2**27
 
 #: Logits ``(N, C)`` and labels ``(N,)`` to a sum, shape ``()``.
 SummedLoss = Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +54,8 @@ def summed_at_labels(model: nn.Module, inputs: Batch, loss: SummedLoss) -> tuple
         inputs: With ``labels``, shape ``(B, T)``.
         loss: Of any positions; what it returns for all is the sum over parts.
     """
-    base = None if _wanted_whole.get() else _callable_alone(model)
+    whole = _wanted_whole.get() or _scales_gradients(inputs["labels"].device.type)
+    base = None if whole else _callable_alone(model)
     if base is None:
         outputs = forward(model, inputs)
         return loss(*aligned(outputs.logits, inputs["labels"], causal=True)), outputs
@@ -78,9 +79,15 @@ def summed_at_labels(model: nn.Module, inputs: Batch, loss: SummedLoss) -> tuple
         return loss(in_full(outputs.logits[0]), labels[here]), outputs
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     trained = trained if torch.is_grad_enabled() else []
-    at_once = max(CHUNK // base.config.get_text_config().vocab_size, 1)
+    chunk = chunk_size(on_cpu=reached[0].device.type == "cpu")
+    at_once = max(chunk // base.config.get_text_config().vocab_size, 1)
     in_chunks: Any = _InChunks.apply
     return in_chunks(head, loss, at_once, labels[here], reached[0], *trained), outputs
+
+
+def chunk_size(*, on_cpu: bool) -> int:
+    """Return how many logits there are at once."""
+    return CHUNK if on_cpu else CHUNK_ON_GPU
 
 
 class _InChunks(torch.autograd.Function):
@@ -100,7 +107,8 @@ class _InChunks(torch.autograd.Function):
         rows: list[Tensor] = []
         sums: list[Tensor | None] = [None] * len(trained)  # of what takes part in the pass
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        for part, meant in zip(hidden.split(at_once), labels.split(at_once), strict=True):
+        parts = zip(hidden.split(at_once), labels.split(at_once), strict=True)
+        for number, (part, meant) in enumerate(parts):
             known = part.detach().requires_grad_(of_hidden)
             with torch.set_grad_enabled(of_hidden or of_head):
                 value = loss(in_full(head(known[None])[0]), meant)
@@ -109,7 +117,8 @@ class _InChunks(torch.autograd.Function):
                 wanted = [known, *trained] if of_hidden else trained
                 found = torch.autograd.grad(value, wanted, allow_unused=True)
                 rows += found[: int(of_hidden)]
-                sums = list(map(_add, sums, found[int(of_hidden) :]))
+                add = _add if number < 2 else _add_to  # from then on it is a tensor of our own
+                sums = list(map(add, sums, found[int(of_hidden) :]))
         ctx.of_hidden = of_hidden
         ctx.save_for_backward(*([torch.cat(rows)] if of_hidden else []), *sums)
         return total
@@ -133,6 +142,12 @@ def _callable_alone(model: nn.Module) -> Any:
             alone = head is not None and not any(map(_is_sharded, head.parameters()))
             return part if alone else None
     return None
+
+
+def _scales_gradients(device: str) -> bool:
+    """Whether gradients must be scaled before they are computed, which those of a chunk are not."""
+    in_half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    return torch.is_grad_enabled() and in_half == torch.float16
 
 
 def _is_plain(base: PreTrainedModel, head: nn.Module, inputs: Batch) -> bool:
@@ -178,6 +193,10 @@ def _device_state(device: torch.device) -> Tensor:
 
 def _add(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
+
+
+def _add_to(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one.add_(other)
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:

@@ -64,6 +64,7 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
     if arguments.fp16 and on_cpu:
         raise RecipeError(["training.fp16: fp16 does nothing on a CPU; leave it out"])
     _settle_names(arguments, named)
+    _settle_tf32(arguments)
     if arguments.n_gpu > 1:
         say(f"using one of {arguments.n_gpu} GPUs; --accelerate multi_gpu uses all of them")
         arguments._n_gpu = 1
@@ -78,6 +79,15 @@ def _choose_kernels(given: dict[str, Any], launch: Launch) -> None:
     if given.get("use_liger_kernel"):  # its losses replace the forward pass of a model
         chosen = given.get("liger_kernel_config") or {}
         given["liger_kernel_config"] = {**dict.fromkeys(LIGER_LOSSES, False), **chosen}
+
+
+def _settle_tf32(arguments: TrainingArguments) -> None:
+    """Say how single precision multiplies; Transformers does so once a process for each answer."""
+    if arguments.device.type != "cuda":
+        return
+    torch.backends.fp32_precision = "tf32" if arguments.tf32 else "ieee"  # type: ignore[attr-defined]
+    if arguments.tf32 and arguments.torch_compile:  # whose tuning asks by the older name
+        torch.set_float32_matmul_precision("high")
 
 
 def _names_of_our_own(given: dict[str, Any]) -> dict[str, str]:

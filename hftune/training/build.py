@@ -28,6 +28,7 @@ from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mea
 from hftune.initialization.model import Facts, initialize
 from hftune.losses.distillation.loss import Distillation
 from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.training.arguments import mixed_precision
 from hftune.training.backward import NoInputGradients
 from hftune.training.batching import padded_by_run
 from hftune.training.curriculum.stages import Stages
@@ -230,14 +231,15 @@ def _generalization(plan: Plan) -> GeneralizationGap | None:
 def weight_dtype(plan: Plan) -> Any:
     """Return the type that the weights are loaded in.
 
-    ``auto`` means float32 where weights themselves train, or where a CPU would run anything else
-    many times slower; a frozen base on an accelerator keeps the checkpoint's type.
+    ``auto`` means float32 where weights themselves train, where a CPU would run anything else many
+    times slower, and where nothing else is computed in half precision; a frozen base on an
+    accelerator keeps the checkpoint's type under mixed precision.
     """
     dtype = plan.recipe.model.dtype
     if dtype != "auto":
         return getattr(torch, dtype)
-    on_cpu = plan.arguments.device.type == "cpu"
-    return "auto" if plan.method.saves_adapter and not on_cpu else torch.float32
+    halved = plan.arguments.device.type != "cpu" and mixed_precision(plan.arguments) != "no"
+    return "auto" if plan.method.saves_adapter and halved else torch.float32
 
 
 def parameter_counts(model: nn.Module | None) -> dict[str, int]:

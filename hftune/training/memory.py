@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hftune.losses.head import CHUNK
+from hftune.losses.head import chunk_size
 from hftune.training.activations import kept_bytes
 
 FLOAT32, HALF = 4, 2
 ADAM_BYTES = 8
+#: What activations take under autocast, of those in float32: residuals, norms and rotary embeddings
+#: stay as they are. Between quantized layers, which return what they get, nearly all do.
+MIXED, MIXED_QUANTIZED = 0.65, 0.9
 #: A chunk of logits, the same in float32, and their gradient.
 LOGITS_AT_ONCE = 3
 
@@ -52,7 +55,7 @@ def estimate_memory(
     rows: int,
     length: int,
     bytes_per_weight: float = FLOAT32,
-    bytes_per_activation: int = FLOAT32,
+    mixed_precision: bool = False,
     state_bytes: float = ADAM_BYTES,
     recompute: bool = False,
     whole_logits: bool = False,
@@ -65,7 +68,7 @@ def estimate_memory(
         length: Tokens that a row takes of the layers.
         bytes_per_weight: Of a frozen weight, 4 for float32. Below 2 it is that of quantized linear
             layers, 0.5 for 4-bit, and all else is float32.
-        bytes_per_activation: 4, or 2 under mixed precision.
+        mixed_precision: Whether autocast computes in half precision.
         state_bytes: What the optimizer and an average keep of each weight that trains.
         recompute: Whether activations are checkpointed.
         whole_logits: Whether a language model computes its logits at once, and not in chunks.
@@ -74,11 +77,16 @@ def estimate_memory(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     small = _linear_weights(model) if bytes_per_weight < HALF else every - trained
     frozen = small * bytes_per_weight + (every - trained - small) * FLOAT32
+    activations = _activations(model, rows, length, recompute)
+    if mixed_precision:
+        quantized = bytes_per_weight < HALF
+        activations = round(activations * (MIXED_QUANTIZED if quantized else MIXED))
+        activations += _copies_in_half(model, frozen_too=bytes_per_weight == FLOAT32)
     return MemoryEstimate(
         weights=round(frozen) + trained * FLOAT32,
         gradients=trained * FLOAT32,
         optimizer=round(trained * state_bytes),
-        activations=_activations(model, rows, length, recompute) * bytes_per_activation // FLOAT32,
+        activations=activations,
         logits=_logits(model, rows * length, whole_logits),
     )
 
@@ -101,8 +109,15 @@ def _logits(model: Any, tokens: int, whole: bool) -> int:
     if head is None:
         return 0
     logits = tokens * int(model.config.get_text_config().vocab_size)
+    chunk = chunk_size(on_cpu=not torch.accelerator.is_available())
     of_head: int = sum(p.numel() for p in head.parameters() if p.requires_grad)
-    return FLOAT32 * (LOGITS_AT_ONCE * (logits if whole else min(logits, CHUNK)) + of_head)
+    return FLOAT32 * (LOGITS_AT_ONCE * (logits if whole else min(logits, chunk)) + of_head)
+
+
+def _copies_in_half(model: Any, *, frozen_too: bool) -> int:
+    """Bytes of what autocast makes of linear layers' weights, and keeps for the backward pass."""
+    layers = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
+    return HALF * sum(weight.numel() for weight in layers if weight.requires_grad or frozen_too)
 
 
 def _linear_weights(model: Any) -> int:

@@ -15,6 +15,7 @@ from hftune.core.console import say, warn
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.losses.focal import Focal
 from hftune.methods import method_row
+from hftune.training.agreement import once
 from hftune.training.arguments import mixed_precision
 from hftune.training.batching import always_padded
 from hftune.training.build import weight_dtype
@@ -39,7 +40,8 @@ def say_outlook(plan: Plan) -> None:
         f"{', tf32' if arguments.tf32 else ''}; optimizer: "
         f"{getattr(arguments.optim, 'value', arguments.optim)}"
     )
-    estimate, available = plan_memory(plan), device_memory(plan)
+    # One process decides for all, which must agree on what is recomputed.
+    estimate, available = plan_memory(plan), once(arguments, lambda: device_memory(plan))
     if estimate is None:
         say("memory for training: not known before the weights are there, with this method")
         return
@@ -63,21 +65,24 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         return None
     dtype = weight_dtype(plan)
     quantization = plan.recipe.model.quantization or {}
-    per_weight = 4.0 if dtype == "auto" else float(dtype.itemsize)
+    if dtype == "auto":
+        dtype = getattr(plan.config, "dtype", None) or torch.float32
+    per_weight = float(dtype.itemsize)
     if quantization.get("load_in_4bit"):  # and a constant for each 64 weights
         doubly = quantization.get("bnb_4bit_use_double_quant")
         per_weight = 0.516 if doubly else 0.5625
     elif quantization.get("load_in_8bit"):
         per_weight = 1.0
-    half = mixed_precision(plan.arguments) != "no"
-    whole = not isinstance(plan.loss, IN_CHUNKS) or plan.arguments.torch_compile
+    half = mixed_precision(plan.arguments)
+    in_chunks = isinstance(plan.loss, IN_CHUNKS) and half != "fp16"
+    whole = not in_chunks or plan.arguments.torch_compile
     rows, length = largest_batch(plan)
     estimate = estimate_memory(
         plan.adapted,
         rows=rows,
         length=length,
         bytes_per_weight=per_weight,
-        bytes_per_activation=torch.bfloat16.itemsize if half else torch.float32.itemsize,
+        mixed_precision=half != "no",
         state_bytes=plan.optimization.state_bytes + plan.regularization.state_bytes,
         recompute=plan.context().gradient_checkpointing,
         whole_logits=whole or plan.launch.sharding is not None,

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hftune.core.packed_attention import Packing, way_of
+from hftune.core.packed_attention import Packing, as_autocast, way_of
 
 HERE = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
 
@@ -65,7 +66,23 @@ def test_plain_rows_have_no_bounds(causal: bool, window: tuple[int, int]) -> Non
 
 def test_a_cpu_takes_row_by_row() -> None:
     packing = Packing(HERE, HERE.flatten().nonzero()[:, 0], [5, 3], causal=True)
-    assert way_of(torch.zeros(1, 2, 8, 8, dtype=torch.bfloat16), 0.0, packing) == "rows"
+    query = torch.zeros(1, 2, 8, 8, dtype=torch.bfloat16)
+    assert way_of(query, query, 0.0, packing) == "rows"
+
+
+def test_autocast_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotary embeddings leave single precision, which ``scaled_dot_product_attention`` would cast.
+
+    The tensors of a GPU have no data here, and there is no autocast for them: its word is given.
+    """
+    with FakeTensorMode():
+        single = torch.zeros(2, device="cuda")
+        parts = single, single.bfloat16()
+        assert [part.dtype for part in as_autocast(*parts)] == [torch.float32, torch.bfloat16]
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+        monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+        assert {part.dtype for part in as_autocast(*parts)} == {torch.bfloat16}
+    assert as_autocast(torch.zeros(2))[0].dtype == torch.float32  # row by row, as it comes
 
 
 @pytest.mark.gpu
@@ -89,4 +106,13 @@ def test_a_gpu_takes_its_kernel_where_that_knows_the_case(
     way: str,
 ) -> None:
     query = torch.zeros(1, 2, 8, width, dtype=dtype, device="cuda")
-    assert way_of(query, dropout, patterned(lambda q, k: (k <= q) & seen(q, k))) == way
+    packing = patterned(lambda q, k: (k <= q) & seen(q, k))
+    assert way_of(query, query, dropout, packing) == way
+
+
+@pytest.mark.gpu
+def test_values_of_another_width_are_padded() -> None:
+    query = torch.zeros(1, 2, 8, 64, dtype=torch.bfloat16, device="cuda")
+    packing = Packing(HERE.cuda(), HERE.flatten().nonzero()[:, 0].cuda(), [5, 3], causal=True)
+    assert way_of(query, query, 0.0, packing) == "flash"
+    assert way_of(query, query[..., :32], 0.0, packing) == "padded"

@@ -58,7 +58,7 @@ def test_the_ways_of_a_gpu_give_the_same(name: str, monkeypatch: pytest.MonkeyPa
     """Its kernel stands here in plain words, and in padded places what it does not know."""
     taken: list[str] = []
 
-    def choose(query: Tensor, dropout: float, packing: Any) -> str:
+    def choose(query: Tensor, value: Tensor, dropout: float, packing: Any) -> str:
         taken.append("flash" if packing.window is not None else "padded")
         return taken[-1]
 
@@ -257,6 +257,26 @@ def test_the_kernel_for_rows_of_any_length(name: str, monkeypatch: pytest.Monkey
     for key, one in exact_gradients.items():
         least = apart(padded_gradients[key], one)
         assert apart(packed_gradients[key], one) < 2 * least + 1e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ON_GPU)
+def test_the_kernel_serves_under_autocast(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in single precision, as in full fine-tuning, with rotary embeddings or without."""
+    fields = {**FAMILIES[name], "hidden_size": 128, "intermediate_size": 256}
+    fields |= {"head_dim": 32} if "head_dim" in fields else {}
+    model = make(name, fields).cuda()
+    batch = {key: value.cuda() for key, value in rows(model).items()}
+    ways: list[str] = []
+    choose = packed_attention.way_of
+    noted = lambda *given: ways.append(choose(*given)) or ways[-1]  # noqa: E731
+    monkeypatch.setattr(packed_attention, "way_of", noted)
+    with torch.autocast("cuda", torch.bfloat16):
+        padded, _ = answer(model, batch)
+        with padding_free(model, True):
+            packed, _ = answer(model, batch)
+    assert set(ways) == {"flash"}
+    assert float((packed - padded).norm() / padded.norm()) < 2e-2
 
 
 @pytest.mark.gpu

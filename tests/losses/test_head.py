@@ -211,3 +211,20 @@ def test_a_model_without_a_head_of_words_is_run_whole() -> None:
 
     model, loss, batch = Own(), make_loss("plain"), rows()
     torch.testing.assert_close(loss.total(model, batch)[0], whole(model, loss, batch))
+
+
+def test_gradients_that_must_be_scaled_are_not_taken_at_once() -> None:
+    """What float16 cannot hold is finite behind a small enough scale, as without chunks."""
+    model, loss, batch = make("head trains").float(), make_loss("plain"), rows()
+    batch["labels"] = torch.full_like(batch["labels"], 3)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(8e3)
+        model.lm_head.weight.mul_(1e-4)
+    for scale, fits in ((1.0, False), (1e-3, True)):
+        with torch.autocast("cpu", torch.float16):
+            due, (total, _) = whole(model, loss, batch), loss.total(model, batch)
+        expected, found = (gradients(model, scale * one) for one in (due, total))
+        assert all(one.isfinite().all() for one in expected.values()) == fits
+        if fits:
+            for key, one in expected.items():
+                torch.testing.assert_close(found[key], one, msg=key)

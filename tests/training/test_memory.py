@@ -222,5 +222,21 @@ def test_activations_grow_with_the_batch() -> None:
     one = estimate_memory(model, rows=1, length=LENGTH).activations
     four = estimate_memory(model, rows=4, length=LENGTH).activations
     assert four == pytest.approx(4 * one, rel=0.01)
-    half = estimate_memory(model, rows=1, length=LENGTH, bytes_per_activation=2)
-    assert half.activations == one // 2
+
+
+def test_autocast_halves_a_part_and_keeps_copies_of_weights() -> None:
+    """What linear layers multiply by is kept in half precision, too, where it is not so anyway."""
+    model = classifier()
+    linear = sum(part.weight.numel() for part in model.modules() if isinstance(part, nn.Linear))
+    single, mixed = (
+        estimate_memory(model, rows=ROWS, length=LENGTH, mixed_precision=mixed).activations
+        for mixed in (False, True)
+    )
+    assert mixed == pytest.approx(0.65 * single + 2 * linear, rel=1e-6)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.classifier.weight.requires_grad_(True)
+    known = {"rows": ROWS, "length": LENGTH, "mixed_precision": True}
+    halved = estimate_memory(model, bytes_per_weight=2, **known).activations
+    whole = estimate_memory(model, bytes_per_weight=4, **known).activations
+    assert whole - halved == 2 * (linear - model.classifier.weight.numel())
