@@ -141,10 +141,9 @@ class HftuneTrainer(WholeCheckpoints):
         """Return the batches of one optimizer step and their denominator over all ranks."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self.throughput.begin(batches)
-        denominator = torch.zeros((), dtype=torch.float64)
+        denominator = torch.zeros((), dtype=_float_of(device), device=device)
         for batch in batches:
             denominator = denominator + self.loss.denominator(batch).to(denominator)
-        denominator = denominator.to(device, _float_of(device))
         if self.args.world_size > 1:
             denominator = self.accelerator.reduce(denominator, reduction="sum")
         denominator = torch.where(denominator > 0, denominator, torch.ones_like(denominator))
