@@ -102,9 +102,15 @@ def class_weight_tensor(
     """
     if isinstance(weights, str):
         return _counted_weights(weights, torch.tensor(counts, dtype=torch.float64), beta)
+    if not weights:
+        raise HftuneError("loss.class_weights: no weight is given", hint="leave it out")
     given = label_weights("loss.class_weights", weights, classes)
     if given.min() < 0 or given.max() == 0:
-        raise HftuneError("loss.class_weights: weights must not be negative, nor all of them zero")
+        least = int(given.argmin())
+        raise HftuneError(
+            "loss.class_weights: weights must not be negative, nor all of them zero; "
+            f"{classes[least]} has {given[least]:g}"
+        )
     return given
 
 

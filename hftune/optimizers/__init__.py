@@ -64,7 +64,8 @@ _SCHEDULE_FREE: dict[str, Any] = {
     "package": "schedulefree",
     "args": {"weight_lr_power": NUMBER, "r": NUMBER},
 }
-_SGD: dict[str, Schema] = {"momentum": NOT_NEGATIVE, "dampening": NUMBER, "nesterov": SWITCH}
+MOMENTUM: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+_SGD: dict[str, Schema] = {"momentum": MOMENTUM, "dampening": NUMBER, "nesterov": SWITCH}
 
 OPTIMIZERS = {
     "adamw_torch": OptimizerRow(summary="AdamW of PyTorch, one tensor after the other.", **_ADAMW),

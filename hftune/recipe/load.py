@@ -93,11 +93,16 @@ def _plain(node: Any, path: KeyPath, source: Source) -> Any:
     if isinstance(node, CommentedMap):
         for key in node:
             source.places[(*path, key)] = f"{source.name}:{node.lc.key(key)[0] + 1}"
-        return {key: _plain(value, (*path, key), source) for key, value in node.items()}
+        return {_bare(key): _plain(value, (*path, key), source) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
         for index in range(len(node)):
             source.places[(*path, index)] = f"{source.name}:{node.lc.item(index)[0] + 1}"
         return [_plain(value, (*path, index), source) for index, value in enumerate(node)]
+    return _bare(node)
+
+
+def _bare(node: Any) -> Any:
+    """Return a scalar, or a key, without what ruamel remembers of how it was written."""
     for plain in (bool, int, float, str):
         if isinstance(node, plain):
             return plain(node)

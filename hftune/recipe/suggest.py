@@ -6,6 +6,8 @@ from difflib import get_close_matches
 
 #: Names of other tools and of older versions -> what the same thing is called here.
 RENAMED = {
+    "AdamW": "adamw_torch",
+    "adamw": "adamw_torch",
     "alpha": "lora_alpha",
     "batch_size": "per_device_train_batch_size",
     "dropout": "lora_dropout",
@@ -13,8 +15,12 @@ RENAMED = {
     "patience": "early_stopping_patience",
     "epochs": "num_train_epochs",
     "evaluation_strategy": "eval_strategy",
+    "glorot_normal": "xavier_normal",
+    "glorot_uniform": "xavier_uniform",
     "grad_accum": "gradient_accumulation_steps",
     "group_by_length": "train_sampling_strategy",
+    "he_normal": "kaiming_normal",
+    "he_uniform": "kaiming_uniform",
     "lora_r": "r",
     "lr": "learning_rate",
     "lr_scheduler": "lr_scheduler_type",

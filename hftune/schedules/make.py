@@ -16,6 +16,8 @@ from hftune.schedules.factors import Factor, Span
 from hftune.schedules.measuring import WarmedGreedy, WarmedPlateau
 
 SAMPLE = Span(total=100, warmup=10, epoch=25)
+#: They fall to a rate that is given; what rises to it is none.
+MIN_LR = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 MEASURING = {"reduce_lr_on_plateau": WarmedPlateau, "greedy": WarmedGreedy}
 
 
@@ -39,7 +41,7 @@ def make_schedule(
     Raises:
         ValueError: The options contradict each other, or the schedule is longer than the run.
     """
-    if span.warmup >= span.total > 1:
+    if span.warmup >= span.total:
         raise ValueError(
             f"training.warmup_steps: {span.warmup} optimizer steps are all of the {span.total} of "
             "the run, or more"
@@ -58,6 +60,8 @@ def make_schedule(
         _check_stages(span, kwargs)
     if name == "cosine_with_restarts" and kwargs.get("num_cycles", 1) > span.total - span.warmup:
         raise ValueError(f"num_cycles: more than the {span.total - span.warmup} optimizer steps")
+    if name in MIN_LR:
+        _check_floor(optimizer, kwargs)
     return get_scheduler(name, optimizer, span.warmup, span.total, dict(kwargs))
 
 
@@ -99,6 +103,12 @@ def sample_rates(name: str, span: Span = SAMPLE) -> list[float]:
 def idle_optimizer(rate: float) -> Optimizer:
     """Return an optimizer of one number, to try a schedule on."""
     return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def _check_floor(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> None:
+    rate = max(float(group["lr"]) for group in optimizer.param_groups)
+    if (kwargs.get("min_lr") or 0) >= rate:
+        raise ValueError(f"min_lr: {kwargs['min_lr']:g} is not below the learning rate, {rate:g}")
 
 
 def _check_stages(span: Span, kwargs: Mapping[str, Any]) -> None:

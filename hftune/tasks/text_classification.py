@@ -203,7 +203,8 @@ class TextClassification(Task):
             raise HftuneError(
                 f"the {part} rows have labels that training does not know: "
                 f"{shown(sorted(unknown))}; row {self._first_of(unknown, rows)[0]} has the first",
-                hint=f"known labels: {shown(self.label_names)}",
+                hint=f"known labels: {shown(self.label_names)}; data.label_names says all of them, "
+                "where rows were left out",
             )
 
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:

@@ -59,10 +59,16 @@ def settle_best_metric(recipe: Recipe, arguments: TrainingArguments, task: Task)
             [f"training.metric_for_best_model: unknown metric {given!r}{near}"],
             hint=f"metrics: {', '.join(task.metric_names)}",
         )
+    higher = recipe.training.get("greater_is_better")
+    known = None if external else metric not in LOWER_IS_BETTER
+    if None not in (higher, known) and higher != known:
+        raise RecipeError(
+            [f"training.greater_is_better: the {'higher' if known else 'lower'} the {metric}, the "
+             "better; leave it out"]
+        )  # fmt: skip
     if arguments.metric_for_best_model is not None:
         arguments.metric_for_best_model = metric
-        higher = recipe.training.get("greater_is_better")
-        arguments.greater_is_better = metric not in LOWER_IS_BETTER if higher is None else higher
+        arguments.greater_is_better = known if higher is None else higher
 
 
 def loss_choice_of(recipe: Recipe, task: Task) -> Choice:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checked run that only lacks its weights."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainingArguments,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from hftune.core.console import number_of
 from hftune.data import report
@@ -189,7 +191,34 @@ class Plan:
             rows = number_of(empty, "training row has", "training rows have")
             remarks.append(f"{rows} an empty text")
         remarks += self.optimization.remarks(self.span, self.arguments.learning_rate)
+        remarks += self._never_reached()
         return [*remarks, *self.task.remarks(self.parts.train), *report.remarks(self.data_report)]
+
+    def _never_reached(self) -> Iterator[str]:
+        """What waits longer than the run lasts."""
+        total, patience = self.span.total, self.recipe.training.get("early_stopping_patience")
+        evaluations = self._evaluations()
+        if patience is not None and patience >= evaluations:
+            yield (
+                f"training.early_stopping_patience: {patience}, and the run has "
+                f"{number_of(evaluations, 'evaluation', 'evaluations')}, so it cannot end early"
+            )
+        teaching = self.recipe.distillation
+        if teaching is not None and teaching.warmup_steps >= max(total, 1):
+            yield (
+                f"distillation.warmup_steps: {teaching.warmup_steps:g}, and the run has {total} "
+                "optimizer steps, so alpha never reaches its value"
+            )
+
+    def _evaluations(self) -> int:
+        """How many evaluations the run has while it trains."""
+        arguments, span = self.arguments, self.span
+        if arguments.eval_strategy == IntervalStrategy.STEPS:
+            every = arguments.eval_steps or 1
+            return span.total // int(every if every >= 1 else max(1, math.ceil(span.total * every)))
+        if arguments.eval_strategy == IntervalStrategy.EPOCH and span.epoch:
+            return math.ceil(span.total / span.epoch)
+        return 0
 
     def num_classes(self) -> int:
         """Return how many classes the model's head tells apart."""

@@ -125,7 +125,7 @@ def sweep(
         raise RunError(
             f"the loss diverged after {len(losses)} of {steps} optimizer steps, at a rate of "
             f"{rate_at(max(len(losses), 1), start, end, steps):.1e}",
-            hint="a lower --start",
+            hint=f"more --steps, a lower --end, or a lower --start than {start:.1e}",
         )
     rates = [rate_at(step, start, end, steps) for step in range(len(losses))]
     return read_sweep(rates, losses, planned=steps, stopped=watch.stopped)

@@ -23,7 +23,10 @@ def span_of(arguments: TrainingArguments, batches: int | None, total: int | None
         assert epoch is not None, "a stream needs max_steps"
         epochs: float = arguments.num_train_epochs
         total = math.ceil(epoch * epochs)
-    return Span(total, int(arguments.get_warmup_steps(total)), epoch)
+    warmup = int(arguments.get_warmup_steps(total))
+    if arguments.warmup_steps < 1:  # a share, rounded up, which leaves the last step its rate
+        warmup = min(warmup, total - 1)
+    return Span(total, warmup, epoch)
 
 
 def batches_per_epoch(arguments: TrainingArguments, rows: int) -> int:

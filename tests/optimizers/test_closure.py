@@ -67,7 +67,7 @@ def test_without_a_closure_it_says_so() -> None:
         ({"gradient_accumulation_steps": 2}, "put all rows into one batch"),
         ({"max_grad_norm": 1.0}, "which nothing clips"),
         ({"max_grad_value": 1.0}, "which nothing clips"),
-        ({"weight_decay": 0.1}, "the optimizer takes none"),
+        ({"weight_decay": 0.1}, "this optimizer takes none"),
         ({"log_grad_norms": "layers"}, "which nothing clips or measures"),
         ({"layer_decay": 0.9}, "groups parameters by itself"),
     ],

@@ -49,6 +49,20 @@ def test_file_and_python_say_the_same(good: Path) -> None:
     assert built == Recipe.load(good)
 
 
+def test_numbers_are_plain_also_as_keys(tmp_path: Path) -> None:
+    """A layer map of a file is that of Python, layer 0 included."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "task: text-classification\nmodel: {path: demo:minilm, attn_implementation: eager}\n"
+        "data: demo:docstrings\ndistillation: {teacher: runs/a, attentions: {0: 2, 1: 5}}\n"
+    )
+    layers = Recipe.load(path).distillation.attentions
+    assert layers == {0: 2, 1: 5}
+    assert {type(number) for pair in layers.items() for number in pair} == {int}
+    given = Recipe.load(path, ["distillation.attentions={0: 1}"]).distillation.attentions
+    assert {type(number) for pair in given.items() for number in pair} == {int}
+
+
 def test_overrides_reach_short_forms_and_absent_sections(good: Path) -> None:
     recipe = Recipe.load(good, ["method.r=16", "data.max_length=32", "loss.class_weights=balanced"])
     assert recipe.method.options["r"] == 16

@@ -151,6 +151,8 @@ def test_measuring_schedules_are_transformers_own_without_warmup() -> None:
         ("cosine_with_restarts", Span(10, 5), {"num_cycles": 6}, "more than the 5 optimizer steps"),
         ("polynomial", Span(100), {"lr_end": 0.5}, "lr_end .* must be smaller"),
         ("greedy", Span(100), {"max_lr": 0.01}, "does not hold training.learning_rate"),
+        ("cosine_with_min_lr", Span(100), {"min_lr": RATE}, "not below the learning rate"),
+        ("linear", Span(1, 1), {}, "warmup_steps: 1 optimizer steps are all of the 1"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_run(name: str, span: Span, kwargs: dict, says: str) -> None:

@@ -147,3 +147,27 @@ def test_recipes_that_say_what_cannot_be(sections: dict[str, Any], match: str) -
     given = {"task": "text-classification", "model": "m", "data": "a.csv", "method": "full"}
     with pytest.raises(RecipeError, match=match):
         Recipe(**{**given, **sections})
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluations"),
+    [
+        ({}, "8 evaluations"),
+        ({"eval_strategy": "steps", "eval_steps": 5, "save_strategy": "steps", "save_steps": 5},
+         "3 evaluations"),
+        ({"eval_strategy": "steps", "eval_steps": 0.5, "save_strategy": "steps",
+          "save_steps": 0.5}, "2 evaluations"),
+    ],
+)  # fmt: skip
+def test_a_patience_that_the_run_does_not_reach_is_told(
+    training: dict[str, Any],
+    evaluations: str,
+    make_recipe: Make,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hftune.check(recipe_of(make_recipe, **{**training, "early_stopping_patience": 8}))
+    assert f"patience: 8, and the run has {evaluations}, so" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    hftune.check(recipe_of(make_recipe, **{**training, "early_stopping_patience": 1}))
+    assert "cannot end early" not in capsys.readouterr().err

@@ -12,7 +12,7 @@ from hftune.recipe.rules.rule import Rule, Sections
 #: Tasks whose answers are tokens of a vocabulary.
 WRITING = ("text-generation", "text2text-generation")
 #: Losses that run a batch in a way of their own.
-OTHER_PASSES = ("r_drop", "supervised_contrastive")
+OTHER_PASSES = ("mixup", "r_drop", "supervised_contrastive")
 #: What a resolved recipe spells out for a run that said nothing of its loss.
 PLAIN = ("cross_entropy", "bce_with_logits", "mse")
 WEIGHTS = ("class_weights", "beta", "logit_adjustment", "pos_weight")
@@ -112,7 +112,7 @@ DISTILLATION_RULES = (
     ),
     Rule(
         "loss",
-        f"{' and '.join(OTHER_PASSES)} run a batch in a way that a teacher's answers do not fit",
+        f"{', '.join(OTHER_PASSES)} run a batch in a way that a teacher's answers do not fit",
         _teaching(lambda s, _: s["loss"] is not None and s["loss"].name in OTHER_PASSES),
     ),
     Rule(

@@ -88,7 +88,7 @@ def _scheduler_kwargs(schedule: str, given: Any) -> Iterator[Problem]:
     if "min_lr_rate" in row.kwargs and "min_lr" in row.kwargs:
         said = [name for name in ("min_lr", "min_lr_rate") if kwargs.get(name) is not None]
         if len(said) != 1:
-            yield path, f"{schedule} needs min_lr, or min_lr_rate as a share of the rate"
+            yield path, f"{schedule} needs one of min_lr and min_lr_rate, a share of the rate"
 
 
 def _known(name: str, known: Mapping[str, Schema]) -> str:

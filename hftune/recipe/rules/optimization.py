@@ -82,7 +82,7 @@ OPTIMIZATION_RULES = (
     ),
     Rule(
         "training.weight_decay",
-        "the optimizer takes none: "
+        "this optimizer takes none, like all of "
         + ", ".join(name for name, row in OPTIMIZERS.items() if not row.decays),
         lambda s: not OPTIMIZERS[_optim(s)].decays and training(s, "weight_decay", 0) > 0,
     ),
