@@ -103,6 +103,14 @@ def test_an_optimizer_without_its_package(
 
 
 @pytest.mark.gpu
+def test_each_run_says_how_single_precision_multiplies(make_recipe: Callable[..., Recipe]) -> None:
+    """Transformers does so once a process, whatever comes after."""
+    for half, said in ((True, "tf32"), (False, "ieee"), (True, "tf32")):
+        prepare(make_recipe(training={"use_cpu": False, "bf16": half}))
+        assert torch.backends.fp32_precision == said
+
+
+@pytest.mark.gpu
 @needs_liger
 @pytest.mark.parametrize("kind", [LlamaForCausalLM, LlamaForSequenceClassification])
 def test_liger_kernels_compute_the_same(kind: Any) -> None:

@@ -39,6 +39,14 @@ LOSS_RULES = (
         lambda s: s["data"].streaming and _option(s, "logit_adjustment") is not None,
     ),
     Rule(
+        "loss.logit_adjustment",
+        "class_weights by name correct for the shares of the classes, too: take one of the two",
+        lambda s: (
+            _option(s, "logit_adjustment") is not None
+            and isinstance(_option(s, "class_weights"), str)
+        ),
+    ),
+    Rule(
         "loss.beta",
         "it is that of class_weights: effective_number",
         lambda s: (
