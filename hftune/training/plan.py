@@ -20,6 +20,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hftune.core.console import number_of
 from hftune.data import report
+from hftune.data.curriculum import Curriculum
 from hftune.data.report import data_report, imbalance, label_counts
 from hftune.data.sampling import Draw
 from hftune.losses.contract import Loss
@@ -41,6 +42,8 @@ from hftune.training.span import batches_per_epoch, span_of
 from hftune.training.token_batches import TokenBatches
 
 PERCENTILES = (50, 90, 99, 100)
+#: Of ``torch.optim.lr_scheduler.ReduceLROnPlateau``.
+PLATEAU_PATIENCE = 10
 
 
 @dataclass
@@ -198,11 +201,24 @@ class Plan:
         """What waits longer than the run lasts."""
         total, patience = self.span.total, self.recipe.training.get("early_stopping_patience")
         evaluations = self._evaluations()
+        has = f"and the run has {number_of(evaluations, 'evaluation', 'evaluations')}"
         if patience is not None and patience >= evaluations:
-            yield (
-                f"training.early_stopping_patience: {patience}, and the run has "
-                f"{number_of(evaluations, 'evaluation', 'evaluations')}, so it cannot end early"
-            )
+            yield f"training.early_stopping_patience: {patience}, {has}, so it cannot end early"
+        if self.optimization.schedule == "reduce_lr_on_plateau":
+            waits = self.optimization.schedule_kwargs.get("patience", PLATEAU_PATIENCE)
+            if waits + 1 >= evaluations:  # the first is the best so far
+                yield (
+                    f"training.lr_scheduler_kwargs: patience {waits}, {has}, so the rate cannot "
+                    "fall in time"
+                )
+        drawing = self.drawing
+        if isinstance(drawing, Curriculum) and drawing.patience is not None:
+            needed = 1 + (drawing.stages - 1) * drawing.patience
+            if needed >= evaluations:
+                yield (
+                    f"data.curriculum: {drawing.stages} stages with patience {drawing.patience} "
+                    f"last {needed} evaluations before the last one begins, {has}"
+                )
         teaching = self.recipe.distillation
         if teaching is not None and teaching.warmup_steps >= max(total, 1):
             yield (

@@ -171,3 +171,31 @@ def test_a_patience_that_the_run_does_not_reach_is_told(
     )
     hftune.check(recipe_of(make_recipe, **{**training, "early_stopping_patience": 1}))
     assert "cannot end early" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sections", "epochs", "says"),
+    [
+        ({"data": {"curriculum": {"name": "length", "pacing": "staged", "advance": "plateau"}}},
+         5, "3 stages with patience 2 last 5 evaluations before the last one begins"),
+        ({"training": {"lr_scheduler_type": "reduce_lr_on_plateau",
+                       "lr_scheduler_kwargs": {"patience": 4}}},
+         5, "patience 4, and the run has 5 evaluations, so the rate cannot fall in time"),
+        ({"training": {"lr_scheduler_type": "reduce_lr_on_plateau"}}, 11, "patience 10, and"),
+    ],
+)  # fmt: skip
+def test_what_waits_for_more_evaluations_than_there_are_is_told(
+    sections: dict[str, Any],
+    epochs: int,
+    says: str,
+    make_recipe: Make,
+    labelled_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One epoch more is enough."""
+    data = {"path": str(labelled_file), **sections.get("data", {})}
+    for more, told in ((0, True), (1, False)):
+        training = {"max_steps": -1, "num_train_epochs": epochs + more,
+                    "per_device_train_batch_size": 32, **sections.get("training", {})}  # fmt: skip
+        hftune.check(make_recipe(data=data, training=training))
+        assert (says in " ".join(capsys.readouterr().err.split())) == told
