@@ -120,7 +120,6 @@ def build_trainer(
     averaging = plan.optimization.averaging_of(model, plan.span.total)
     give_teacher(plan, rows, model, averaging)
     sharpness = plan.regularization.sharpness_of(model)
-    gap = _generalization(plan)
     trainer = HftuneTrainer(
         model=model,
         args=plan.arguments,
@@ -146,12 +145,12 @@ def build_trainer(
             *_stages(plan),
             *_warmup(plan),
             *_early_stopping(plan),
-            *([] if gap is None else [gap]),
             *callbacks,
         ],
     )
-    if gap is not None:
-        gap.trainer = trainer
+    if plan.recipe.evaluation.gap and plan.validation is not None:
+        number, seed = plan.validation.num_rows, plan.arguments.seed
+        trainer.add_callback(GeneralizationGap(trainer, plan.task, plan.train.rows, number, seed))
     name_layers(trainer.accelerator, model)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -217,15 +216,6 @@ def _early_stopping(plan: Plan) -> list[TrainerCallback]:
     if patience is None or arguments.eval_strategy == IntervalStrategy.NO:
         return []
     return [EarlyStopping(patience, given.get("early_stopping_threshold") or 0.0)]
-
-
-def _generalization(plan: Plan) -> GeneralizationGap | None:
-    """What judges training rows beside those of validation, where the recipe asks for it."""
-    if not plan.recipe.evaluation.gap or plan.validation is None:
-        return None
-    return GeneralizationGap(
-        plan.task, plan.train.rows, plan.validation.num_rows, plan.arguments.seed
-    )
 
 
 def weight_dtype(plan: Plan) -> Any:

@@ -18,23 +18,22 @@ class GeneralizationGap(TrainerCallback):
     the same evaluation, by the task's plain loss.
 
     Args:
+        trainer: Evaluates them.
         task: Measures the loss.
         rows: Encoded training rows; as many as the validation part has are drawn from them.
         number: Rows of the validation part.
         seed: Of the draw, which is the same at each evaluation.
     """
 
-    def __init__(self, task: Task, rows: Dataset, number: int, seed: int) -> None:
+    def __init__(self, trainer: Trainer, task: Task, rows: Dataset, number: int, seed: int) -> None:
+        self.trainer = trainer
         self.task = task
         drawn = np.random.default_rng(seed).permutation(len(rows))[:number]
         self.rows = rows.select(np.sort(drawn))
-        self.trainer: Trainer | None = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add the figures of training rows to those of an evaluation, and log them."""
-        figures = self._judge(kwargs["metrics"])
-        assert self.trainer is not None
-        self.trainer.log(figures)
+        self.trainer.log(self._judge(kwargs["metrics"]))
 
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
         """Add them to those of the model that is kept."""
@@ -42,7 +41,6 @@ class GeneralizationGap(TrainerCallback):
 
     def _judge(self, metrics: dict[str, float]) -> dict[str, float]:
         trainer = self.trainer
-        assert trainer is not None, "build_trainer says whose rows these are"
         compute_metrics, trainer.compute_metrics = trainer.compute_metrics, None
         try:
             loader = trainer.get_eval_dataloader(self.rows)

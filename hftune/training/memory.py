@@ -116,8 +116,13 @@ def _logits(model: Any, tokens: int, whole: bool) -> int:
 
 def _copies_in_half(model: Any, *, frozen_too: bool) -> int:
     """Bytes of what autocast makes of linear layers' weights, and keeps for the backward pass."""
-    layers = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
-    return HALF * sum(weight.numel() for weight in layers if weight.requires_grad or frozen_too)
+    return HALF * sum(
+        weight.numel() for weight in _linear(model) if weight.requires_grad or frozen_too
+    )
+
+
+def _linear(model: Any) -> list[nn.Parameter]:
+    return [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
 
 
 def _linear_weights(model: Any) -> int:
@@ -126,5 +131,4 @@ def _linear_weights(model: Any) -> int:
     if (head := model.get_output_embeddings()) is not None:
         whole.append(head)
     spared = {id(part.weight) for part in whole}
-    layers = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
-    return sum(p.numel() for p in layers if not p.requires_grad and id(p) not in spared)
+    return sum(p.numel() for p in _linear(model) if not p.requires_grad and id(p) not in spared)
