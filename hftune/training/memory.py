@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hftune.losses.head import chunk_size
 from hftune.training.activations import kept_bytes
@@ -121,7 +121,7 @@ def _copies_in_half(model: Any, *, frozen_too: bool) -> int:
     )
 
 
-def _linear(model: Any) -> list[nn.Parameter]:
+def _linear(model: Any) -> list[Tensor]:
     return [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
 
 
