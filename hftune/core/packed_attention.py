@@ -1,28 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention of packed rows: each token sees its own row alone.
 
-Three ways give the same. On a GPU all rows go through one call of PyTorch's kernel for rows of any
+Four ways give the same. On a GPU all rows go through one call of PyTorch's kernel for rows of any
 length, which is flash attention 2, where it knows the case: half precision, no dropout, every
 token, those before, or a window. What it does not know is put back into its padded places for the
-length of one call. A CPU takes row by row.
+length of one call. A CPU takes row by row; with dropout, for which PyTorch has no kernel there, it
+takes rows of like length together.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 #: What adds to the scores of attention, which a call of ours would lose.
 UNKNOWN = ("position_bias", "softcap", "s_aux")
 #: What the kernel takes: the width of a head at most and in steps of, and the GPU's generation.
 WIDEST_HEAD, HEAD_STEP, AMPERE = 256, 8, (8, 0)
 
-Way = Literal["flash", "padded", "rows"]
+#: How many scores a head may waste on padding to save a call: what one costs on a CPU.
+SPARE = 1500
+
+Way = Literal["flash", "padded", "rows", "alike"]
+
+
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """Rows of like length, which attend in one call.
+
+    Attributes:
+        tokens: Of each row, the longest one's number of them, shape ``(g, T)``; where a row is
+            shorter its first token stands in.
+        inside: Which of them are the row's, shape ``(g, T)``, bool.
+        bias: What adds to the scores, shape ``(g, 1 or T, T)``: next to infinity below zero where
+            a token is not seen; None if all are.
+    """
+
+    tokens: Tensor
+    inside: Tensor
+    bias: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +102,33 @@ class Packing:
         return [self.mask[row : row + 1, :, self.here[row]][..., self.here[row]] for row in rows]
 
     @cached_property
+    def alike(self) -> list[Alike]:
+        """The rows, those of like length together."""
+        starts = torch.tensor([0, *accumulate(self.lengths)])
+        return [self._together(rows, starts) for rows in of_like_length(self.lengths, SPARE)]
+
+    def _together(self, rows: list[int], starts: Tensor) -> Alike:
+        lengths, steps = torch.tensor(self.lengths)[rows], torch.arange(self.lengths[rows[0]])
+        inside = steps < lengths[:, None]
+        tokens = starts[rows][:, None] + steps * inside
+        seen = inside[:, None]
+        if self.patterned:
+            width = len(steps)
+            masks = [self.masks[row][0, 0] for row in rows]
+            seen = torch.stack([F.pad(m, 2 * (0, width - m.shape[0])) for m in masks])
+        elif self.causal:
+            seen = seen & (steps <= steps[:, None])
+        bias = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+        return Alike(tokens, inside, None if seen.all() else bias)
+
+    @cached_property
+    def gathered(self) -> tuple[Tensor, Tensor]:
+        """The tokens of all that is :attr:`alike`, and among these where each token is."""
+        tokens = torch.cat([group.tokens.flatten() for group in self.alike])
+        there = torch.cat([group.inside.flatten() for group in self.alike]).nonzero()[:, 0]
+        return tokens, there[tokens[there].argsort()]
+
+    @cached_property
     def window(self) -> tuple[int, int] | None:
         """How many tokens before and after itself a token sees, -1 for all of them.
 
@@ -135,7 +184,9 @@ def attend(
     if way == "flash":
         return in_one_call(query, key, value, packing, scaling), None
     if way == "rows":
-        return _row_by_row(query, key, value, packing, dropout, scaling), None
+        return _row_by_row(query, key, value, packing, scaling), None
+    if way == "alike":
+        return _rows_alike(query, key, value, packing, dropout, scaling), None
     q, k, v = (packing.unpack(part.transpose(1, 2)).transpose(1, 2) for part in (query, key, value))
     taken, _ = sdpa_attention_forward(
         module, q, k, v, packing.mask, dropout=dropout, scaling=scaling, **more
@@ -157,7 +208,7 @@ def as_autocast(*parts: Tensor) -> list[Tensor]:
 def way_of(query: Tensor, value: Tensor, dropout: float, packing: Packing) -> Way:
     """Choose how to attend."""
     if query.device.type == "cpu":
-        return "rows"
+        return "alike" if dropout else "rows"
     known = (
         query.is_cuda
         and query.dtype.itemsize == 2
@@ -188,12 +239,7 @@ def in_one_call(
 
 
 def _row_by_row(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packing: Packing,
-    dropout: float,
-    scale: float | None,
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None
 ) -> Tensor:
     queries, keys, values = (part.split(packing.lengths, dim=2) for part in (query, key, value))
     none: list[Tensor | None] = [None] * len(packing.lengths)
@@ -201,8 +247,53 @@ def _row_by_row(
     shared = query.shape[1] != key.shape[1]
     taken = [
         F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, packing.causal, scale=scale, enable_gqa=shared
+            q, k, v, mask, is_causal=packing.causal, scale=scale, enable_gqa=shared
         )
         for q, k, v, mask in zip(queries, keys, values, masks, strict=True)
     ]
     return torch.cat(taken, dim=2).transpose(1, 2).contiguous()
+
+
+def _rows_alike(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    dropout: float,
+    scale: float | None,
+) -> Tensor:
+    tokens, there = packing.gathered
+    shared = query.shape[1] // key.shape[1]
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    parts = query * scale, repeat_kv(key, shared), repeat_kv(value, shared)
+    sizes = [group.tokens.numel() for group in packing.alike]
+    gathered = (part[0].index_select(1, tokens).split(sizes, dim=1) for part in parts)
+    taken = []
+    for group, *those in zip(packing.alike, *gathered, strict=True):
+        q, k, v = (part.unflatten(1, group.tokens.shape) for part in those)
+        scores = q @ k.transpose(-1, -2)
+        scores = scores if group.bias is None else scores + group.bias
+        weights = F.dropout(scores.softmax(-1).to(v.dtype), dropout)
+        taken.append((weights @ v).flatten(1, 2))
+    return torch.cat(taken, dim=1).transpose(0, 1).index_select(0, there)[None]
+
+
+def of_like_length(lengths: list[int], spare: int) -> list[list[int]]:
+    """Group rows of like length, the longest first.
+
+    Args:
+        lengths: Tokens of each row.
+        spare: How many scores, ``T * T`` for ``T`` tokens, a group may waste on shorter rows.
+
+    Returns:
+        The rows' numbers, each once.
+    """
+    groups: list[list[int]] = []
+    waste = 0
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        waste += lengths[groups[-1][0]] ** 2 - lengths[row] ** 2 if groups else 0
+        if not groups or waste > spare:
+            groups.append([])
+            waste = 0
+        groups[-1].append(row)
+    return groups

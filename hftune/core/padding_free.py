@@ -3,7 +3,7 @@
 
 Batches stay as they are, padded, so tasks, losses, embeddings and heads see nothing of it. Between
 the first layer and the last the hidden states are ``(1, N, D)``, the ``N`` tokens of all rows one
-after the other, and attention runs row by row. What a layer computes for a token is the same but
+after the other, and attention keeps to the rows. What a layer computes for a token is the same but
 for rounding; at padding the hidden states are zero in place of numbers that nobody reads.
 
 It stands on three seams of Transformers: an attention function and a mask function of our own,

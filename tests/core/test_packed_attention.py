@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hftune.core.packed_attention import Packing, as_autocast, way_of
+from hftune.core.packed_attention import Packing, as_autocast, attend, of_like_length, way_of
 
 HERE = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
 
@@ -64,10 +64,66 @@ def test_plain_rows_have_no_bounds(causal: bool, window: tuple[int, int]) -> Non
     assert Packing(HERE, HERE.flatten().nonzero()[:, 0], [5, 3], causal=causal).window == window
 
 
-def test_a_cpu_takes_row_by_row() -> None:
+def test_a_cpu_takes_row_by_row_and_with_dropout_those_of_like_length_together() -> None:
     packing = Packing(HERE, HERE.flatten().nonzero()[:, 0], [5, 3], causal=True)
     query = torch.zeros(1, 2, 8, 8, dtype=torch.bfloat16)
     assert way_of(query, query, 0.0, packing) == "rows"
+    assert way_of(query, query, 0.1, packing) == "alike"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "spare", "groups"),
+    [
+        ([5, 3, 5], 0, [[0, 2], [1]]),
+        ([5, 3, 5], 16, [[0, 2, 1]]),  # 5 * 5 - 3 * 3
+        ([5, 3, 5], 15, [[0, 2], [1]]),
+        ([2, 4, 3, 1], 10, [[1, 2], [0, 3]]),  # 7 wasted, 12 more are too much, 3 are not
+        ([7], 0, [[0]]),
+        ([], 0, []),
+    ],
+)
+def test_rows_of_like_length_by_hand(
+    lengths: list[int], spare: int, groups: list[list[int]]
+) -> None:
+    assert of_like_length(lengths, spare) == groups
+
+
+def test_what_is_alike_is_laid_out_by_hand() -> None:
+    packing = Packing(HERE, HERE.flatten().nonzero()[:, 0], [5, 3], causal=False)
+    (group,) = packing.alike
+    assert group.tokens.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 5, 5]]
+    assert group.inside.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
+    assert group.bias is not None
+    assert (group.bias == 0).tolist() == group.inside[:, None].tolist()
+    tokens, there = packing.gathered
+    assert there.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert tokens[there].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    equal = Packing(HERE[[0, 0]], torch.arange(10), [5, 5], causal=False)
+    assert [group.bias for group in equal.alike] == [None]
+
+
+def test_dropout_leaves_out_weights_of_a_row_and_scales_the_rest() -> None:
+    """Equal scores, and values that tell the tokens apart: what comes out is the weights."""
+    torch.manual_seed(0)
+    lengths, heads, share = [40, 40, 30], 8, 0.25
+    here = torch.arange(40) < torch.tensor(lengths)[:, None]
+    packing = Packing(here, here.flatten().nonzero()[:, 0], lengths, causal=False)
+    query, value = torch.zeros(1, heads, 110, 110), torch.eye(110).expand(1, heads, 110, 110)
+    weights, _ = attend(torch.nn.Module(), query, query, value, packing, share)
+    start = 0
+    for length in lengths:
+        row = slice(start, start + length)
+        start += length
+        seen = weights[0, row, :, row]
+        kept = seen != 0
+        assert weights[0, row].count_nonzero() == kept.sum(), "it sees other rows"
+        expected = torch.full((int(kept.sum()),), 1 / length / (1 - share))
+        torch.testing.assert_close(seen[kept], expected)
+        error = (share * (1 - share) / kept.numel()) ** 0.5
+        assert abs(float((~kept).float().mean()) - share) < 4 * error
+        assert not torch.equal(kept[:, 0], kept[:, 1]), "all heads lose the same"
+    first, second = weights[0, :40, :, :40], weights[0, 40:80, :, 40:80]
+    assert not torch.equal(first, second), "rows of one call lose the same"
 
 
 def test_autocast_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,17 @@ def test_packed_rows_give_the_same_answers_and_gradients(name: str) -> None:
     assert not any(part._forward_pre_hooks for part in model.modules())
 
 
+@pytest.mark.parametrize("spare", [0, 10**6], ids=["a call a length", "one call"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_of_like_length_together_give_the_same(
+    name: str, spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "way_of", lambda *_: "alike")
+    monkeypatch.setattr(packed_attention, "SPARE", spare)
+    model = make(name, FAMILIES[name])
+    check_same(model, rows(model))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_ways_of_a_gpu_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernel stands here in plain words, and in padded places what it does not know."""
