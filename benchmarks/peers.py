@@ -4,13 +4,14 @@
     python benchmarks/peers.py                       # every side, three rounds
     python benchmarks/peers.py --sides trl hftune --rounds 1
     python benchmarks/peers.py --data self_instruct=PAIRS.jsonl
+    python benchmarks/peers.py --threads 2 --rounds 1      # by the clock on the wall
 
 All sides train the same LoRA on SmolLM2-135M in float32, on the same pairs of prompt and completion
-in the same order, once, with one thread; the loss counts completions alone. Rows are those of
+in the same order, once, with as many threads; the loss counts completions alone. Rows are those of
 ``demo:docstrings``, or of a file of JSON lines with ``prompt`` and ``completion``. Rounds alternate
 between the sides; each run is a process of its own (``benchmarks/peers_side.py``) that tells real
-tokens (no padding) per CPU second after the first WARM steps, and the most memory above the loaded
-model. Packages of the peers are installed at first use into ``--environments``. A round that is
+tokens (no padding) per second after the first WARM steps, of the CPU with one thread and on the
+wall with more, and the most memory above the loaded model. Packages of the peers are installed at first use into ``--environments``. A round that is
 kept is not run again. The machine may be shared: read the ratios.
 """
 
@@ -39,7 +40,6 @@ SETTINGS: dict[str, Any] = {
     "rate": 1e-4,
     "r": 8,
     "lora_alpha": 16,
-    "threads": 1,
 }
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
 TRL = ["trl==1.16.0", "transformers", "peft", "accelerate", "datasets"]
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", default="docstrings", metavar="NAME=FILE")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS / "peers.json")
     default = Path.home() / ".cache" / "hftune" / "peers"
     parser.add_argument("--environments", type=Path, default=default)
@@ -83,17 +84,18 @@ def main() -> None:
     data, _, file = options.data.partition("=")
     cells = Cells(options.results, SETTINGS)
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        task = prepare(Path(folder), file)
+        task = prepare(Path(folder), file, options.threads)
         for number in range(options.rounds):
             for side in options.sides:
                 cells.measure(
                     lambda side=side: run_side(side, task, options.environments),
-                    data=data, side=side, round=number,
+                    data=data, threads=options.threads, side=side, round=number,
                 )  # fmt: skip
-    cells.tell({data: summary(cells, data) for data in {cell["data"] for cell in cells.all()}})
+    measured = dict.fromkeys((cell["data"], cell["threads"]) for cell in cells.all())
+    cells.tell({f"{data}, threads: {n}": summary(cells, data, n) for data, n in measured})
 
 
-def prepare(folder: Path, file: str) -> Path:
+def prepare(folder: Path, file: str, threads: int) -> Path:
     """Write the rows and what all sides have to do, and return the file that says it."""
     from transformers import AutoTokenizer
 
@@ -115,7 +117,8 @@ def prepare(folder: Path, file: str) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in part))
     task = folder / "task.json"
     paths = {name: str(folder / f"{name}.jsonl") for name in files}
-    task.write_text(json.dumps(SETTINGS | {"model": str(model)} | paths))
+    told = SETTINGS | {"model": str(model), "threads": threads} | paths
+    task.write_text(json.dumps(told))
     return task
 
 
@@ -173,16 +176,18 @@ def environment(name: str, folder: Path) -> Path:
     return python
 
 
-def summary(cells: Cells, data: str) -> dict[str, Any]:
+def summary(cells: Cells, data: str, threads: int) -> dict[str, Any]:
     """Return medians of each side, and ours against the others'."""
-    figures = ("tokens_per_cpu_second", "megabytes_above_model")
+    speed_of = "tokens_per_cpu_second" if threads == 1 else "tokens_per_second"
+    figures = (speed_of, "megabytes_above_model")
     told: dict[str, Any] = {}
     for side in SIDES:
-        kept = cells.all(data=data, side=side)
+        kept = cells.all(data=data, threads=threads, side=side)
         if kept:
             told[side] = {figure: median(cell[figure] for cell in kept) for figure in figures}
             told[side] |= {"rounds": len(kept)}
-    told["tokens of a side"] = sorted({cell["tokens"] for cell in cells.all(data=data)})
+    all_of_them = cells.all(data=data, threads=threads)
+    told["tokens of a side"] = sorted({cell["tokens"] for cell in all_of_them})
     for (ours, theirs), (speed, memory) in TARGETS.items():
         if ours in told and theirs in told:
             ratios = {key: round(told[ours][key] / told[theirs][key], 2) for key in figures}
