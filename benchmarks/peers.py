@@ -11,8 +11,9 @@ in the same order, once, with as many threads; the loss counts completions alone
 ``demo:docstrings``, or of a file of JSON lines with ``prompt`` and ``completion``. Rounds alternate
 between the sides; each run is a process of its own (``benchmarks/peers_side.py``) that tells real
 tokens (no padding) per second after the first WARM steps, of the CPU with one thread and on the
-wall with more, and the most memory above the loaded model. Packages of the peers are installed at first use into ``--environments``. A round that is
-kept is not run again. The machine may be shared: read the ratios.
+wall with more, and the most memory above the loaded model. Packages of the peers are installed at
+first use into ``--environments``. A round that is kept is not run again. The machine may be shared:
+read the ratios.
 """
 
 import argparse

@@ -6,11 +6,12 @@
     python benchmarks/trunk.py --threads 2 --rounds 1      # by the clock on the wall
 
 Both sides train the same part of MiniLM on the same rows of ``demo:docstrings`` in the same float32
-and batch size, for the same epochs, each in a process of its own with as many threads; ``trainer`` is
-``transformers.Trainer`` with its padding collator. The model has no dropout, so the frozen layers
-answer alike on both sides. Told are seconds of the whole training, of the CPU with one thread and
-on the wall with more, of hftune with the cache that is built first, and the last loss that is
-logged, which must be the same. The machine may be shared: read the ratios. A round that is kept is not run again.
+and batch size, for the same epochs, each in a process of its own with as many threads; ``trainer``
+is ``transformers.Trainer`` with its padding collator. The model has no dropout, so the frozen
+layers answer alike on both sides. Told are seconds of the whole training, of the CPU with one
+thread and on the wall with more, of hftune with the cache that is built first, and the last loss
+that is logged, which must be the same. The machine may be shared: read the ratios. A round that is
+kept is not run again.
 """
 
 import argparse
