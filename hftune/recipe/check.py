@@ -8,6 +8,7 @@ Knows the keywords that :mod:`hftune.recipe.fields` writes, and answers in a rec
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hftune.core.errors import RecipeError
@@ -16,6 +17,8 @@ from hftune.recipe.limits import Schema, refused_training
 from hftune.recipe.load import KeyPath, Source
 from hftune.recipe.suggest import did_you_mean
 
+#: Sections that pick a technique by name, whose options are its own.
+CHOICES = ("method", "loss")
 TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -35,56 +38,79 @@ BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 
 def check(source: Source, schema: Schema) -> None:
     """Raise one :class:`RecipeError` that lists every problem of the recipe."""
-    problems = list(_object_problems(source.tree, schema, (), source))
+    given = _Given(source, _homes(schema))
+    problems = list(_object_problems(source.tree, schema, (), given))
     if problems:
         raise RecipeError(problems)
 
 
-def _problems(value: Any, schema: Schema, path: KeyPath, source: Source) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Given:
+    """A recipe, and where each key that a section may hold has its place."""
+
+    source: Source
+    homes: dict[str, list[str]]
+
+
+def _homes(schema: Schema) -> dict[str, list[str]]:
+    homes: dict[str, list[str]] = {}
+    for section, part in schema["properties"].items():
+        homes.setdefault(section, []).append(f"the section {section}")
+        objects = choice_names(part).values() if section in CHOICES else [_object_of(part)]
+        for key in dict.fromkeys(key for one in objects if one for key in one["properties"]):
+            homes.setdefault(key, []).append(f"{section}.{key}")
+    return homes
+
+
+def _problems(value: Any, schema: Schema, path: KeyPath, given: _Given) -> Iterator[str]:
     section = path[0] if len(path) == 1 else None
-    if section in ("method", "loss"):
-        yield from _choice_problems(value, schema, path, source)
+    if section in CHOICES:
+        yield from _choice_problems(value, schema, path, given)
     elif isinstance(value, dict) and (inner := _object_of(schema)):
-        yield from _object_problems(value, inner, path, source)
+        yield from _object_problems(value, inner, path, given)
     elif isinstance(value, list | tuple) and (items := _objects_in_list(schema)):
         for index, item in enumerate(value):
-            yield from _problems(item, items, (*path, index), source)
+            yield from _problems(item, items, (*path, index), given)
     elif complaint := mismatch(value, schema):
-        yield f"{source.place(path)}: {_dotted(path)}: {complaint}"
+        yield f"{given.source.place(path)}: {_dotted(path)}: {complaint}"
 
 
-def _choice_problems(value: Any, schema: Schema, path: KeyPath, source: Source) -> Iterator[str]:
+def _choice_problems(value: Any, schema: Schema, path: KeyPath, given: _Given) -> Iterator[str]:
     options = choice_names(schema)
     name = value.get("name") if isinstance(value, dict) else value
-    where = f"{source.place(path)}: {_dotted(path)}"
+    where = f"{given.source.place(path)}: {_dotted(path)}"
     if not isinstance(name, str):
         yield f"{where}: expected a name, or a mapping with the key name; got {show(value)}"
     elif name not in options:
         yield f"{where}: unknown {path[0]} {name!r}{_choices(name, options)}"
     elif isinstance(value, dict):
-        yield from _object_problems(value, options[name], path, source)
+        yield from _object_problems(value, options[name], path, given)
 
 
 def _object_problems(
-    value: dict[Any, Any], schema: Schema, path: KeyPath, source: Source
+    value: dict[Any, Any], schema: Schema, path: KeyPath, given: _Given
 ) -> Iterator[str]:
     known = schema.get("properties", {})
     for key in schema.get("required", ()):
         if key not in value:
-            yield f"{source.place(path)}: {_dotted((*path, key))}: missing"
+            yield f"{given.source.place(path)}: {_dotted((*path, key))}: missing"
     for key, item in value.items():
         here = (*path, key)
         if key in known:
-            yield from _problems(item, known[key], here, source)
+            yield from _problems(item, known[key], here, given)
         elif schema.get("additionalProperties") is False:
-            yield f"{source.place(here)}: {_dotted(here)}: {_unknown(key, known, path)}"
+            complaint = _unknown(key, known, path, given)
+            yield f"{given.source.place(here)}: {_dotted(here)}: {complaint}"
         elif isinstance(schema.get("additionalProperties"), dict):
-            yield from _problems(item, schema["additionalProperties"], here, source)
+            yield from _problems(item, schema["additionalProperties"], here, given)
 
 
-def _unknown(key: Any, known: Iterable[str], path: KeyPath) -> str:
+def _unknown(key: Any, known: Iterable[str], path: KeyPath, given: _Given) -> str:
     if path == ("training",) and isinstance(key, str) and (reason := refused_training(key)):
         return f"not taken: {reason}"
+    elsewhere = [home for home in given.homes.get(key, ()) if home != _dotted((*path, key))]
+    if elsewhere:
+        return f"unknown key here; did you mean {' or '.join(elsewhere)}?"
     return f"unknown key{_choices(key, known)}"
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes from files and Python: YAML 1.2, overrides, defaults, and the resolved form."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,10 +81,15 @@ def test_overrides_reach_short_forms_and_absent_sections(good: Path) -> None:
         ("method.r=[1", "command line: method.r:1: broken YAML"),
         ("data.label_separator=,", """the shell, too: 'data.label_separator=","'"""),
         ("method.rr=1", "command line: method.rr: unknown key; did you mean r"),
+        ("method.freeze_layers=1", "method.freeze_layers: unknown key; allowed: "),
+        ("learning_rate=1", "unknown key here; did you mean training.learning_rate?"),
+        ("regularization.weight_decay=1", "did you mean training.weight_decay?"),
+        ("data.lora_alpha=1", "data.lora_alpha: unknown key here; did you mean method.lora_alpha?"),
+        ("training.loss=focal", "did you mean the section loss?"),
     ],
 )
 def test_wrong_overrides(good: Path, override: str, says: str) -> None:
-    with pytest.raises(RecipeError, match=says.replace("[", r"\[")):
+    with pytest.raises(RecipeError, match=re.escape(says)):
         Recipe.load(good, [override])
 
 
