@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hftune.core import packed_attention
 from hftune.core.packed_attention import Packing, as_autocast, attend, of_like_length, way_of
 
 HERE = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
@@ -124,6 +125,22 @@ def test_dropout_leaves_out_weights_of_a_row_and_scales_the_rest() -> None:
         assert not torch.equal(kept[:, 0], kept[:, 1]), "all heads lose the same"
     first, second = weights[0, :40, :, :40], weights[0, 40:80, :, 40:80]
     assert not torch.equal(first, second), "rows of one call lose the same"
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.02), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_rows_of_like_length_in_other_precisions(
+    dtype: torch.dtype, error: float, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bias is in single precision; what comes out is in that of the values."""
+    torch.manual_seed(0)
+    packing = Packing(HERE, HERE.flatten().nonzero()[:, 0], [5, 3], causal=causal)
+    parts = torch.randn(3, 1, 2, 8, 16, dtype=torch.float64)
+    expected, _ = attend(torch.nn.Module(), *parts, packing)
+    monkeypatch.setattr(packed_attention, "way_of", lambda *_: "alike")
+    taken, _ = attend(torch.nn.Module(), *parts.to(dtype), packing)
+    assert taken.dtype == dtype
+    torch.testing.assert_close(taken.double(), expected, atol=error, rtol=0)
 
 
 def test_autocast_reaches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
