@@ -30,10 +30,10 @@ from fidelity.cells import RESULTS, Cell, Cells, spread
 from transformers import TrainerCallback
 
 import hftune
-from hftune.data.load import load_part
+from hftune.data.load_rows import load_part
+from hftune.runs.run import Run
 from hftune.tasks.text_classification import TextClassification
-from hftune.training.rows.sources import hold_out
-from hftune.training.run import Run
+from hftune.training.plan.sources import hold_out
 
 SETTINGS: dict[str, Any] = {
     "model": "demo:minilm", "keep_layers": [0, 5], "rows": 2000, "few": 100, "max_length": 32,

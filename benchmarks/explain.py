@@ -22,8 +22,8 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
 import hftune
-from hftune.hub.load import load_tokenizer, model_location
-from hftune.hub.save import ModelFacts, save_model
+from hftune.models.load import load_tokenizer, model_location
+from hftune.models.save import ModelFacts, save_model
 from hftune.tasks import TASKS
 
 RESULTS = Path(__file__).parent / "results" / "explain.json"

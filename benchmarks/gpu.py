@@ -102,7 +102,7 @@ def in_a_process(work: str, side: str) -> Cell:
 def measure(work: str, side: str, *, smoke: bool) -> Cell:
     """Train and return tokens a second, the most memory, and the share of the matrix rate."""
     from hftune.training.build import build_model, build_trainer, without_padding
-    from hftune.training.prepare import prepare
+    from hftune.training.plan.prepare import prepare
 
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
         plan = prepare(recipe(work, side, Path(folder), smoke), train_dataset=texts(smoke))
@@ -131,7 +131,7 @@ def measure(work: str, side: str, *, smoke: bool) -> Cell:
 def recipe(work: str, side: str, folder: Path, smoke: bool) -> Any:
     """Return what all sides train."""
     import hftune
-    from hftune.hub.demo_models import demo_model_path
+    from hftune.models.demo_models import demo_model_path
 
     path = "demo:smollm2"
     if smoke or work.startswith("llama"):

@@ -28,10 +28,10 @@ import numpy as np
 from datasets import Dataset
 
 import hftune
-from hftune.data.load import load_part
+from hftune.data.load_rows import load_part
+from hftune.runs.run import Run
 from hftune.tasks.text_classification import TextClassification
-from hftune.training.rows.sources import hold_out
-from hftune.training.run import Run
+from hftune.training.plan.sources import hold_out
 
 RESULTS = Path(__file__).parent / "results"
 WAYS: dict[str, dict[str, Any]] = {

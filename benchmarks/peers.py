@@ -30,7 +30,7 @@ from typing import Any
 
 from fidelity.cells import RESULTS, Cell, Cells
 
-from hftune.terminal import LARGE_PAGES
+from hftune.cli.terminal import LARGE_PAGES
 
 SETTINGS: dict[str, Any] = {
     "model": "demo:smollm2",
@@ -100,7 +100,7 @@ def prepare(folder: Path, file: str, threads: int) -> Path:
     """Write the rows and what all sides have to do, and return the file that says it."""
     from transformers import AutoTokenizer
 
-    from hftune.hub.demo_models import demo_model_path
+    from hftune.models.demo_models import demo_model_path
 
     model = demo_model_path(SETTINGS["model"].removeprefix("demo:"))
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -23,9 +23,9 @@ import torch
 from transformers import AutoModel
 
 from hftune.core.files import atomic_write_json
-from hftune.hub.load import model_location
-from hftune.methods.contract import MethodContext
+from hftune.methods.method import MethodContext
 from hftune.methods.prune import Prune
+from hftune.models.load import model_location
 
 RESULTS = Path(__file__).parent / "results" / "pruning.json"
 ROWS, TOKENS = 32, 64

@@ -27,8 +27,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
 import hftune
-from hftune.training.plan import Plan
-from hftune.training.prepare import prepare
+from hftune.training.plan.plan import Plan
+from hftune.training.plan.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 GRID = {

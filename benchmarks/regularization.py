@@ -17,9 +17,9 @@ from datasets import Dataset
 from fidelity.cells import RESULTS, Cell, Cells, spread
 
 import hftune
-from hftune.data.load import load_part
+from hftune.data.load_rows import load_part
 from hftune.tasks.text_classification import TextClassification
-from hftune.training.rows.sources import hold_out
+from hftune.training.plan.sources import hold_out
 
 SETTINGS: dict[str, Any] = {
     "model": "demo:minilm",

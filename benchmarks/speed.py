@@ -107,7 +107,7 @@ def measure(work: str, side: str, path: str) -> Cell:
 def made(work: str, side: str, path: str, folder: str) -> Iterator[Any]:
     """Yield a Trainer of either side, the model loaded."""
     from hftune.training.build import build_model, build_trainer, without_padding
-    from hftune.training.prepare import prepare
+    from hftune.training.plan.prepare import prepare
 
     plan = prepare(recipe(work, side, path, folder))
     model = build_model(plan)

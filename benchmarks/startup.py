@@ -53,7 +53,7 @@ FIRST_STEP_BEGAN = 7
 
 def main() -> None:
     """Measure, print and keep the figures."""
-    from hftune.hub.demo_models import demo_model_path
+    from hftune.models.demo_models import demo_model_path
 
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:

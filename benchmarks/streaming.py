@@ -102,8 +102,8 @@ def measure(path: Path) -> dict[str, float]:
     from torch.utils.data import DataLoader
 
     from hftune import Recipe
-    from hftune.data.load import load_part
-    from hftune.training.prepare import prepare
+    from hftune.data.load_rows import load_part
+    from hftune.training.plan.prepare import prepare
 
     recipe = Recipe(**RECIPE, data={**DATA, "path": str(path)}, training={"max_steps": 100})
     begin = time.perf_counter()

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 import hftune
-from hftune.hub.load import model_location
+from hftune.models.load import model_location
 
 RESULTS = Path(__file__).parent / "results" / "token_classification.json"
 MAX_LENGTH = 128

@@ -72,8 +72,8 @@ def main() -> None:
 def measure(work: str, side: str) -> Cell:
     """Train, and return the seconds it took and the last loss that was logged."""
     from hftune.training.build import build_model, build_trainer, without_padding
-    from hftune.training.prepare import prepare
-    from hftune.training.trunk import kept_trunk
+    from hftune.training.frozen_layer_cache import kept_trunk
+    from hftune.training.plan.prepare import prepare
 
     with tempfile.TemporaryDirectory(prefix="trunk-") as folder:
         plan = prepare(recipe(work, folder))

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from hftune.commands.schema import schema
     from hftune.commands.train import train
     from hftune.core.errors import HftuneError, RecipeError, RunError
-    from hftune.losses.contract import Loss
+    from hftune.losses.loss import Loss
     from hftune.recipe.recipe import Recipe
-    from hftune.training.run import Run, load
+    from hftune.runs.run import Run, load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -58,10 +58,10 @@ __all__ = [
 
 _PLACES = {
     "HftuneError": "hftune.core.errors",
-    "Loss": "hftune.losses.contract",
+    "Loss": "hftune.losses.loss",
     "Recipe": "hftune.recipe.recipe",
     "RecipeError": "hftune.core.errors",
-    "Run": "hftune.training.run",
+    "Run": "hftune.runs.run",
     "RunError": "hftune.core.errors",
     "chat": "hftune.commands.chat",
     "check": "hftune.commands.check",
@@ -70,7 +70,7 @@ _PLACES = {
     "explain": "hftune.commands.explain",
     "export": "hftune.commands.export",
     "init": "hftune.commands.init",
-    "load": "hftune.training.run",
+    "load": "hftune.runs.run",
     "lr_find": "hftune.commands.lr_find",
     "predict": "hftune.commands.predict",
     "push": "hftune.commands.push",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hftune.terminal import verb
+from hftune.cli.terminal import verb
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -42,7 +42,7 @@ finally:
     ],
 )
 def test_answers_without_torch(arguments: list[str], code: int, says: str, tmp_path: Path) -> None:
-    from hftune.recipe.fields import recipe_schema
+    from hftune.recipe.json_schema import recipe_schema
 
     recipe_schema()  # the cache is there, as after the first use
     recipe = tmp_path / "recipe.yaml"
@@ -93,7 +93,7 @@ def test_verbs_draw_and_measure_later(name: str) -> None:
 
 FAULTS = """
 import resource
-from hftune.terminal import verb
+from hftune.cli.terminal import verb
 verb("doctor")
 import torch
 torch.zeros(12_000_000)

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from hftune.cli.terminal import LARGE_PAGES
 from hftune.core.files import atomic_write_json
-from hftune.terminal import LARGE_PAGES
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 RESULTS = BENCHMARKS / "results"

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 import hftune
-from hftune.losses.contract import Batch, Loss, forward
+from hftune.losses.loss import Batch, Loss, forward
 
 STEPS, BATCH, LENGTH = 2000, 8, 64
 WORDS, HIDDEN, LAYERS = 256, 64, 2

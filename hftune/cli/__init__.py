@@ -6,7 +6,7 @@ Imports nothing heavy at the top, so that help and a mistake in a recipe answer 
 
 from hftune.cli import recipes, runs, tools  # in the order of the help
 from hftune.cli.app import app
-from hftune.terminal import plain_errors
+from hftune.cli.terminal import plain_errors
 
 __all__ = ["app", "main", "recipes", "runs", "tools"]
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from hftune.cli.app import Overrides, RecipeArgument, TrustMetrics, app
+from hftune.cli.terminal import launch, load, named_columns, said_of_precision, say_next, verb
 from hftune.core.errors import HftuneError
-from hftune.terminal import launch, load, named_columns, said_of_precision, say_next, verb
 
 
 @app.command()

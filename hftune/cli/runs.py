@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hftune.cli.app import RunArgument, app
-from hftune.terminal import numbers, verb
+from hftune.cli.terminal import numbers, verb
 
 
 @app.command()

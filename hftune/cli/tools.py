@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from hftune.cli.app import app
+from hftune.cli.terminal import prepare_libraries, show
 from hftune.core.errors import HftuneError
-from hftune.terminal import prepare_libraries, show
 
 
 @app.command(name="list")

@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
-from hftune.data.chat import Message
-from hftune.hub.language_model import WRITERS, load_language_model
-from hftune.hub.save import read_facts
+from hftune.data.chat_template import Message
 from hftune.methods.peft_tuners import register_tuners
-from hftune.training.conversation import Conversation
-from hftune.training.run import RECIPE_FILE, Run
+from hftune.models.load_generator import WRITERS, load_language_model
+from hftune.models.save import read_facts
+from hftune.runs.conversation import Conversation
+from hftune.runs.run import RECIPE_FILE, Run
 
 HELP = """\
 /reset          forget the conversation

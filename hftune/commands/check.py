@@ -11,15 +11,15 @@ from rich.text import Text
 
 from hftune.core.console import console, say, warn
 from hftune.data.report import SHOWN_SCRIPTS, imbalance
-from hftune.losses.contract import Loss
+from hftune.evaluation.external import Metric
+from hftune.hub.push_request import check_push
+from hftune.losses.loss import Loss
 from hftune.methods.probe.method import Probe
-from hftune.metrics.external import Metric
 from hftune.recipe.recipe import Recipe
-from hftune.training.outlook import say_outlook
-from hftune.training.plan import Plan
-from hftune.training.prepare import prepare
-from hftune.training.push import check_push
-from hftune.training.run import choose_folder
+from hftune.runs.run import choose_folder
+from hftune.training.memory.memory_report import say_outlook
+from hftune.training.plan.plan import Plan
+from hftune.training.plan.prepare import prepare
 
 #: Of a larger part only so many rows are tokenized, drawn by a seed.
 ENCODED_ROWS = 10_000
@@ -63,7 +63,7 @@ def check(
     check_push(plan)
     fitting = None
     if isinstance(plan.method, Probe):
-        from hftune.training.probe import prepare_fit
+        from hftune.methods.probe.fit import prepare_fit
 
         fitting = prepare_fit(plan)
     _print_rows(plan)

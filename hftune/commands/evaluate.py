@@ -14,11 +14,11 @@ from transformers.trainer_pt_utils import nested_concat, nested_numpify
 from hftune.core.console import console, say, warn
 from hftune.core.files import atomic_write_json
 from hftune.data.arrow import column_array, lengths, picked
-from hftune.data.load import load_part
-from hftune.metrics.external import Metric
+from hftune.data.load_rows import load_part
+from hftune.evaluation.external import Metric
 from hftune.report.summary import print_metrics
-from hftune.training.rows.encode import encode_part
-from hftune.training.run import Run, load
+from hftune.runs.run import Run, load
+from hftune.training.plan.preprocess import encode_part
 
 
 def evaluate(

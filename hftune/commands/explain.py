@@ -14,9 +14,7 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write
 from hftune.interpret.attention import AttentionMap, attention_maps, remarks, sharpest_head
-from hftune.report.attention_grid import draw_attention_grid
-from hftune.report.attention_page import attention_page
-from hftune.training.reading import (
+from hftune.interpret.inputs import (
     Reading,
     read_and_write,
     read_off,
@@ -24,7 +22,9 @@ from hftune.training.reading import (
     read_prompt,
     read_words,
 )
-from hftune.training.run import RECIPE_FILE, Run, load
+from hftune.report.attention_grid import draw_attention_grid
+from hftune.report.attention_page import attention_page
+from hftune.runs.run import RECIPE_FILE, Run, load
 
 NOTE = "Attention is not an explanation: it shows where heads read from, not why the model decides."
 CLASSIFICATION, TAGGING = "text-classification", "token-classification"

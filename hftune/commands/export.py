@@ -12,16 +12,16 @@ from transformers import AutoConfig
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
-from hftune.hub.adapter import is_adapter
-from hftune.hub.card import model_card
-from hftune.hub.combine import COMBINATIONS, combine
-from hftune.hub.load import load_base, load_saved, model_location
-from hftune.hub.round_trip import logits_of, probe_ids
-from hftune.hub.save import ModelFacts, save_model
+from hftune.hub.model_card import model_card
+from hftune.hub.reload_check import logits_of, probe_ids
 from hftune.methods import method_row
 from hftune.methods.merging import merged
 from hftune.methods.peft_tuners import register_tuners
-from hftune.training.run import Run, load
+from hftune.models.adapter import is_adapter
+from hftune.models.combine import COMBINATIONS, combine
+from hftune.models.load import load_base, load_saved, model_location
+from hftune.models.save import ModelFacts, save_model
+from hftune.runs.run import Run, load
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: What runs must share to be added up: field of the facts -> what it is called.

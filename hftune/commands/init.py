@@ -15,13 +15,13 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import atomic_write
 from hftune.core.shipped import PACKAGE, shipped_folder
+from hftune.core.suggest import did_you_mean
 from hftune.data.contents import describe_columns
-from hftune.data.load import load_parts
-from hftune.recipe.export import SCHEMA_FILE
-from hftune.recipe.fields import choice_names, recipe_schema
+from hftune.data.load_rows import load_parts
+from hftune.recipe.json_schema import choice_names, recipe_schema
 from hftune.recipe.recipe import Recipe
-from hftune.recipe.suggest import did_you_mean
-from hftune.recipe.write import IMBALANCED, MODELS, Draft, write_recipe
+from hftune.recipe.schema_file import SCHEMA_FILE
+from hftune.recipe.starter import IMBALANCED, MODELS, Draft, write_recipe
 from hftune.tasks import TASKS
 from hftune.tasks.guess import FORMS, Guess, guess_tasks
 

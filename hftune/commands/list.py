@@ -10,17 +10,17 @@ from typing import Any
 
 from hftune.core.errors import HftuneError
 from hftune.core.shipped import shipped_folder
+from hftune.core.suggest import did_you_mean
 from hftune.data import DEMO_DATA, DIFFICULTIES, PACINGS, SAMPLINGS
-from hftune.hub.demo_models import DEMO_MODELS
 from hftune.initialization import SCHEMES
 from hftune.methods import method_row
-from hftune.optimizers import OPTIMIZERS
+from hftune.models.demo_models import DEMO_MODELS
+from hftune.optimization.optimizers import OPTIMIZERS
+from hftune.optimization.schedules import SCHEDULES
 from hftune.recipe.compatibility import conflicts
-from hftune.recipe.export import EDITOR_LINE
-from hftune.recipe.fields import choice_names, recipe_schema
-from hftune.recipe.resolve import typed_sections
-from hftune.recipe.suggest import did_you_mean
-from hftune.schedules import SCHEDULES
+from hftune.recipe.defaults import typed_sections
+from hftune.recipe.json_schema import choice_names, recipe_schema
+from hftune.recipe.schema_file import EDITOR_LINE
 from hftune.tasks import TASKS
 
 OPENING = re.compile(r"(?<=\w)[.:;](?=\s)")
@@ -83,8 +83,8 @@ def plot_schedules(path: Path) -> None:
         HftuneError: The ending is that of no picture, or the folder is not there.
     """
     _check_picture(path)
-    from hftune.report.grid import draw_grid
-    from hftune.schedules.make import sample_rates
+    from hftune.optimization.make_schedule import sample_rates
+    from hftune.report.curve_grid import draw_grid
 
     captions = {
         name: ", ".join(f"{key}: {value}" for key, value in row.example.items())
@@ -107,8 +107,8 @@ def plot_pacings(path: Path) -> None:
     _check_picture(path)
     import numpy as np
 
-    from hftune.data.curriculum import Curriculum
-    from hftune.report.grid import draw_grid
+    from hftune.data.sampling.curriculum import Curriculum
+    from hftune.report.curve_grid import draw_grid
 
     curves: dict[str, list[float]] = {}
     for name in PACINGS:

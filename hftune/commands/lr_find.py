@@ -8,14 +8,14 @@ from torch import nn
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import Loss
-from hftune.optimizers import FULL_BATCH
+from hftune.losses.loss import Loss
+from hftune.optimization.lr_sweep_reading import RangeTest
+from hftune.optimization.optimizers import FULL_BATCH
+from hftune.optimization.rules import IN_BACKWARD
 from hftune.recipe.recipe import Recipe
-from hftune.recipe.rules.optimization import IN_BACKWARD
-from hftune.report.range_test import draw_range_test
-from hftune.schedules.range_test import RangeTest
-from hftune.training.prepare import prepare
-from hftune.training.range_test import LEAST, sweep
+from hftune.report.lr_sweep_plot import draw_range_test
+from hftune.training.lr_sweep import LEAST, sweep
+from hftune.training.plan.prepare import prepare
 
 PICTURES = (".png", ".svg", ".pdf")
 SHOWN = 10

@@ -14,9 +14,9 @@ from datasets import Dataset
 from hftune.core.console import console, say, warn
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import as_dataset, column_array, joined
-from hftune.data.load import load_part
-from hftune.tasks.contract import PredictArguments
-from hftune.training.run import Run, load
+from hftune.data.load_rows import load_part
+from hftune.runs.run import Run, load
+from hftune.tasks.task import PredictArguments
 
 #: Rows predicted and written at once; they are sorted by length, so that little is padding.
 CHUNK = 10_000

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from hftune.core.console import console, say, warn
 from hftune.core.errors import RunError
-from hftune.hub.push import Target, check_fits, check_repo_id, check_target, send
-from hftune.hub.round_trip import check_round_trip
+from hftune.hub.reload_check import check_round_trip
 from hftune.hub.staging import Staged, stage
-from hftune.training.run import Run, load
+from hftune.hub.upload import Target, check_fits, check_repo_id, check_target, send
+from hftune.runs.run import Run, load
 
 MESSAGE = "Upload with hftune"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hftune.core.files import atomic_write
-from hftune.recipe.export import standard_schema
-from hftune.recipe.fields import recipe_schema
+from hftune.recipe.json_schema import recipe_schema
+from hftune.recipe.schema_file import standard_schema
 
 
 def schema(output: Path | None = None) -> dict[str, Any]:

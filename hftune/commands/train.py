@@ -18,15 +18,17 @@ from hftune.commands.push import push, push_command
 from hftune.core.console import number_of, say, warn
 from hftune.core.errors import HftuneError, RunError
 from hftune.core.files import atomic_write, atomic_write_json
-from hftune.hub.card import model_card
-from hftune.hub.save import ModelFacts, save_model
-from hftune.losses.contract import Loss
+from hftune.core.processes import once
+from hftune.evaluation.external import Metric
+from hftune.hub.model_card import model_card
+from hftune.hub.push_request import PushOrder, check_push
+from hftune.losses.loss import Loss
 from hftune.methods import TUNERS, method_row
 from hftune.methods.probe.method import Probe
-from hftune.metrics.external import Metric
+from hftune.models.save import ModelFacts, save_model
 from hftune.recipe.recipe import Recipe
 from hftune.report.summary import print_fit, print_samples, print_summary
-from hftune.training.agreement import once
+from hftune.runs.run import RECIPE_FILE, Run, choose_folder, claimed, environment
 from hftune.training.build import (
     base_quantization,
     build_model,
@@ -34,9 +36,10 @@ from hftune.training.build import (
     parameter_counts,
     without_padding,
 )
-from hftune.training.callbacks import JsonLog, ProgressReport, SampleLog
+from hftune.training.callbacks.progress import JsonLog, ProgressReport, SampleLog
 from hftune.training.checkpoints import latest_checkpoint
-from hftune.training.distribution import (
+from hftune.training.distributed.launcher import Launch
+from hftune.training.distributed.sharding import (
     check_resumed,
     check_resumed_base,
     distribution,
@@ -45,17 +48,14 @@ from hftune.training.distribution import (
     precision_in_force,
     whole_weights,
 )
-from hftune.training.launch import Launch
-from hftune.training.outlook import say_outlook
-from hftune.training.plan import Plan
-from hftune.training.prepare import prepare
-from hftune.training.push import PushOrder, check_push
-from hftune.training.run import RECIPE_FILE, Run, choose_folder, claimed, environment
+from hftune.training.frozen_layer_cache import kept_trunk
+from hftune.training.memory.memory_report import say_outlook
+from hftune.training.plan.plan import Plan
+from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import HftuneTrainer
-from hftune.training.trunk import kept_trunk
 
 if TYPE_CHECKING:
-    from hftune.training.probe import Fitting
+    from hftune.methods.probe.fit import Fitting
 
 FITTED_AGAIN = "run it again: its features are in the cache"
 
@@ -103,7 +103,7 @@ def train(
     _say_rows(plan)
     order = check_push(plan)
     if isinstance(plan.method, Probe):
-        from hftune.training.probe import prepare_fit
+        from hftune.methods.probe.fit import prepare_fit
 
         _check_without_trainer(model=model, loss=loss, callbacks=callbacks, resume=resume)
         return _fit(prepare_fit(plan), order)
@@ -180,7 +180,7 @@ def _check_without_trainer(**given: Any) -> None:
 
 def _fit(fitting: "Fitting", order: PushOrder | None) -> Run:
     """Fit a classifier on features; the run folder is that of a training without checkpoints."""
-    from hftune.training.probe import fit_probe
+    from hftune.methods.probe.fit import fit_probe
 
     plan, folder = fitting.plan, choose_folder(fitting.plan.recipe)
     with claimed(folder):
@@ -288,8 +288,8 @@ def _write_end(
     metrics: dict[str, Any],
     weights: dict[str, Tensor] | None,
 ) -> None:
-    from hftune.report.curves import draw_curves
     from hftune.report.gradient_flow import draw_gradient_flow, layer_norms, verdict
+    from hftune.report.training_curves import draw_curves
 
     adapter = isinstance(model, PeftModel)
     facts = model_facts(plan)

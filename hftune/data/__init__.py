@@ -3,7 +3,7 @@
 
 from typing import Literal
 
-from hftune.core.rows import Row
+from hftune.core.registry import Row
 
 DEMO_DATA = {
     "demo:docstrings": Row(

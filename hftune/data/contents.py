@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
-from hftune.data.chat import is_conversation
+from hftune.data.chat_template import is_conversation
 from hftune.data.conversations import is_sharegpt
 
 Kind = Literal["text", "labels", "numbers", "lists", "conversations", "names", "nothing"]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hftune.data.chat import Message, is_conversation
+from hftune.data.chat_template import Message, is_conversation
 
 #: Who speaks in sharegpt -> role. Source: the fields of the published ShareGPT-like data sets.
 SHAREGPT_ROLES = {

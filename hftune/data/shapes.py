@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import MISMATCH, as_dataset, column_array, column_batches, joined
-from hftune.data.chat import Message
+from hftune.data.chat_template import Message
 from hftune.data.columns import GROUP, Role, find_columns
 from hftune.data.conversations import (
     alpaca_to_messages,

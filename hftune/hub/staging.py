@@ -14,10 +14,10 @@ from zipfile import BadZipFile, ZipFile
 from safetensors import SafetensorError, safe_open
 
 from hftune.core.errors import HftuneError
-from hftune.hub.card import card_for_hub
-from hftune.hub.clean import clean_json, clean_recipe, public_base
 from hftune.hub.leaks import find_leak, known_secrets
-from hftune.hub.save import FACTS_FILE, ModelFacts
+from hftune.hub.model_card import card_for_hub
+from hftune.hub.sanitize import clean_json, clean_recipe, public_base
+from hftune.models.save import FACTS_FILE, ModelFacts
 
 CARD, RECIPE, METRICS = "README.md", "recipe.yaml", "metrics.json"
 PROBE = "probe.skops"

@@ -4,9 +4,9 @@
 Literal and light: a recipe is held against the table without importing torch.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from hftune.core.registry import SchemeRow
 
 Scheme = Literal[
     "xavier_uniform",
@@ -25,27 +25,6 @@ Scheme = Literal[
     "ones",
     "prior",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchemeRow:
-    """A value of ``initialization.name``.
-
-    Attributes:
-        summary: One line for people.
-        target: The function that draws in place, as ``package.module:name``; none where it takes
-            more than a tensor to know.
-        options: Arguments of it that a recipe may say.
-        settings: Those that a recipe leaves out, where the function's own defaults are of no use.
-        draws: ``matrices`` where it reckons with the two sides of a weight, ``vectors`` where it
-            is made for one dimension, else any shape.
-    """
-
-    summary: str
-    target: str | None = None
-    options: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    draws: Literal["matrices", "vectors", "any"] = "any"
 
 
 _TORCH = "torch.nn.init:"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hftune.core.rows import named
+from hftune.core.registry import named
 from hftune.initialization import SCHEMES
 from hftune.initialization.section import Drawing
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from hftune.core.errors import HftuneError, RunError
-from hftune.interpret.tokens import Token, virtual_tokens
+from hftune.tasks.token_texts import Token, virtual_tokens
 
 EAGER = "eager"
 TOLERANCE = 1e-5

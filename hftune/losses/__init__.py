@@ -1,30 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses by name, each with a denominator that is known before the first forward pass."""
 
-from dataclasses import dataclass
+from hftune.core.registry import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LossRow
 
-from hftune.core.rows import Row
-
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
 CLASSIFIERS = ("text-classification",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossRow(Row):
-    """A loss.
-
-    Attributes:
-        problem_types: What ``config.problem_type`` of a classifier it goes with.
-        smooths: Whether ``training.label_smoothing_factor`` goes with it.
-        compares_rows: Whether it compares the rows of a micro-batch, so that its gradient depends
-            on how a batch is split.
-    """
-
-    problem_types: tuple[str, ...] = (SINGLE_LABEL,)
-    smooths: bool = False
-    compares_rows: bool = False
 
 
 LOSSES = {

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import (
+from hftune.losses.label_weights import label_weights
+from hftune.losses.loss import (
     Batch,
     LabelFacts,
     Loss,
@@ -23,7 +24,6 @@ from hftune.losses.contract import (
     in_full,
     refuse_smoothing,
 )
-from hftune.losses.label_weights import label_weights
 
 PosWeight = Literal["balanced"] | list[float] | dict[str, float]
 

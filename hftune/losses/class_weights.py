@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import Batch, LabelFacts, Loss, counted, targets
 from hftune.losses.label_weights import label_weights
+from hftune.losses.loss import Batch, LabelFacts, Loss, counted, targets
 
 ClassWeights = Literal["balanced", "inverse", "effective_number"] | list[float] | dict[str, float]
 DEFAULT_BETA = 0.999

@@ -14,9 +14,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hftune.losses.chunked_head import summed_at_labels
 from hftune.losses.class_weights import ClassWeighted
-from hftune.losses.contract import Batch, LabelFacts, aligned, forward
-from hftune.losses.head import summed_at_labels
+from hftune.losses.loss import Batch, LabelFacts, aligned, forward
 
 
 @dataclass(kw_only=True)

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
-from hftune.losses import MULTI_LABEL
+from hftune.core.registry import MULTI_LABEL
 from hftune.losses.bce_with_logits import PosWeight, pos_weight_tensor
+from hftune.losses.chunked_head import summed_at_labels
 from hftune.losses.class_weights import ClassWeighted
-from hftune.losses.contract import (
+from hftune.losses.loss import (
     Batch,
     LabelFacts,
     aligned,
@@ -26,7 +27,6 @@ from hftune.losses.contract import (
     in_full,
     refuse_smoothing,
 )
-from hftune.losses.head import summed_at_labels
 
 
 @dataclass(kw_only=True)

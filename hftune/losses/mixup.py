@@ -23,17 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hftune.core.draws import process_index
 from hftune.core.errors import RunError
-from hftune.core.surgery import pretrained_in
-from hftune.losses.contract import (
+from hftune.core.rng import process_index
+from hftune.losses.cross_entropy import CrossEntropy
+from hftune.losses.loss import (
     Batch,
     counted,
     forward,
     in_full,
     refuse_encoder_decoder,
 )
-from hftune.losses.cross_entropy import CrossEntropy
+from hftune.models.structure import pretrained_in
 
 PIXELS = "pixel_values"
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hftune.losses import MULTI_LABEL, REGRESSION
-from hftune.losses.contract import Batch, aligned, counted, in_full, targets
-from hftune.losses.head import summed_at_labels
+from hftune.core.registry import MULTI_LABEL, REGRESSION
+from hftune.losses.chunked_head import summed_at_labels
+from hftune.losses.loss import Batch, aligned, counted, in_full, targets
 
 
 def row_losses(

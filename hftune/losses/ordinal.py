@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
 from hftune.losses.class_weights import ClassWeighted
-from hftune.losses.contract import Batch, LabelFacts, aligned, forward, refuse_smoothing
+from hftune.losses.loss import Batch, LabelFacts, aligned, forward, refuse_smoothing
 
 
 @dataclass(kw_only=True)

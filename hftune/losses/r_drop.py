@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import Batch, aligned, forward
 from hftune.losses.cross_entropy import CrossEntropy
+from hftune.losses.loss import Batch, aligned, forward
 
 
 @dataclass(kw_only=True)

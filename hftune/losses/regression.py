@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hftune.losses.contract import (
+from hftune.losses.loss import (
     Batch,
     LabelFacts,
     Loss,

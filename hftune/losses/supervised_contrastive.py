@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hftune.core.pooling import Pooling, pooled
-from hftune.losses.contract import Batch, aligned, counted, refuse_encoder_decoder
 from hftune.losses.cross_entropy import CrossEntropy
+from hftune.losses.loss import Batch, aligned, counted, refuse_encoder_decoder
+from hftune.models.pooling import Pooling, pooled
 
 
 @dataclass(kw_only=True)

@@ -3,11 +3,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from hftune.core.registry import MethodRow
 from hftune.methods.peft_types import PEFT_TYPES, adapter
-from hftune.methods.rows import MethodRow
 
 if TYPE_CHECKING:
-    from hftune.methods.contract import Method
+    from hftune.methods.method import Method
 
 METHODS = {
     "full": MethodRow(

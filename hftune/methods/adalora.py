@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.core.errors import HftuneError
-from hftune.methods.contract import MethodContext
+from hftune.methods.method import MethodContext
 from hftune.methods.peft import Peft
 
 ORTHOGONALITY_WEIGHT = AdaLoraConfig.orth_reg_weight

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
-from hftune.core.parts import check_pattern, is_named, places
-from hftune.methods.contract import Method, MethodContext
+from hftune.methods.method import Method, MethodContext
+from hftune.models.module_names import check_pattern, is_named, places
 
 #: ``bias``, and in some models ``q_bias``, ``in_proj_bias`` or ``bias_ih_l0``.
 BIAS = re.compile(r"(.*[._])?bias(_[^.]*)?")

@@ -16,7 +16,9 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
-from hftune.core.parts import (
+from hftune.methods.method import Method, MethodContext
+from hftune.methods.unfreezing import Phases, Unfreeze, Unfreezing
+from hftune.models.module_names import (
     Pattern,
     Place,
     all_names,
@@ -25,8 +27,6 @@ from hftune.core.parts import (
     layer_names,
     places,
 )
-from hftune.methods.contract import Method, MethodContext
-from hftune.methods.unfreezing import Phases, Unfreeze, Unfreezing
 
 Layers = int | str | list[int | str]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from hftune.methods.contract import Method, MethodContext
+from hftune.methods.method import Method, MethodContext
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ def merged(model: Any, method: str) -> nn.Module:
     """Return the base model with the adapter in its weights; the given one is used up.
 
     Args:
-        model: As :meth:`hftune.methods.contract.Method.apply` made it, or as it was loaded.
+        model: As :meth:`hftune.methods.method.Method.apply` made it, or as it was loaded.
         method: The name of its method.
 
     Raises:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
 from hftune.methods import method_row
-from hftune.methods.contract import Method, MethodContext
+from hftune.methods.method import Method, MethodContext
 from hftune.methods.peft_tuners import register_tuners
 
 #: PEFT types that need more than a config -> what it is.

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from hftune.methods.rows import MethodRow
+from hftune.core.registry import MethodRow
 
 LANGUAGE_MODELS = ("text-generation",)
 PROMPT_LEARNING = "hftune.methods.prompt_learning:PromptLearning"

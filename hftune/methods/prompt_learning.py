@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.methods.contract import MethodContext
+from hftune.methods.method import MethodContext
 from hftune.methods.peft import Peft
 
 #: The types whose virtual tokens stand in the input, where prefix tuning's are keys and values.

@@ -12,7 +12,7 @@ from hftune.methods.peft import Peft
 
 
 class QLora(Peft):
-    """LoRA by another name; :mod:`hftune.recipe.resolve` holds what the name sets.
+    """LoRA by another name; :mod:`hftune.recipe.defaults` holds what the name sets.
 
     Args:
         options: Fields of ``peft.LoraConfig``.

@@ -25,8 +25,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.steps import steps_of
-from hftune.methods.contract import MethodContext
 from hftune.methods.merging import merged_low_rank
+from hftune.methods.method import MethodContext
 from hftune.methods.peft import Peft
 
 Reset = Literal["magnitude", "random", "zero"]

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.core.steps import steps_of
-from hftune.methods.contract import MethodContext
+from hftune.methods.method import MethodContext
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,42 +4,92 @@
 ``python -m hftune.recipe.compatibility`` prints the docs page of the same name from them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hftune.core.errors import RecipeError
+from hftune.core.registry import MethodRow
+from hftune.core.rules import RecipeView
+from hftune.data.rules import BATCH_RULES, DATA_RULES
+from hftune.data.sampling.rules import SAMPLING_RULES
+from hftune.distillation.rules import DISTILLATION_RULES
+from hftune.evaluation.rules import EVALUATION_RULES
+from hftune.initialization.rules import INITIALIZATION_RULES
 from hftune.losses import LOSSES
-from hftune.methods import METHODS, ROWS, TUNERS
-from hftune.methods.rows import MethodRow
-from hftune.recipe.load import KeyPath, Source
-from hftune.recipe.rules import RULES
-from hftune.recipe.rules.named_options import option_problems
-from hftune.recipe.rules.probe import NO_TRAINER, training_without_trainer
-from hftune.recipe.rules.rule import Sections
-from hftune.recipe.schema import TASK_OPTIONS
+from hftune.losses.rules import LOSS_RULES
+from hftune.methods import METHODS, ROWS, TUNERS, method_row
+from hftune.methods.probe.rules import NO_TRAINER, PROBE_RULES, training_without_trainer
+from hftune.methods.rules import METHOD_RULES
+from hftune.models.rules import MODEL_RULES
+from hftune.optimization.optimizers import DEFAULT as DEFAULT_OPTIMIZER
+from hftune.optimization.optimizers import OPTIMIZERS
+from hftune.optimization.option_rules import option_problems
+from hftune.optimization.rules import OPTIMIZATION_RULES
+from hftune.optimization.schedules import DEFAULT as DEFAULT_SCHEDULE
+from hftune.optimization.schedules import SCHEDULES
+from hftune.recipe.sections import TASK_OPTIONS
+from hftune.recipe.training_rules import TRAINING_RULES
+from hftune.recipe.yaml_source import KeyPath, Source
+from hftune.regularization.rules import REGULARIZATION_RULES
 from hftune.tasks import TASKS
 
+RULES = (
+    *DATA_RULES,
+    *SAMPLING_RULES,
+    *BATCH_RULES,
+    *MODEL_RULES,
+    *METHOD_RULES,
+    *PROBE_RULES,
+    *LOSS_RULES,
+    *DISTILLATION_RULES,
+    *INITIALIZATION_RULES,
+    *OPTIMIZATION_RULES,
+    *REGULARIZATION_RULES,
+    *EVALUATION_RULES,
+    *TRAINING_RULES,
+)
 
-def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
+
+def recipe_view(sections: Mapping[str, Any]) -> RecipeView:
+    """Return what rules see of a recipe.
+
+    Args:
+        sections: Name -> section, as :func:`hftune.recipe.defaults.typed_sections` makes them.
+    """
+    loss, training = sections["loss"], sections["training"]
+    optimizer = OPTIMIZERS[training.get("optim", DEFAULT_OPTIMIZER)]
+    return RecipeView(
+        task=sections["task"],
+        method=sections["method"],
+        loss=loss,
+        training=training,
+        task_row=TASKS[sections["task"]],
+        method_row=method_row(sections["method"].name),
+        loss_row=None if loss is None else LOSSES[loss.name],
+        optimizer_row=optimizer,
+        schedule_row=SCHEDULES[training.get("lr_scheduler_type", DEFAULT_SCHEDULE)],
+        sections={type(section): section for section in sections.values()},
+    )
+
+
+def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield the key and the sentence of every rule that the recipe breaks."""
-    task = sections["task"]
-    for section, table in (("method", ROWS), ("loss", LOSSES)):
-        choice = sections[section]
-        row = None if choice is None else table.get(choice.name)
-        if row is not None and not row.suits(task):
-            yield (section,), f"{choice.name} goes with {', '.join(row.tasks)} only"
+    view = recipe_view(sections)
+    for name, row in (("method", view.method_row), ("loss", view.loss_row)):
+        if row is not None and not row.suits(view.task):
+            yield (name,), f"{sections[name].name} goes with {', '.join(row.tasks)} only"
     for key, tasks in TASK_OPTIONS.items():
-        if task not in tasks and _given(sections, key) is not None:
+        if view.task not in tasks and _given(sections, key) is not None:
             yield tuple(key.split(".")), f"it goes with {', '.join(tasks)} only"
     for rule in RULES:
-        if rule.broken(sections):
+        if rule.broken(view):
             yield tuple(rule.key.split(".")), rule.says
-    for key in training_without_trainer(sections):
+    for key in training_without_trainer(view):
         yield ("training", key), NO_TRAINER
-    yield from option_problems(sections)
+    yield from option_problems(view)
 
 
-def _given(sections: Sections, key: str) -> Any:
+def _given(sections: Mapping[str, Any], key: str) -> Any:
     section, *below = key.split(".")
     value = sections[section]
     for name in below:
@@ -47,7 +97,7 @@ def _given(sections: Sections, key: str) -> Any:
     return value
 
 
-def check_compatibility(sections: Sections, source: Source) -> None:
+def check_compatibility(sections: Mapping[str, Any], source: Source) -> None:
     """Raise one :class:`RecipeError` that lists every conflict."""
     problems = [
         f"{source.place(path)}: {'.'.join(map(str, path))}: {says}"

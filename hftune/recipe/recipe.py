@@ -11,20 +11,18 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from hftune.core.registry import Choice
+from hftune.data.section import DataSection
+from hftune.distillation.section import DistillationSection
+from hftune.evaluation.section import EvaluationSection
 from hftune.initialization.section import InitializationSection
-from hftune.losses.distillation.section import DistillationSection
 from hftune.methods import FITTED
-from hftune.recipe.check import check
+from hftune.models.section import ModelSection
 from hftune.recipe.compatibility import check_compatibility
-from hftune.recipe.fields import choice_names, recipe_schema
-from hftune.recipe.load import Source, load_source
-from hftune.recipe.resolve import training_defaults, typed_sections
-from hftune.recipe.schema import (
-    Choice,
-    DataSection,
-    EvaluationSection,
-    ModelSection,
-)
+from hftune.recipe.defaults import training_defaults, typed_sections
+from hftune.recipe.json_schema import choice_names, recipe_schema
+from hftune.recipe.validate import check
+from hftune.recipe.yaml_source import Source, load_source
 from hftune.regularization.section import RegularizationSection
 
 #: Fields of TrainingArguments that belong to one run on one machine and not to its recipe.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
-from hftune.core.parts import Pattern, check_pattern, is_named
+from hftune.models.module_names import Pattern, check_pattern, is_named
 from hftune.regularization.attached import Attached, Handle
 
 

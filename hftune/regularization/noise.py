@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from hftune.core.draws import normal_like
-from hftune.core.parts import Pattern, check_pattern, is_named
+from hftune.core.rng import normal_like
+from hftune.models.module_names import Pattern, check_pattern, is_named
 
 
 class WeightNoise:

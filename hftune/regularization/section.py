@@ -148,6 +148,11 @@ class RegularizationSection:
     )
 
     @property
+    def averaging(self) -> WeightAveraging | None:
+        """The average of the weights with its options; a bare name has become a record."""
+        return self.weight_averaging if isinstance(self.weight_averaging, WeightAveraging) else None
+
+    @property
     def penalties(self) -> dict[str, float]:
         """The penalties on weights and their factors."""
         given = {"l1": self.l1, "l2": self.l2, "l2_sp": self.l2_sp}

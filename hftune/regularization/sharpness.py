@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from hftune.core.draws import Draws
+from hftune.core.rng import Draws
 from hftune.regularization.batch_norm import statistics_kept
 
 #: What is added to a weight's size, so that a weight of 0 moves, too; as in the paper.

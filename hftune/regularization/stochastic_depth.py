@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError, RunError
-from hftune.core.parts import layer_names
-from hftune.core.surgery import pretrained_in
+from hftune.models.module_names import layer_names
+from hftune.models.structure import pretrained_in
 from hftune.regularization.attached import Attached, Handle
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hftune.core.errors import RecipeError
-from hftune.core.surgery import num_positions
+from hftune.evaluation.generation_metrics import GENERATION_METRICS, generation_metrics
+from hftune.evaluation.language_modelling import language_modelling_metrics
 from hftune.losses.of_rows import token_losses, token_losses_of
-from hftune.metrics.generation import GENERATION_METRICS, generation_metrics
-from hftune.metrics.language_modelling import language_modelling_metrics
-from hftune.tasks.contract import AllKept, Kept, Task
+from hftune.models.structure import num_positions
 from hftune.tasks.inference import GREEDY, free_positions
+from hftune.tasks.task import AllKept, Kept, Task
 
 #: Short, so that evaluation stays cheap.
 MAX_NEW_TOKENS = 64

@@ -14,7 +14,7 @@ from hftune.core.errors import HftuneError
 from hftune.data.columns import Role
 from hftune.data.contents import Contents, Kind, describe_columns
 from hftune.tasks import TASKS
-from hftune.tasks.contract import Task
+from hftune.tasks.task import Task
 
 Form = dict[str, tuple[Kind, ...]]
 ANY: tuple[Kind, ...] = ("text", "labels", "numbers", "lists", "conversations", "names")

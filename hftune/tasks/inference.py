@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DataCollator, PreTrainedTokenizerBase
 
 from hftune.core.console import console
-from hftune.core.surgery import num_positions
-from hftune.losses.contract import forward
+from hftune.losses.loss import forward
+from hftune.models.structure import num_positions
 
 GREEDY: Mapping[str, Any] = MappingProxyType({"num_beams": 1, "do_sample": False})
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hftune.core.errors import HftuneError
-from hftune.metrics.entities import OUTSIDE, entities, marks_entities
+from hftune.evaluation.entities import OUTSIDE, entities, marks_entities
 from hftune.tasks.words import text_and_spans
 
 PREFIXES = "BILEUS"

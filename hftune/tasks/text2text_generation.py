@@ -22,15 +22,15 @@ from transformers import (
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError, RecipeError
-from hftune.core.surgery import num_positions
 from hftune.data.arrow import as_dataset, codes, column_array
 from hftune.data.columns import GROUP, Role
 from hftune.data.same import column_keys
 from hftune.data.shapes import texts
 from hftune.data.split import Keys, joined_keys
-from hftune.tasks.contract import Encoded, PredictArguments
+from hftune.models.structure import num_positions
 from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, unknown_token_id
 from hftune.tasks.inference import generated
+from hftune.tasks.task import Encoded, PredictArguments
 
 
 class Text2TextGeneration(GenerationTask):

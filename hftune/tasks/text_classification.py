@@ -25,12 +25,12 @@ from hftune.data.columns import GROUP, Role
 from hftune.data.same import column_keys
 from hftune.data.select import text_column
 from hftune.data.split import Keys, joined_keys
-from hftune.metrics.decisions import estimated_prior, prior_shift
-from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
+from hftune.evaluation.decisions import estimated_prior, prior_shift
+from hftune.tasks.class_prior import Prior, as_shares, shares_by_name
 from hftune.tasks.inference import scores
-from hftune.tasks.prior import Prior, as_shares, shares_by_name
 from hftune.tasks.problem_types import SINGLE_LABEL, make_problem_type, problem_type_of
-from hftune.tasks.problem_types.contract import LabelSet, ProblemType, Thresholds
+from hftune.tasks.problem_types.problem_type import LabelSet, ProblemType, Thresholds
+from hftune.tasks.task import AllKept, Encoded, Kept, PredictArguments, Task
 
 SHOWN_LABELS = 20
 #: Validation rows of a label from which on its threshold is more than chance, roughly.

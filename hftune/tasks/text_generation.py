@@ -27,7 +27,7 @@ from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import codes, column_array, column_batches
 from hftune.data.blocks import joined_blocks, separate_blocks
-from hftune.data.chat import (
+from hftune.data.chat_template import (
     RewrittenTurnsError,
     assistant_spans,
     before_answer,
@@ -38,10 +38,10 @@ from hftune.data.conversations import without_nulls
 from hftune.data.same import column_keys, folded, hashes
 from hftune.data.shapes import ROLES, select_shape, shape_columns
 from hftune.data.split import Keys, joined_keys
-from hftune.tasks.contract import Encoded, NothingTrainedError, PredictArguments
 from hftune.tasks.generation import GenerationTask
 from hftune.tasks.inference import free_positions, generated
-from hftune.tasks.spans import documents, encode_spans
+from hftune.tasks.task import Encoded, NothingTrainedError, PredictArguments
+from hftune.tasks.trained_spans import documents, encode_spans
 
 
 class TextGeneration(GenerationTask):

@@ -30,12 +30,12 @@ from hftune.data.arrow import codes, column_array
 from hftune.data.columns import GROUP, Role
 from hftune.data.same import column_keys
 from hftune.data.split import Keys, joined_keys
-from hftune.losses.contract import aligned, counted, forward
-from hftune.metrics.entities import kind_of, marks_entities, scheme_of
-from hftune.metrics.tagging import per_tag_metrics, tagging_metrics
-from hftune.tasks.contract import AllKept, Encoded, Kept, PredictArguments, Task
+from hftune.evaluation.entities import kind_of, marks_entities, scheme_of
+from hftune.evaluation.tagging import per_tag_metrics, tagging_metrics
+from hftune.losses.loss import aligned, counted, forward
 from hftune.tasks.inference import batches_by_length
 from hftune.tasks.tags import lists_of, ordered_tags, placed_entities
+from hftune.tasks.task import AllKept, Encoded, Kept, PredictArguments, Task
 from hftune.tasks.words import WORD, tokenize_words
 
 

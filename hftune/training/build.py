@@ -17,27 +17,28 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.core.fingerprint import fingerprint
-from hftune.core.fused_lora import fused_lora
-from hftune.core.layers import with_layers
-from hftune.core.padding_free import padding_free
-from hftune.core.surgery import new_modules, pool_by_mean, unused_pooler
-from hftune.data.curriculum import Curriculum
-from hftune.hub.adapter import loaded_weights
-from hftune.hub.load import load_weights, quantization_config, was_pooled_by_mean
-from hftune.initialization.model import Facts, initialize
-from hftune.losses.distillation.loss import Distillation
+from hftune.data.sampling.curriculum import Curriculum
+from hftune.distillation.distillation_loss import Distillation
+from hftune.distillation.mean_teacher import AlphaWarmup
+from hftune.distillation.teaching import give_teacher, training_rows
+from hftune.initialization.initialize import Facts, initialize
+from hftune.models.adapter import loaded_weights
+from hftune.models.fingerprint import fingerprint
+from hftune.models.keep_layers import with_layers
+from hftune.models.load import load_weights, quantization_config, was_pooled_by_mean
+from hftune.models.pooling import pool_by_mean
+from hftune.models.structure import new_modules, unused_pooler
+from hftune.speed.fused_lora import fused_lora
+from hftune.speed.padding_free import padding_free
 from hftune.tasks.problem_types import SINGLE_LABEL
-from hftune.training.arguments import mixed_precision
-from hftune.training.backward import NoInputGradients
-from hftune.training.batching import padded_by_run
-from hftune.training.curriculum.stages import Stages
-from hftune.training.distillation.average import AlphaWarmup
-from hftune.training.distillation.teaching import give_teacher, training_rows
-from hftune.training.distribution import is_sharded, name_layers
-from hftune.training.early_stopping import EarlyStopping
-from hftune.training.generalization import GeneralizationGap
-from hftune.training.plan import Plan
+from hftune.training.callbacks.curriculum_stages import Stages
+from hftune.training.callbacks.early_stopping import EarlyStopping
+from hftune.training.callbacks.generalization_gap import GeneralizationGap
+from hftune.training.callbacks.no_input_gradients import NoInputGradients
+from hftune.training.distributed.sharding import is_sharded, name_layers
+from hftune.training.plan.arguments import mixed_precision
+from hftune.training.plan.plan import Plan
+from hftune.training.plan.token_budget import padded_by_run
 from hftune.training.trainer import HftuneTrainer
 
 #: Rows on which lsuv looks at the outputs of new layers.

@@ -32,23 +32,23 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
 
-from hftune.data.sampling import Draw
-from hftune.losses.contract import ROW, Loss
-from hftune.losses.penalties import WeightPenalty
-from hftune.methods.contract import Method
-from hftune.optimizers.averaging import Averaging
+from hftune.data.sampling.row_sampler import Draw
+from hftune.losses.loss import ROW, Loss
+from hftune.methods.method import Method
+from hftune.optimization.schedule_factors import Span
 from hftune.regularization.noise import WeightNoise
+from hftune.regularization.penalties import WeightPenalty
 from hftune.regularization.sharpness import SharpnessAware
-from hftune.schedules.factors import Span
-from hftune.tasks.contract import Task
-from hftune.training.beside import TrainedBeside
+from hftune.regularization.weight_averaging import Averaging
+from hftune.tasks.task import Task
+from hftune.training.callbacks.auxiliary_layers import TrainedBeside
+from hftune.training.callbacks.throughput import Throughput
 from hftune.training.checkpoints import FindBest, WholeCheckpoints, kept_in
-from hftune.training.optimization import Optimization
-from hftune.training.rows.streaming import TokenStream
-from hftune.training.sampler import Epochs, SeededSampler, Strategy, WithBlankRow
-from hftune.training.span import batches_per_epoch, span_of
-from hftune.training.throughput import Throughput
-from hftune.training.token_batches import TokenBatches
+from hftune.training.plan.optimization import Optimization
+from hftune.training.plan.streaming import TokenStream
+from hftune.training.plan.training_steps import batches_per_epoch, span_of
+from hftune.training.sampling.seeded_sampler import Epochs, SeededSampler, Strategy, WithBlankRow
+from hftune.training.sampling.token_batches import TokenBatches
 
 #: What a method keeps in a checkpoint.
 METHOD_FILE = "method.safetensors"
@@ -65,7 +65,7 @@ class HftuneTrainer(WholeCheckpoints):
 
     Args:
         task: Says what evaluation keeps and which metrics come of it.
-        loss: Sum and denominator; see :class:`hftune.losses.contract.Loss`.
+        loss: Sum and denominator; see :class:`hftune.losses.loss.Loss`.
         method: Says what it adds to the loss of a step.
         optimization: Says how the weights move.
         averaging: Keeps the average that is evaluated and saved, if there is one.

@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 import hftune
-from hftune.losses.contract import Batch, LabelFacts, aligned, forward
+from hftune.losses.loss import Batch, LabelFacts, aligned, forward
 
 
 # Data: any `datasets.Dataset` with a text and a label column.

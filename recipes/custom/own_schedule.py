@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import hftune
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 FOLDER = "runs/own_schedule"
 

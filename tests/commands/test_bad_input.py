@@ -265,7 +265,7 @@ def test_bad_input(
     monkeypatch.setattr(
         "hftune.training.build.load_weights", lambda *_, **__: pytest.fail("weights were loaded")
     )
-    monkeypatch.setattr("hftune.recipe.rules.rule.find_spec", lambda name: None)
+    monkeypatch.setattr("hftune.core.rules.find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["hftune", "train", str(path)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import hftune
 from hftune import HftuneError, Recipe
 from hftune.commands import chat as module
-from hftune.data.chat import render
-from hftune.training.conversation import Conversation
+from hftune.data.chat_template import render
+from hftune.runs.conversation import Conversation
 
 
 @pytest.fixture

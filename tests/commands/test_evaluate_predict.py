@@ -91,7 +91,7 @@ def test_a_prompt_beyond_the_models_positions_is_cut_on_the_left(
 
 
 def test_the_last_question_is_answered() -> None:
-    from hftune.data.chat import open_question
+    from hftune.data.chat_template import open_question
 
     user, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
     assert open_question([user, answer, user]) == [user, answer, user]

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 import hftune
 from hftune import HftuneError, Recipe, RecipeError, cli
-from hftune.recipe.export import EDITOR_LINE
+from hftune.recipe.schema_file import EDITOR_LINE
 
 ROOT = Path(__file__).parents[2]
 

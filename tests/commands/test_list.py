@@ -20,14 +20,14 @@ from hftune.commands.list import (
     plot_pacings,
     plot_schedules,
 )
-from hftune.hub.demo_models import DEMO_MODELS
 from hftune.methods import METHODS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, peft_configs
 from hftune.methods.peft_types import PEFT_TYPES
-from hftune.optimizers import OPTIMIZERS
-from hftune.recipe.fields import recipe_schema
-from hftune.recipe.limits import Schema
-from hftune.schedules import SCHEDULES
+from hftune.models.demo_models import DEMO_MODELS
+from hftune.optimization.optimizers import OPTIMIZERS
+from hftune.optimization.schedules import SCHEDULES
+from hftune.recipe.json_schema import recipe_schema
+from hftune.recipe.training_fields import Schema
 from hftune.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ import torch
 
 import hftune
 from hftune import HftuneError, Recipe, RunError
-from hftune.optimizers import DEFAULT
-from hftune.schedules.range_test import rate_at
+from hftune.optimization.lr_sweep_reading import rate_at
+from hftune.optimization.optimizers import DEFAULT
 from hftune.training.build import build_model
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 
 def test_nothing_is_left_behind(
@@ -114,7 +114,7 @@ def test_bad_input(
 
 def test_groups_keep_their_ratio(make_recipe: Callable[..., Recipe]) -> None:
     """A group of one's own with rate 0 stands still whatever the sweep does."""
-    from hftune.training.range_test import Sweep
+    from hftune.training.lr_sweep import Sweep
 
     recipe = make_recipe(
         training={"learning_rate": 1e-3, "param_groups": [{"params": ["classifier"], "lr": 1e-2}]}

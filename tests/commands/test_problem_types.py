@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hftune
 from hftune.core.errors import HftuneError, RecipeError
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven")
 COLOURS = ("red", "green", "blue")

@@ -16,10 +16,10 @@ import hftune
 from hftune.commands.schema import schema_text
 from hftune.core.errors import RecipeError
 from hftune.core.shipped import shipped_folder
-from hftune.recipe.check import check
-from hftune.recipe.export import EDITOR_LINE, SCHEMA_FILE, standard_schema
-from hftune.recipe.fields import choice_names, recipe_schema
-from hftune.recipe.load import Source, load_source
+from hftune.recipe.json_schema import choice_names, recipe_schema
+from hftune.recipe.schema_file import EDITOR_LINE, SCHEMA_FILE, standard_schema
+from hftune.recipe.validate import check
+from hftune.recipe.yaml_source import Source, load_source
 
 RECIPES = sorted(shipped_folder("recipes").rglob("*.yaml"))
 SHIPPED = shipped_folder("recipes") / SCHEMA_FILE

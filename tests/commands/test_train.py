@@ -211,7 +211,7 @@ def test_own_rows_loss_and_model(make_recipe: Callable[..., Recipe], labelled_ro
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
 
-    from hftune.losses.contract import aligned, forward
+    from hftune.losses.loss import aligned, forward
 
     class Brier(hftune.Loss):
         def denominator(self, batch: Any) -> torch.Tensor:
@@ -235,7 +235,7 @@ def test_own_rows_loss_and_model(make_recipe: Callable[..., Recipe], labelled_ro
 
 
 def test_a_folder_in_use_is_refused(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    from hftune.training.run import claimed
+    from hftune.runs.run import claimed
 
     folder = tmp_path / "busy"
     with (

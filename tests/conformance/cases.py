@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-from hftune.core.surgery import keep_unpacked
 from hftune.methods import PEFT_TYPES, ROWS, make_method, method_row
-from hftune.methods.contract import Method, MethodContext
-from hftune.recipe.resolve import NF4
+from hftune.methods.method import Method, MethodContext
+from hftune.models.load import keep_unpacked
+from hftune.recipe.defaults import NF4
 
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,

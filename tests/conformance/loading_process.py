@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification, BitsAndBytesConfig
 
 import hftune
-from hftune.core.surgery import keep_unpacked
 from hftune.methods.peft_tuners import register_tuners
+from hftune.models.load import keep_unpacked
 
 
 def image_model(asked: dict[str, Any]) -> Any:

@@ -13,10 +13,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 import hftune
 from hftune import Recipe
 from hftune.commands.train import model_facts
-from hftune.hub.save import save_model
 from hftune.methods import ROWS
+from hftune.models.save import save_model
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 from tests.conformance.cases import options_of
 
 ADDED = "<sku>"

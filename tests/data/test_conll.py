@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hftune import HftuneError
-from hftune.data.load import load_part
+from hftune.data.load_rows import load_part
 
 
 def read(tmp_path: Path, text: str, name: str = "rows.conll") -> dict[str, list[list[str]]]:

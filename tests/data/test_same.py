@@ -10,8 +10,8 @@ from datasets import Dataset
 from hftune.data.report import data_report
 from hftune.data.same import column_keys, folded
 from hftune.recipe.recipe import Recipe
-from hftune.training.choices import build_task
-from hftune.training.rows.sources import hold_out
+from hftune.training.plan.objective import build_task
+from hftune.training.plan.sources import hold_out
 
 WORDS = ["Straße", "café", "One", "two", "İ", "ﬁn", "漢字", "x"]
 

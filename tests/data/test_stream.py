@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from hftune.core.errors import HftuneError, RunError
-from hftune.data.files import read_files
+from hftune.data.source_files import read_files
 from hftune.data.stream import PLACE, stream_files
 
 TEXTS = ["naïve 😀", "two\nlines", 'a "quote", a comma', "NA", "007"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, set_seed
 
-from hftune.core.surgery import pool_by_mean
+from hftune.models.pooling import pool_by_mean
 
 
 def lora_classifier(base_model: Path, pooling: str = "cls") -> PeftModel:

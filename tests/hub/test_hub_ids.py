@@ -16,8 +16,8 @@ ASK = """
 import json, sys
 from transformers import AutoModel
 import hftune
-from hftune.data.load import load_parts
-from hftune.hub.load import load_config, load_tokenizer, load_weights
+from hftune.data.load_rows import load_parts
+from hftune.models.load import load_config, load_tokenizer, load_weights
 for line in sys.stdin:
     case = json.loads(line)
     try:

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hftune.core.errors import HftuneError
-from hftune.hub.card import model_card
-from hftune.hub.save import ModelFacts, read_facts, save_model
+from hftune.hub.model_card import model_card
 from hftune.hub.staging import Staged, stage
+from hftune.models.save import ModelFacts, read_facts, save_model
 from hftune.recipe.recipe import Recipe
 
 LABELS = ["red", "green", "blue"]

@@ -29,7 +29,7 @@ from hftune.interpret.attention import (
     remarks,
     sharpest_head,
 )
-from hftune.interpret.tokens import Token, encode_prompt, encode_text
+from hftune.tasks.token_texts import Token, encode_prompt, encode_text
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what PEFT's types say of themselves
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2}

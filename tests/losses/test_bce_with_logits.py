@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
 from hftune.losses.bce_with_logits import BceWithLogits
-from hftune.losses.contract import LabelFacts
+from hftune.losses.loss import LabelFacts
 from tests.losses.given import Given
 
 FACTS = LabelFacts(classes=["a", "b", "c"], counts=[2, 8, 0], rows=10)

@@ -8,8 +8,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from hftune.core.errors import HftuneError
 from hftune.losses.class_weights import ClassWeights, class_weight_tensor
-from hftune.losses.contract import LabelFacts
 from hftune.losses.cross_entropy import CrossEntropy
+from hftune.losses.loss import LabelFacts
 
 CLASSES = ["a", "b", "c", "d"]
 

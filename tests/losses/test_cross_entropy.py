@@ -8,8 +8,8 @@ from torch import Tensor
 
 from hftune.core.errors import HftuneError
 from hftune.losses.class_weights import ClassWeights
-from hftune.losses.contract import LabelFacts
 from hftune.losses.cross_entropy import CrossEntropy
+from hftune.losses.loss import LabelFacts
 from tests.losses.given import Given
 
 CLASSES = ["a", "b", "c", "d"]

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
-from hftune.losses import MULTI_LABEL
-from hftune.losses.contract import LabelFacts
+from hftune.core.registry import MULTI_LABEL
 from hftune.losses.focal import Focal, binary_focal_loss, focal_loss
+from hftune.losses.loss import LabelFacts
 from tests.losses.given import Given
 
 WEIGHTS = [0.5, 2.0, 1.0]

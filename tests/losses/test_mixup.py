@@ -21,8 +21,8 @@ from transformers import (
 
 from hftune import HftuneError
 from hftune.core.errors import RunError
-from hftune.losses.contract import LabelFacts, forward
 from hftune.losses.cross_entropy import CrossEntropy
+from hftune.losses.loss import LabelFacts, forward
 from hftune.losses.mixup import CutMix, Mixup, Pairs, edges, mixed_embeddings, soft_labels
 
 SIZES = {

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hftune.losses import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from hftune.core.registry import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from hftune.losses.of_rows import row_losses
 
 LOGITS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))

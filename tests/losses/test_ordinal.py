@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import LabelFacts
+from hftune.losses.loss import LabelFacts
 from hftune.losses.ordinal import Ordinal, cumulative_log_loss
 from tests.losses.given import Given
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import LabelFacts
 from hftune.losses.cross_entropy import CrossEntropy
+from hftune.losses.loss import LabelFacts
 from hftune.losses.r_drop import RDrop, divergence
 from tests.losses.given import Given
 

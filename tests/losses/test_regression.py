@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import LabelFacts
+from hftune.losses.loss import LabelFacts
 from hftune.losses.regression import Huber, MeanAbsoluteError, MeanSquaredError, Regression
 from tests.losses.given import Given
 

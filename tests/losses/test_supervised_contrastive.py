@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, T5Config
 
 from hftune.core.errors import HftuneError
-from hftune.losses.contract import LabelFacts
+from hftune.losses.loss import LabelFacts
 from hftune.losses.supervised_contrastive import SupervisedContrastive, contrastive_loss
 
 

@@ -16,7 +16,7 @@ from hftune import HftuneError, Recipe, RecipeError, Run
 from hftune.methods.adalora import phases
 from hftune.training.build import build_model, build_trainer
 from hftune.training.checkpoints import latest_checkpoint
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what PEFT says of AdaLoRA

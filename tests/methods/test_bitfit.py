@@ -10,7 +10,7 @@ from torch import nn
 
 from hftune import HftuneError, Recipe
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 
 def test_biases_and_the_head_move(make_recipe: Callable[..., Recipe]) -> None:
@@ -65,7 +65,7 @@ def test_a_language_model_keeps_its_pretrained_head(seq2seq_models: Any) -> None
     from transformers import AutoModelForSeq2SeqLM
 
     from hftune.methods.bitfit import BitFit
-    from hftune.methods.contract import MethodContext
+    from hftune.methods.method import MethodContext
 
     model = AutoModelForSeq2SeqLM.from_pretrained(seq2seq_models["bart"])
     BitFit().apply(model, MethodContext(task="text2text-generation"))
@@ -76,7 +76,7 @@ def test_a_language_model_keeps_its_pretrained_head(seq2seq_models: Any) -> None
 
 def test_a_convolutional_model_has_no_table_of_tokens() -> None:
     from hftune.methods.bitfit import BitFit
-    from hftune.methods.contract import MethodContext
+    from hftune.methods.method import MethodContext
     from tests.methods.tiny_models import build
 
     model = build("convnext")

@@ -10,10 +10,10 @@ import torch
 
 import hftune
 from hftune import HftuneError, Recipe, RecipeError
-from hftune.hub.round_trip import check_round_trip
+from hftune.hub.reload_check import check_round_trip
 from hftune.methods.bottleneck import BottleneckLayer
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 EIGHT_BIT = {"load_in_8bit": True}
@@ -115,8 +115,8 @@ def test_the_lines_of_the_card_load_it(make_recipe: Callable[..., Recipe]) -> No
 
 
 def test_the_card_of_another_method_has_no_such_line() -> None:
-    from hftune.hub.card import model_card
-    from hftune.hub.save import ModelFacts
+    from hftune.hub.model_card import model_card
+    from hftune.models.save import ModelFacts
 
     facts = ModelFacts(task="text-generation", base_model="x", method="lora")
     assert "hftune.methods" not in model_card(facts, {}, adapter=True)

@@ -24,7 +24,7 @@ from hftune.methods.diff_pruning.gates import num_kept
 from hftune.methods.diff_pruning.method import projection_step
 from hftune.methods.peft import peft_configs
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 TASKS = ("text-classification", "token-classification", "text-generation", "text2text-generation")
 METHOD = {"name": "diff_pruning", "target_sparsity": 0.9}

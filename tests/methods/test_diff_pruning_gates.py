@@ -16,7 +16,7 @@ from hftune.methods.diff_pruning.gates import (
     open_probability,
     sample_gates,
 )
-from hftune.methods.diff_pruning.packing import pack, unpack
+from hftune.methods.diff_pruning.mask_packing import pack, unpack
 
 ALPHAS = torch.tensor([-4.0, -1.0, 0.0, 0.7, 3.0])
 

@@ -14,12 +14,12 @@ from transformers import TrainerCallback
 
 import hftune
 from hftune import HftuneError, Recipe, Run
-from hftune.methods.contract import MethodContext
 from hftune.methods.freeze import Freeze, FreezeConfig, trained_layers
+from hftune.methods.method import MethodContext
 from hftune.methods.unfreezing import Phases, Unfreezing
 from hftune.training.build import build_model, build_trainer
 from hftune.training.checkpoints import latest_checkpoint
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
 

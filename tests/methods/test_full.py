@@ -7,7 +7,7 @@ import torch
 
 from hftune import Recipe
 from hftune.training.build import build_model, build_trainer, parameter_counts
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 
 def test_every_weight_moves(make_recipe: Callable[..., Recipe]) -> None:

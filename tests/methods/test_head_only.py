@@ -9,7 +9,7 @@ from transformers import BertModel
 
 from hftune import Recipe
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 
 def test_the_trunk_stands_still(make_recipe: Callable[..., Recipe]) -> None:

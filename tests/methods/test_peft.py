@@ -12,12 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hftune import HftuneError, Recipe
 from hftune.commands.train import model_facts
-from hftune.hub.load import load_finetuned
-from hftune.hub.save import save_model
 from hftune.methods import ROWS, TUNERS
 from hftune.methods.peft import NOT_FROM_A_RECIPE, Peft, peft_configs
+from hftune.models.load import load_finetuned
+from hftune.models.save import save_model
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 from tests.conformance.cases import KINDS, options_of
 
 TASKS = ("text-classification", "token-classification", "text-generation", "text2text-generation")

@@ -15,7 +15,7 @@ import hftune
 from hftune import HftuneError, Recipe, RecipeError, Run
 from hftune.methods.prompt_learning import PromptLearning
 from hftune.training.build import build_model, parameter_counts
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
 pytestmark = pytest.mark.filterwarnings("ignore:for MLP:UserWarning")

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 import hftune
 from hftune import HftuneError, Recipe, Run
-from hftune.methods.contract import MethodContext
+from hftune.methods.method import MethodContext
 from hftune.methods.prune.method import Prune, forget_pruned
 from hftune.methods.prune.schedule import Sparsities
 from hftune.methods.prune.units import FEED_FORWARD, HEADS, unit_layers

@@ -13,13 +13,13 @@ from peft import LoraConfig
 
 import hftune
 from hftune import HftuneError, Recipe
-from hftune.core.surgery import keep_unpacked
-from hftune.recipe.resolve import NF4
-from hftune.training.arguments import for_device
+from hftune.models.load import keep_unpacked
+from hftune.recipe.defaults import NF4
 from hftune.training.build import build_model
-from hftune.training.launch import Launch
-from hftune.training.outlook import plan_memory
-from hftune.training.prepare import prepare
+from hftune.training.distributed.launcher import Launch
+from hftune.training.memory.memory_report import plan_memory
+from hftune.training.plan.arguments import for_device
+from hftune.training.plan.prepare import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself
 
@@ -99,7 +99,7 @@ def test_refused(make_recipe: Callable[..., Recipe], quantization: Any, message:
 def test_without_bitsandbytes_it_names_the_extra(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hftune.recipe.rules.rule.find_spec", lambda name: None)
+    monkeypatch.setattr("hftune.core.rules.find_spec", lambda name: None)
     with pytest.raises(HftuneError, match=r"pip install 'hftune\[bnb\]'"):
         make_recipe("text-generation", method="qlora")
 

@@ -16,9 +16,9 @@ from torch import nn
 import hftune
 from hftune import HftuneError
 from hftune.methods import ROWS
-from hftune.recipe.resolve import NF4
+from hftune.recipe.defaults import NF4
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 from tests.conformance import loading_process
 from tests.conformance.cases import Bases, apply, batch, logits, pairs, train
 from tests.conformance.runs import TASKS, TEXTS, Runs, save_base, text_logits

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from hftune import Recipe, RecipeError
-from hftune.recipe.compatibility import compatibility_page
-from hftune.recipe.rules import RULES
+from hftune.recipe.compatibility import RULES, compatibility_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
@@ -99,7 +98,7 @@ def test_the_docs_page_is_the_table() -> None:
     ],
 )  # fmt: skip
 def test_conflicts(sections: dict, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hftune.recipe.rules.rule.find_spec", lambda name: None)
+    monkeypatch.setattr("hftune.core.rules.find_spec", lambda name: None)
     whole = {"task": "text-classification", "model": "x", "data": "x", **sections}
     with pytest.raises(RecipeError, match=says):
         Recipe(**whole)
@@ -139,7 +138,7 @@ def test_what_counts_rows_goes_with_no_stream(loss: dict) -> None:
 
 
 def test_every_rule_has_a_key_of_the_schema() -> None:
-    from hftune.recipe.fields import choice_names, recipe_schema
+    from hftune.recipe.json_schema import choice_names, recipe_schema
 
     schema = recipe_schema()["properties"]
     for rule in RULES:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hftune import Recipe
 from hftune.regularization.sharpness import SharpnessAware, climb
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 RATE, STEPS, ROWS = 0.1, 3, 8
 

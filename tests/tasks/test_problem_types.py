@@ -12,10 +12,10 @@ from sklearn.metrics import f1_score
 
 from hftune.core.errors import HftuneError
 from hftune.tasks.problem_types import problem_type_of
-from hftune.tasks.problem_types.contract import LabelSet
 from hftune.tasks.problem_types.multi_label import as_thresholds, best_f1_thresholds
+from hftune.tasks.problem_types.problem_type import LabelSet
 from hftune.tasks.text_classification import TextClassification
-from hftune.training.rows.sources import hold_out
+from hftune.training.plan.sources import hold_out
 
 COLUMNS = {"text": "text", "label": "label"}
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"

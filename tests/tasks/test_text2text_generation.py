@@ -15,11 +15,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import hftune
 from hftune import HftuneError, Recipe, RecipeError
-from hftune.losses.contract import forward
-from hftune.tasks.contract import PredictArguments, blank_row
+from hftune.losses.loss import forward
+from hftune.tasks.task import PredictArguments, blank_row
 from hftune.tasks.text2text_generation import Text2TextGeneration
 from hftune.tasks.text_generation import TextGeneration
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 TASK = "text2text-generation"
 KINDS = ("t5", "bart", "marian")
@@ -266,7 +266,7 @@ def test_generation_keys(generation: Any, says: str, make_recipe: Callable[..., 
 def test_missing_packages_are_named(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hftune.recipe.rules.rule.find_spec", lambda name: None)
+    monkeypatch.setattr("hftune.core.rules.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'hftune\[generation\]'"):
         make_recipe(TASK)
     with pytest.raises(RecipeError, match=r"pip install 'hftune\[generation\]'"):

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer, BertConfig, LlamaConfig
 
 from hftune.core.errors import HftuneError
-from hftune.tasks.problem_types.contract import label_order
+from hftune.tasks.problem_types.problem_type import label_order
 from hftune.tasks.text_classification import TextClassification
 
 COLUMNS = {"text": "text", "label": "label"}

@@ -13,7 +13,7 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from hftune.core.errors import HftuneError
-from hftune.data.chat import before_answer
+from hftune.data.chat_template import before_answer
 from hftune.tasks.text_generation import TextGeneration
 
 TASK = TextGeneration()

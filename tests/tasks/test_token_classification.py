@@ -29,7 +29,7 @@ from hftune.cli import app
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.tasks.token_classification import TokenClassification
 from hftune.tasks.words import first_tokens
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 COLUMNS = {"tokens": "tokens", "tags": "tags"}
 COLOURS = ["red", "green", "blue"]

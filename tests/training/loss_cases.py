@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from hftune import Recipe
+from hftune.distillation.distillation_loss import Distillation
+from hftune.distillation.rules import OTHER_PASSES
+from hftune.distillation.teaching import RunningTeacher, training_rows
 from hftune.losses import LOSSES
-from hftune.losses.contract import LabelFacts, Loss
-from hftune.losses.distillation.loss import Distillation
-from hftune.recipe.rules.distillation import OTHER_PASSES
+from hftune.losses.loss import LabelFacts, Loss
 from hftune.tasks import TASKS
-from hftune.tasks.contract import blank_row
+from hftune.tasks.task import blank_row
 from hftune.training.build import build_model, build_trainer
-from hftune.training.distillation.teaching import RunningTeacher, training_rows
-from hftune.training.plan import Plan
-from hftune.training.prepare import prepare
+from hftune.training.plan.plan import Plan
+from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import HftuneTrainer
 
 CLASSIFICATION = "text-classification"

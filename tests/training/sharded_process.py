@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 import hftune
-from hftune.training import launch
+from hftune.training.distributed import launcher as launch
 
 plain_init = AcceleratorState.__init__
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 import hftune
 from hftune import HftuneError, Recipe, RecipeError
 from hftune.training.build import build_model, build_trainer, weight_dtype
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 
 #: Adam would blow up the rounding of a gradient that is truly zero, as that of a key's bias.
 SGD = {"optim": "sgd", "learning_rate": 0.1}

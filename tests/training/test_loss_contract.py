@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hftune.losses import LOSSES
-from hftune.losses.contract import Loss
+from hftune.losses.loss import Loss
 from hftune.losses.mixup import Mixup, Pairs
 from tests.training.loss_cases import GROUP, Bench, Case, all_cases, kind_recipes
 

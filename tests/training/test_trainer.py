@@ -16,7 +16,7 @@ from transformers import Trainer
 from hftune import Recipe
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.training.build import build_model, build_trainer
-from hftune.training.prepare import prepare
+from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import HftuneTrainer
 
 SPLITS = [(8, 1), (4, 2), (2, 4), (1, 8)]

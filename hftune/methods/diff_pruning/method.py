@@ -10,9 +10,9 @@ from transformers import TrainerCallback
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.methods.contract import MethodContext
 from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.model import DiffPruningModel
+from hftune.methods.method import MethodContext
 from hftune.methods.peft import Peft
 
 #: How far a gate can travel before the projection, in units of log alpha; closing takes about 11.

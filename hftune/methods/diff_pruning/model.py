@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hftune.core.fingerprint import differing, fingerprint
-from hftune.methods.diff_pruning import packing
+from hftune.methods.diff_pruning import mask_packing as packing
 from hftune.methods.diff_pruning.difference import Difference
 from hftune.methods.diff_pruning.gates import keep_largest, num_kept
 from hftune.methods.diff_pruning.layer import PLACES, DiffPruningLayer
+from hftune.models.fingerprint import differing, fingerprint
 
 MATRICES = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from hftune.core.errors import HftuneError
-from hftune.core.pooling import Pooling
-from hftune.methods.contract import Method, MethodContext
+from hftune.methods.method import Method, MethodContext
+from hftune.models.pooling import Pooling
 
 Classifier = Literal["logistic_regression", "ridge", "mlp", "gradient_boosting"]
 Selection = Literal["variance_threshold", "select_k_best", "rfe"]

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import say
-from hftune.methods.contract import Method, MethodContext
+from hftune.methods.method import Method, MethodContext
 from hftune.methods.prune.config import PruneConfig
 from hftune.methods.prune.schedule import Sparsities
 from hftune.methods.prune.units import (

@@ -12,8 +12,8 @@ from datasets import ClassLabel, Dataset
 
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import column_array
-from hftune.tasks.problem_types.contract import ProblemType, as_number
 from hftune.tasks.problem_types.multi_label import MultiLabel
+from hftune.tasks.problem_types.problem_type import ProblemType, as_number
 from hftune.tasks.problem_types.regression import Regression
 from hftune.tasks.problem_types.single_label import SingleLabel
 

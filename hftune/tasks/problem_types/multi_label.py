@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hftune.core.errors import HftuneError
 from hftune.data.split import Keys
-from hftune.metrics.multi_label import multi_label_metrics, per_label_metrics
-from hftune.tasks.problem_types.contract import (
+from hftune.evaluation.multi_label_metrics import multi_label_metrics, per_label_metrics
+from hftune.tasks.problem_types.problem_type import (
     HALF,
     LabelSet,
     ProblemType,

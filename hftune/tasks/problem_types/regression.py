@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hftune.core.errors import HftuneError
 from hftune.data.split import Keys
-from hftune.metrics.regression import regression_metrics
-from hftune.tasks.problem_types.contract import LabelSet, ProblemType, Thresholds, as_number
+from hftune.evaluation.regression_metrics import regression_metrics
+from hftune.tasks.problem_types.problem_type import LabelSet, ProblemType, Thresholds, as_number
 
 FAR = 10.0
 STRATA_OF_NUMBERS = 10

@@ -14,9 +14,9 @@ from hftune.core.errors import HftuneError
 from hftune.data.arrow import codes, column_array
 from hftune.data.select import distinct_values, label_column
 from hftune.data.split import Keys
-from hftune.metrics.classification import classification_metrics, log_loss, per_class_metrics
-from hftune.metrics.decisions import best_macro_f1_thresholds, decided
-from hftune.tasks.problem_types.contract import (
+from hftune.evaluation.classification import classification_metrics, log_loss, per_class_metrics
+from hftune.evaluation.decisions import best_macro_f1_thresholds, decided
+from hftune.tasks.problem_types.problem_type import (
     LabelSet,
     ProblemType,
     Thresholds,

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The student's own average as its teacher: a mean teacher, which changes with every step.
+
+Tarvainen and Valpola, "Mean teachers are better role models", 2017, arXiv:1703.01780.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers import TrainerCallback
+
+from hftune.core.steps import steps_of
+from hftune.distillation.distillation_loss import Distillation
+from hftune.distillation.teacher import Answer, Teacher, taught
+from hftune.losses.loss import ROW, Batch
+from hftune.regularization.weight_averaging import Averaging
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def precision_of(name: str, device: str) -> AbstractContextManager[Any]:
+    """Return the context in which a teacher computes: ``bf16``, ``fp16``, or the weights' own."""
+    half = HALF.get(name)
+    return torch.autocast(device, half) if half else nullcontext()
+
+
+class AverageTeacher(Teacher):
+    """The student with the average of its weights in place of them, in evaluation mode.
+
+    Until the average has begun these are the student's own weights. Nothing is copied: the model
+    runs once with the averages, and what does not train is shared.
+
+    Args:
+        model: The student, not wrapped.
+        averaging: Keeps the average of what trains; None in a look for a rate, which has none.
+        causal: Whether position ``t`` predicts label ``t + 1``.
+        precision: See :func:`precision_of`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        averaging: Averaging | None,
+        *,
+        causal: bool = False,
+        precision: str = "no",
+    ) -> None:
+        self.model, self.averaging = model, averaging
+        self.causal, self.precision = causal, precision
+
+    def answer(self, inputs: Batch) -> Answer:
+        """Run it; see :class:`Teacher`."""
+        averages = {} if self.averaging is None else self.averaging.averages_by_name(self.model)
+        given = {key: value for key, value in inputs.items() if key not in ("labels", ROW)}
+        device = inputs["input_ids"].device.type
+        with _evaluating(self.model), torch.no_grad(), precision_of(self.precision, device):
+            outputs: Any = functional_call(self.model, averages, (), given)
+        return Answer(logits=taught(outputs.logits, inputs, causal=self.causal)[None])
+
+
+class AlphaWarmup(TrainerCallback):
+    """Lets ``alpha`` grow from 0, so that a teacher counts once it knows something.
+
+    Args:
+        loss: Whose share of ``alpha`` is set.
+        total: Optimizer steps of the run.
+    """
+
+    def __init__(self, loss: Distillation, total: int) -> None:
+        self.loss = loss
+        self.steps = steps_of(loss.section.warmup_steps, total)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the share of the step that comes."""
+        self.loss.share = min(1.0, state.global_step / self.steps)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode for a while; each module goes back to its own."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Teachers by name: runs of hftune, adapters and models; what they are, and their weights."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from hftune.core.errors import HftuneError, first_line
+from hftune.core.files import sha256_of
+from hftune.methods.peft_tuners import register_tuners
+from hftune.models.adapter import check_adapter_files, is_adapter
+from hftune.models.load import (
+    load_config,
+    load_finetuned,
+    load_tokenizer,
+    load_weights,
+    model_location,
+)
+from hftune.models.load_generator import load_language_model
+from hftune.models.save import ModelFacts, read_facts
+from hftune.recipe.recipe import Recipe
+from hftune.tasks import TASKS
+from hftune.tasks.task import Task
+
+KEY = "distillation.teacher"
+WRITING = ("text-generation", "text2text-generation")
+#: What Transformers calls a label that has no name.
+UNNAMED = re.compile(r"LABEL_\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedTeacher:
+    """A teacher that lacks its weights.
+
+    Attributes:
+        path: As the recipe names it.
+        folder: Its files, or its Hub id.
+        base: Folder or Hub id of what it is an adapter for; None of a whole model.
+        facts: What hftune remembers of it; None of a model that it did not train.
+        config: Its model's.
+        tokenizer: Its own.
+    """
+
+    path: str
+    folder: str
+    base: str | None
+    facts: ModelFacts | None
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def label_names(self) -> list[str]:
+        """Its labels by id; empty where they have no names."""
+        if self.facts is not None:
+            return self.facts.label_names
+        by_id: Any = self.config.id2label or {}
+        names = [str(by_id[index]) for index in range(len(by_id))]
+        return [] if all(map(UNNAMED.fullmatch, names)) else names
+
+    @property
+    def problem_type(self) -> str | None:
+        """Its ``config.problem_type``; None where nobody said."""
+        if self.facts is not None:
+            return self.facts.task_options.get("problem_type")
+        return self.config.problem_type
+
+    def order(self, names: Sequence[str]) -> list[int] | None:
+        """Return where each of the student's labels stands among its own; None where alike."""
+        mine = self.label_names
+        return None if not mine or mine == list(names) else [mine.index(name) for name in names]
+
+    def fingerprint(self) -> str:
+        """Return what changes with its weights: hashes of its files, or the Hub's commit."""
+        digest = hashlib.sha256()
+        for place in (self.folder, *([] if self.base is None else [self.base])):
+            folder = Path(place)
+            if not folder.is_dir():
+                digest.update(f"{place}@{self.config._commit_hash}".encode())
+            for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+                digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+        return digest.hexdigest()
+
+
+def find_teachers(recipe: Recipe) -> list[NamedTeacher]:
+    """Return the recipe's teachers; none where it has no ``distillation``.
+
+    Raises:
+        HftuneError: One does not exist, or was made for another task.
+    """
+    section = recipe.distillation
+    return [] if section is None else [_find(path, recipe.task) for path in section.teachers]
+
+
+def _find(path: str, task: str) -> NamedTeacher:
+    with _said_of(path):
+        folder = Path(path) / "model" if read_facts(Path(path) / "model") else Path(path)
+        if (folder / "recipe.yaml").exists():
+            raise HftuneError(f"{path}: the run has no finished model")
+        facts = read_facts(folder)
+        if facts is not None:
+            return _finetuned(path, folder, facts, task)
+        if is_adapter(folder):
+            return _plain_adapter(path, folder, task)
+        location = model_location(path)
+        config = load_config(location, {})
+        _check_head(path, config, task)
+        return NamedTeacher(path=path, folder=location, base=None, facts=None, config=config,
+                       tokenizer=load_tokenizer(location))  # fmt: skip
+
+
+def _finetuned(path: str, folder: Path, facts: ModelFacts, task: str) -> NamedTeacher:
+    if facts.task != task:
+        raise HftuneError(f"{path}: it was trained for {facts.task}, and the student for {task}")
+    if facts.probe is not None:
+        raise HftuneError(
+            f"{path}: a probe is no teacher: its answers come from outside the network",
+            hint="take a run of another method",
+        )
+    base = model_location(facts.base_model) if is_adapter(folder) else None
+    if base is None:
+        config = load_config(str(folder), {})
+    else:
+        check_adapter_files(folder, facts.adapter_sha256)
+        config = load_config(base, facts.config, facts.base_revision)
+    return NamedTeacher(path=path, folder=str(folder), base=base, facts=facts, config=config,
+                   tokenizer=load_tokenizer(str(folder)))  # fmt: skip
+
+
+def _plain_adapter(path: str, folder: Path, task: str) -> NamedTeacher:
+    if task not in WRITING:
+        raise HftuneError(
+            f"{path}: an adapter that hftune did not train does not say its labels",
+            hint="merge it with PEFT, set id2label in the config, and name the merged model",
+        )
+    check_adapter_files(folder)
+    base = model_location(str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path))
+    with_tokens = (folder / "tokenizer_config.json").exists()
+    return NamedTeacher(path=path, folder=str(folder), base=base, facts=None,
+                   config=load_config(base, {}),
+                   tokenizer=load_tokenizer(str(folder) if with_tokens else base))  # fmt: skip
+
+
+def _check_head(path: str, config: PreTrainedConfig, task: str) -> None:
+    """Raise if a model of the Hub was made for something else, as far as its config tells."""
+    made_for = config.architectures or []
+    head = TASKS[task].resolve().auto_model.__name__.removeprefix("AutoModel")
+    if task not in WRITING and made_for and not any(name.endswith(head) for name in made_for):
+        raise HftuneError(
+            f"{path}: {', '.join(made_for)} has no trained head for {task}",
+            hint="fine-tune it first: hftune train, with it as the model",
+        )
+
+
+@contextmanager
+def _said_of(path: str) -> Iterator[None]:
+    """Errors name the key that the teacher stands under."""
+    try:
+        yield
+    except HftuneError as error:
+        message = error.message.removeprefix("model.path: ")
+        message, hint = message if path in message else f"{path}: {message}", error.hint
+        if not Path(path).exists() and "no such folder" not in message:
+            said = message.removeprefix(f"{path}: ")
+            message = f"{path}: there is no such folder; as a model of the Hub: {said}"
+            hint = "a run that teaches must be finished first" + (f"; {hint}" if hint else "")
+        raise HftuneError(f"{KEY}: {message}", hint=hint) from error
+
+
+def load_teacher(teacher: NamedTeacher, task: Task, device: torch.device, *, eager: bool) -> Any:
+    """Return a teacher's model in evaluation mode, which never trains.
+
+    Args:
+        teacher: Checked.
+        task: The student's.
+        device: Where it goes.
+        eager: Whether its attention is looked at.
+
+    Raises:
+        HftuneError: Its weights are missing or damaged.
+    """
+    with _said_of(teacher.path):
+        if teacher.facts is not None:
+            register_tuners()
+            model = load_finetuned(Path(teacher.folder), teacher.facts, task.auto_model)
+        elif teacher.base is not None:
+            model, _ = load_language_model(teacher.folder)
+        else:
+            dtype = torch.float32 if device.type == "cpu" else "auto"
+            model, missing = load_weights(task.auto_model, teacher.folder, dtype=dtype)
+            if missing:
+                raise HftuneError(
+                    f"it has no trained head for {task.name}: it lacks {', '.join(missing[:3])}",
+                    hint="fine-tune it first: hftune train, with it as the model",
+                )
+    quantized = teacher.facts is not None and teacher.facts.quantization is not None
+    model = model if quantized else model.to(device)
+    if eager:
+        try:
+            model.set_attn_implementation("eager")
+        except (ValueError, AttributeError) as error:
+            raise HftuneError(f"{KEY}: {teacher.path}: {first_line(error)}") from error
+    return model.requires_grad_(False).eval()

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training rows without a label, which a teacher alone teaches.
+
+They are of two kinds: rows of ``data.path`` whose label is empty, and those of ``data.unlabelled``.
+They are kept apart from the others, which labels, classes and the validation part are taken from,
+and come together with them when training begins.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, concatenate_datasets
+from numpy.typing import NDArray
+
+from hftune.core.console import number_of, say
+from hftune.core.errors import HftuneError
+from hftune.data.arrow import column_array, picked
+from hftune.data.load_rows import load_part
+from hftune.data.same import column_keys
+from hftune.data.select import is_text
+from hftune.recipe.recipe import Recipe
+from hftune.tasks.task import Task, blank_row
+
+CLASSIFICATION = "text-classification"
+
+
+def set_unlabelled_apart(
+    recipe: Recipe, task: Task, rows: Dataset, columns: dict[str, str]
+) -> tuple[Dataset, Dataset | None]:
+    """Return the rows that have a label, and the selected rest; None where there is none.
+
+    Without a teacher, or where every row has a label, nothing is set apart.
+
+    Args:
+        recipe: Says whether there is a teacher.
+        task: Selects the columns.
+        rows: As they were read.
+        columns: Role to column name.
+
+    Raises:
+        HftuneError: No row has a label, or what chooses rows would miss these.
+    """
+    if recipe.distillation is None or task.name != CLASSIFICATION:
+        return rows, None
+    missing = _missing(rows, columns["label"], recipe.data.label_separator)
+    if not missing.any():
+        return rows, None
+    column = columns["label"]
+    if missing.all():
+        raise HftuneError(
+            f"column {column!r}: none of the {len(rows)} rows has a label",
+            hint="a few are needed to judge the student by; rows without any go to data.unlabelled",
+        )
+    if recipe.data.sampling is not None or recipe.data.curriculum is not None:
+        key = "sampling" if recipe.data.sampling is not None else "curriculum"
+        raise HftuneError(
+            f"data.{key}: it chooses among rows with labels, and "
+            f"{number_of(int(missing.sum()), 'row has', 'rows have')} none"
+        )
+    if recipe.distillation.alpha == 0:
+        raise HftuneError(
+            f"distillation.alpha: with 0 nothing would teach the {missing.sum()} rows without label"
+        )
+    known = {role: name for role, name in columns.items() if role != "label"}
+    bare = task.select(picked(rows, np.flatnonzero(missing)), known)
+    return picked(rows, np.flatnonzero(~missing)), bare
+
+
+def unlabelled_rows(
+    recipe: Recipe, task: Task, bare: Dataset | None, validation: Dataset | None
+) -> Dataset | None:
+    """Return all rows without labels, but for those whose text or group is in the validation part.
+
+    Args:
+        recipe: Names more of them.
+        task: Selects the columns.
+        bare: What :func:`set_unlabelled_apart` set apart.
+        validation: Selected validation rows, if there are any.
+
+    Raises:
+        HftuneError: The rows are missing or broken.
+    """
+    if recipe.data.unlabelled is not None:
+        given = load_part(recipe.data.unlabelled, "train")
+        named = {r: c for r, c in recipe.data.columns.items() if c in given.column_names}
+        columns = task.columns(given.column_names, named, answers=False)
+        more = task.select(given, columns)
+        bare = more if bare is None else _stacked(bare, more)
+    if bare is None or validation is None:
+        return bare
+    held_out = np.zeros(len(bare), dtype=bool)
+    texts = [name for name in ("text", "text_pair") if name in bare.column_names]
+    if set(texts) <= set(validation.column_names):
+        held_out |= np.isin(column_keys(bare, *texts), column_keys(validation, *texts))
+    if "group" in bare.column_names and "group" in validation.column_names:
+        groups = {str(group) for group in validation["group"] if group is not None}
+        held_out |= [str(group) in groups for group in bare["group"]]
+    if held_out.any():
+        rows = number_of(int(held_out.sum()), "row", "rows")
+        say(f"left out: {rows} without a label whose text or group is in the validation part")
+    return picked(bare, np.flatnonzero(~held_out)) if not held_out.all() else None
+
+
+def all_training_rows(labelled: Dataset, bare: Dataset | None) -> Dataset:
+    """Return encoded rows with labels and, behind them, those without.
+
+    Args:
+        labelled: Encoded, with labels.
+        bare: Encoded, without; their labels become those of a blank row.
+    """
+    if bare is None:
+        return labelled
+    blank = blank_row(labelled[0])["labels"]
+    filled: Any = bare.add_column("labels", [blank] * len(bare))
+    return concatenate_datasets([labelled, filled.cast(labelled.features)])
+
+
+def _missing(rows: Dataset, name: str, separator: str | None) -> NDArray[np.bool_]:
+    """Which cells of a label column are empty; with a separator an empty text is no label."""
+    values = column_array(rows, name)
+    if isinstance(rows.features[name], ClassLabel):
+        values = pc.if_else(pc.greater_equal(values, 0), values, None)
+    missing = pc.is_null(values, nan_is_null=True)
+    if is_text(values.type) and separator is None:
+        missing = pc.or_(missing, pc.fill_null(pc.equal(values, ""), fill_value=True))
+    return np.asarray(missing.to_numpy(), dtype=bool)
+
+
+def _stacked(first: Dataset, second: Dataset) -> Dataset:
+    """Rows of both, with the columns that both have."""
+    names = [name for name in first.column_names if name in second.column_names]
+    second = second.select_columns(names)
+    return concatenate_datasets([first.select_columns(names).cast(second.features), second])

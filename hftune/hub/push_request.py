@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``training.push_to_hub``, looked at before the hours of training and not after them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hftune.core.console import say
+from hftune.core.errors import HftuneError
+from hftune.core.processes import once
+from hftune.hub.sanitize import public_base
+from hftune.hub.upload import check_repo_id, check_target
+from hftune.training.plan.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushOrder:
+    """Where a recipe wants its model to go.
+
+    Attributes:
+        repo: ``training.hub_model_id``.
+        public: ``training.hub_private_repo`` is false; left out it is private.
+        revision: ``training.hub_revision``.
+    """
+
+    repo: str
+    public: bool
+    revision: str | None
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of :func:`hftune.push` that go beside the run."""
+        return {"repo": self.repo, "public": self.public, "revision": self.revision}
+
+
+def push_order(training: dict[str, Any]) -> PushOrder | None:
+    """Return what a recipe's ``training`` section says of pushing; None when it says nothing."""
+    if not training.get("push_to_hub"):
+        return None
+    return PushOrder(
+        repo=training["hub_model_id"],
+        public=training.get("hub_private_repo") is False,
+        revision=training.get("hub_revision"),
+    )
+
+
+def check_push(plan: Plan) -> PushOrder | None:
+    """Ask the Hub whether the model of this plan may be pushed, if it shall be.
+
+    Raises:
+        HftuneError: It may not, or nobody else could load it.
+    """
+    order = push_order(plan.recipe.training)
+    if order is None:
+        return None
+    check_repo_id(order.repo, "training.hub_model_id")
+    try:
+        public_base(plan.recipe.model.path, adapter=plan.method.saves_adapter)
+    except HftuneError as error:
+        raise HftuneError(f"training.push_to_hub: {error.message}", hint=error.hint) from error
+    say(once(plan.arguments, lambda: _permission(order)))
+    return order
+
+
+def _permission(order: PushOrder) -> str:
+    target = check_target(order.repo, public=order.public, revision=order.revision)
+    return f"will be pushed to {target}"

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a folder give the run's logits in a process that knows nothing of the run?
+
+The process runs the lines of the model card, with plain PEFT or Transformers.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hftune.core.errors import RunError
+from hftune.hub.model_card import loading_code
+from hftune.models.save import ModelFacts
+
+TOLERANCE = 1e-5
+LENGTHS = (3, 8, 13)
+TEXTS = (
+    "Does it come back as it left?",
+    "Zwölf Boxkämpfer, 3.14 % — naïve\ttabs, 日本語 and 🙂\n",
+)
+#: The launcher's variables would have the new process wait for others.
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "GROUP_", "ROLE_")
+
+ERROR = re.compile(r"[A-Za-z_.]+(Error|Exception|Interrupt)\b")
+
+#: Comes after the card's lines, which made ``model`` and ``tokenizer``.
+COMPARISON = """
+import json
+import torch
+from safetensors.torch import load_file
+
+asked = json.load(open("asked.json", encoding="utf-8"))
+expected = load_file("logits.safetensors")
+if asked["movable"] and torch.accelerator.is_available():
+    model.to(torch.accelerator.current_accelerator())
+model.eval()
+largest = 0.0
+with torch.no_grad():
+    for index, ids in enumerate(asked["ids"]):
+        ids = torch.tensor([ids], device=model.device)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if asked["decodes"]:
+            batch["decoder_input_ids"] = ids
+        given = GIVEN
+        due = expected[str(index)]
+        largest = max(largest, ((given - due).abs().max() / (1 + due.abs().max())).item())
+tokens = [tokenizer(text)["input_ids"] for text in asked["texts"]]
+json.dump({"difference": largest, "tokens": tokens}, open("answer.json", "w"))
+"""
+
+
+#: What the comparison takes from the card's lines.
+LOGITS = "model(**batch).logits.float().cpu()"
+#: The same of a probe, whose numbers the run turns into logits.
+PROBE_LOGITS = {
+    "single_label_classification": "torch.zeros(1, probe_labels).double().index_copy(1, "
+    "torch.as_tensor(probe.classes_), torch.as_tensor(probe.predict_proba(features(**batch))))"
+    ".clamp(min=1e-12).log()",
+    "multi_label_classification": "torch.as_tensor(probe.predict_proba(features(**batch)))"
+    ".double().logit(1e-12)",
+    "regression": "torch.as_tensor(probe.predict(features(**batch)))[:, None]",
+}
+
+
+def check_round_trip(
+    folder: Path, facts: ModelFacts, model: Any, tokenizer: Any, *, adapter: bool
+) -> None:
+    """Load a folder in a fresh process and compare logits and tokens with the run's.
+
+    Args:
+        folder: What would be sent.
+        facts: The facts in it.
+        model: The run's model, in evaluation mode and float32.
+        tokenizer: The run's tokenizer.
+        adapter: Whether the folder holds an adapter; its base comes from where the folder says.
+
+    Raises:
+        RunError: It does not load, or gives something else.
+    """
+    ids = probe_ids(tokenizer)
+    tokens = [tokenizer(text)["input_ids"] for text in TEXTS]
+    with tempfile.TemporaryDirectory(prefix="hftune-") as place:
+        here = Path(place)
+        decodes = facts.task == "text2text-generation"
+        save_file(logits_of(model, ids, decodes=decodes), here / "logits.safetensors")
+        asked = {
+            "ids": ids,
+            "texts": TEXTS,
+            "decodes": decodes,
+            "movable": facts.quantization is None and facts.probe is None,
+        }
+        (here / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+        lines = loading_code(facts, adapter=adapter, place=str(folder), dtype="float32")
+        done = subprocess.run(
+            [sys.executable, "-c", lines + COMPARISON.replace("GIVEN", _given(facts))],
+            cwd=here,
+            env=_plain_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RunError(
+                "a fresh process cannot load what would be sent: " + _last_line(done.stderr),
+                hint=_base_hint(facts) if adapter else None,
+            )
+        answer = json.loads((here / "answer.json").read_text(encoding="utf-8"))
+    if answer["tokens"] != tokens:
+        raise RunError("a fresh process reads other tokens out of a text than the run does")
+    if not answer["difference"] <= TOLERANCE:
+        raise RunError(
+            f"a fresh process gives other logits than the run: they differ by "
+            f"{answer['difference']:.1e} of the largest, and {TOLERANCE:.0e} is allowed",
+            hint=_base_hint(facts) if adapter else None,
+        )
+
+
+def _given(facts: ModelFacts) -> str:
+    if facts.probe is None:
+        return LOGITS
+    given = PROBE_LOGITS[facts.task_options["problem_type"]]
+    return given.replace("probe_labels", str(len(facts.label_names)))
+
+
+def _base_hint(facts: ModelFacts) -> str:
+    return f"on another machine the base model is {facts.base_model} on the Hub: does it hold the "\
+        "weights that the run started from, and may your token read it?"  # fmt: skip
+
+
+def probe_ids(tokenizer: Any) -> list[list[int]]:
+    """Rows of several lengths whose ids are spread over the whole vocabulary."""
+    size = len(tokenizer)
+    ids = torch.linspace(0, size - 1, sum(LENGTHS)).long().tolist()
+    special = set(tokenizer.all_special_ids)
+    plain = next(index for index in range(size) if index not in special)
+    ids = [plain if index in special else index for index in ids]
+    return [row.tolist() for row in torch.tensor(ids).split(LENGTHS)]
+
+
+def logits_of(model: Any, ids: list[list[int]], *, decodes: bool = False) -> dict[str, Tensor]:
+    """Return the logits of each row, by its number.
+
+    Args:
+        model: In evaluation mode.
+        ids: The rows; see :func:`probe_ids`.
+        decodes: Whether it is an encoder-decoder, whose decoder reads the same row.
+    """
+    rows = {}
+    with torch.no_grad():
+        for index, row in enumerate(ids):
+            batch = torch.tensor([row], device=model.device)
+            more = {"decoder_input_ids": batch} if decodes else {}
+            output = model(input_ids=batch, attention_mask=torch.ones_like(batch), **more)
+            rows[str(index)] = output.logits.float().cpu().contiguous()
+    return rows
+
+
+def _plain_environment() -> dict[str, str]:
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key not in LAUNCHER and not key.startswith(LAUNCHER_PREFIXES)
+    }
+
+
+def _last_line(text: str) -> str:
+    """The last error of a traceback; what follows it on other lines is advice."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    errors = [line for line in lines if ERROR.match(line)]
+    return (errors or lines)[-1].strip()

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts as vectors of a frozen trunk, computed once for a content and found again."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import transformers
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import DataCollator
+
+from hftune.core.console import say
+from hftune.core.files import cache_folder, sha256_of
+from hftune.data.arrow import column_array, column_batches, lengths
+from hftune.models.pooling import Pooling, features
+from hftune.tasks.inference import batches_by_length
+
+#: Part of the cache's key: raise it when features are computed differently.
+FEATURES_VERSION = 1
+#: All files of the cache together; the longest unused go first.
+MOST_BYTES = 4 * 2**30
+
+
+def weights_fingerprint(location: str, commit: str | None) -> str:
+    """Return what changes with a model's weights: the Hub's commit, or hashes of a folder's files.
+
+    Args:
+        location: Hub id or folder.
+        commit: Of the Hub repository.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        return f"{location}@{commit}"
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+
+
+def features_key(rows: Dataset, **decides: Any) -> str:
+    """Return the digest of all that decides the features of rows.
+
+    Args:
+        rows: Tokens; labels do not count.
+        decides: What else does, such as weights, pooling and layer.
+    """
+    versions = [FEATURES_VERSION, torch.__version__, transformers.__version__]
+    said = json.dumps([versions, decides], sort_keys=True, default=str)
+    digest = hashlib.sha256(said.encode())
+    for name in sorted(set(rows.column_names) - {"labels"}):
+        digest.update(name.encode())
+        for batch in column_batches(rows, name):
+            whole = pa.concat_arrays([batch])  # a slice would carry its neighbours
+            digest.update(pa.record_batch([whole], names=[name]).serialize())
+    return digest.hexdigest()
+
+
+def cached_features(key: str, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return features out of the cache, or compute them and keep them.
+
+    A file that cannot be read counts as absent.
+
+    Args:
+        key: See :func:`features_key`.
+        compute: Returns the features, shape ``(rows, D)``.
+    """
+    path = cache_folder("features") / f"{key}.npy"
+    try:
+        found: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        os.utime(path)  # used now
+        return found
+    except (OSError, ValueError, EOFError):
+        computed = compute()
+    with TemporaryDirectory(dir=path.parent) as beside:
+        partial = Path(beside) / path.name
+        np.save(partial, computed, allow_pickle=False)
+        partial.replace(path)
+    _drop_oldest(path.parent, keep=path)
+    return computed
+
+
+def _drop_oldest(folder: Path, keep: Path) -> None:
+    files = sorted(folder.glob("*.npy"), key=lambda file: -file.stat().st_mtime)
+    total = keep.stat().st_size
+    for file in files:
+        if file != keep:
+            total += file.stat().st_size
+            if total > MOST_BYTES:
+                file.unlink(missing_ok=True)
+
+
+def embed(
+    trunk: Any,
+    rows: Dataset,
+    collate: DataCollator,
+    *,
+    pooling: Pooling,
+    layer: int,
+    batch_size: int,
+) -> NDArray[np.float32]:
+    """Run the trunk once over all rows, longest first, and return their features in their order.
+
+    Args:
+        trunk: In evaluation mode.
+        rows: Tokens.
+        collate: Makes a batch.
+        pooling: What becomes of a row's tokens.
+        layer: Index of ``hidden_states``.
+        batch_size: Rows a batch.
+
+    Returns:
+        Float32, shape ``(rows, D)``.
+    """
+    tokens = rows.select_columns([name for name in rows.column_names if name != "labels"])
+    sizes = lengths(column_array(tokens, "input_ids")).tolist()
+    say(f"embedding {len(rows)} rows, once for this content")
+    found: NDArray[np.float32] | None = None
+    for indices in batches_by_length(sizes, batch_size, "embedding"):
+        batch: Any = collate([tokens[index] for index in indices])
+        with torch.inference_mode():
+            read = features(trunk, dict(batch.to(trunk.device)), pooling, layer).cpu().numpy()
+        if found is None:
+            found = np.empty((len(rows), read.shape[1]), dtype=np.float32)
+        found[indices] = read
+    assert found is not None
+    return found

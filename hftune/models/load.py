@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models by name: from the Hub, a folder or the demo set; mistakes are named before loading."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from httpx2 import TransportError
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.hub import cached_file
+
+from hftune.core.errors import HftuneError, first_line
+from hftune.models.adapter import (
+    check_adapter_files,
+    check_base,
+    is_adapter,
+    loaded_weights,
+    put_adapter,
+)
+from hftune.models.demo_models import demo_model_path
+from hftune.models.pooling import Pooling, pool_by_mean
+from hftune.models.save import ModelFacts, read_facts
+
+DEMO = "demo:"
+#: Our word for a pooling -> its switch in ``1_Pooling/config.json``.
+POOLING_MODES: dict[Pooling, str] = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
+
+
+def model_location(path: str) -> str:
+    """Return a Hub id as it is, a demo model's folder, or a checked local folder.
+
+    Raises:
+        HftuneError: The folder is missing, holds no model, or has its weights as pickle only.
+    """
+    if path.startswith(DEMO):
+        return str(demo_model_path(path.removeprefix(DEMO)))
+    folder = Path(path)
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise HftuneError(f"model.path: {path}: no such folder")
+        return path
+    if not (folder / "config.json").exists():
+        raise HftuneError(f"model.path: {path}: no config.json in it", hint=_what_is_there(folder))
+    if not list(folder.glob("*.safetensors")):
+        pickles = [item.name for item in folder.glob("*.bin")]
+        what = f"only pickled weights ({', '.join(pickles)})" if pickles else "no weights"
+        raise HftuneError(
+            f"model.path: {path}: {what}; hftune reads safetensors alone",
+            hint="convert them: load with Transformers, then save_pretrained" if pickles else None,
+        )
+    return path
+
+
+def _what_is_there(folder: Path) -> str | None:
+    """What to name in place of a folder without a model of its own."""
+    if read_facts(folder / "model") is not None:
+        return f"it is a run; its model is {folder / 'model'}"
+    facts = read_facts(folder)
+    base = "its base model" if facts is None else f"its base model, {facts.base_model}"
+    if is_adapter(folder):
+        return (
+            f"it is an adapter, which is not trained on: name {base}, or merge it first: "
+            f"hftune export {folder} --output FOLDER"
+        )
+    if facts is not None and facts.probe is not None:
+        return f"it is a probe, which is fitted anew: name {base}"
+    return None
+
+
+def was_pooled_by_mean(location: str, revision: str | None = None) -> bool:
+    """Tell whether a checkpoint says, as sentence-transformers does, that it pools by mean.
+
+    The pooler that such a checkpoint carries for its first position has then never been of use.
+    """
+    return bool(_sentence_pooling(location, revision).get(POOLING_MODES["mean"]))
+
+
+def checkpoint_pooling(location: str, revision: str | None = None) -> Pooling | None:
+    """Return the one pooling that a checkpoint of sentence-transformers was made with, if any."""
+    said = _sentence_pooling(location, revision)
+    chosen = [name for name, value in said.items() if name.startswith("pooling_mode_") and value]
+    known = [name for name, key in POOLING_MODES.items() if chosen == [key]]
+    return known[0] if known else None
+
+
+def _sentence_pooling(location: str, revision: str | None) -> dict[str, Any]:
+    path = cached_file(
+        location,
+        "1_Pooling/config.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    said: dict[str, Any] = {} if path is None else json.loads(Path(path).read_text("utf-8"))
+    return said
+
+
+def load_config(
+    location: str, overrides: dict[str, Any], revision: str | None = None
+) -> PreTrainedConfig:
+    """Return the model's config with the recipe's overrides.
+
+    Raises:
+        HftuneError: There is no such model, or an override names no field of its config.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(location, revision=revision)
+    except (OSError, ValueError) as error:
+        raise HftuneError(
+            f"model.path: {location}: {first_line(error)}", hint=_hub_hint(error)
+        ) from error
+    known = config.to_dict()
+    unknown = [key for key in overrides if key not in known]
+    if unknown:
+        raise HftuneError(
+            f"model.config: {type(config).__name__} has no {', '.join(unknown)}",
+            hint=f"fields: {', '.join(sorted(known))}",
+        )
+    for key, value in overrides.items():
+        setattr(config, key, value)
+    return config
+
+
+def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer.
+
+    Raises:
+        HftuneError: The model has none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(location, revision=revision)
+    except (OSError, ValueError) as error:
+        raise HftuneError(
+            f"{location}: no tokenizer: {first_line(error)}", hint=_hub_hint(error)
+        ) from error
+
+
+def quantization_config(fields: dict[str, Any] | None) -> BitsAndBytesConfig | None:
+    """Return the quantization of a base model, checked by its own class.
+
+    Raises:
+        HftuneError: The class refuses the fields.
+    """
+    if fields is None:
+        return None
+    try:
+        return BitsAndBytesConfig(**fields)
+    except (ValueError, TypeError, ImportError) as error:
+        raise HftuneError(f"model.quantization: {error}") from error
+
+
+def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, list[str]]:
+    """Return a pretrained model and the names of the parameters that its checkpoint lacks.
+
+    A head of another size, for other labels, counts as lacking.
+
+    Args:
+        auto_model: The ``AutoModelFor...`` class.
+        location: What :func:`model_location` returned.
+        options: For ``from_pretrained``.
+
+    Raises:
+        HftuneError: There are no safetensors weights that fit.
+    """
+    # Else Transformers asks a service to convert pickled weights, and to propose that in public.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # a new head is no news to who asked for one
+    try:
+        model, report = auto_model.from_pretrained(
+            location,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise HftuneError(
+            f"model.path: {location}: its weights are damaged: {first_line(error)}",
+            hint="copy or download them again",
+        ) from error
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        if "cannot be loaded with `safetensors`" in str(error):
+            raise HftuneError(
+                f"model.path: {location}: no safetensors weights; hftune reads safetensors alone",
+                hint="take a revision that has them (model.revision), or convert them: load with "
+                "Transformers, then save_pretrained",
+            ) from error
+        raise HftuneError(
+            f"model.path: {location}: {first_line(error)}", hint=_hub_hint(error)
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    resized = sorted(key for key, *_ in report["mismatched_keys"])
+    trunk = [key for key in resized if key.startswith(f"{model.base_model_prefix}.")]
+    if trunk:
+        raise HftuneError(
+            f"model.path: {location}: weights of another size: {', '.join(trunk[:3])}"
+        )
+    keep_unpacked(model)
+    return model, sorted({*report["missing_keys"], *resized})
+
+
+def load_base(facts: ModelFacts, auto_model: Any) -> tuple[Any, list[str]]:
+    """Return the base of a fine-tuned model, and the names of what its checkpoint lacks.
+
+    Args:
+        facts: What the fine-tuned model's folder remembers.
+        auto_model: The ``AutoModelFor...`` class.
+    """
+    location = model_location(facts.base_model)
+    config = load_config(location, facts.config, facts.base_revision)
+    if facts.label_names:
+        config.id2label = dict(enumerate(facts.label_names))
+        config.label2id = {name: index for index, name in enumerate(facts.label_names)}
+    elif facts.num_labels:
+        config.num_labels = facts.num_labels
+    return load_weights(
+        auto_model,
+        location,
+        dtype=torch.float32,
+        config=config,
+        revision=facts.base_revision,
+        quantization_config=quantization_config(facts.quantization),
+    )
+
+
+def load_saved(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
+    """Return a saved model where its weights were loaded, on the CPU but for quantized ones.
+
+    Args:
+        folder: A run's ``model/``.
+        facts: What the folder remembers.
+        auto_model: The ``AutoModelFor...`` class.
+
+    Raises:
+        HftuneError: A file is missing or damaged, or the base is not the one that was trained on.
+    """
+    adapter = is_adapter(folder)
+    if adapter:
+        check_adapter_files(folder, facts.adapter_sha256)
+        model, missing = load_base(facts, auto_model)
+    else:
+        model, missing = load_weights(auto_model, str(folder), dtype=torch.float32)
+        if missing:
+            raise HftuneError(
+                f"{folder}: its weights are damaged: they lack {', '.join(missing[:3])}",
+                hint="copy the folder again",
+            )
+    if facts.classifier_pooling == "mean":
+        pool_by_mean(model)
+    if adapter:
+        weights = loaded_weights(model, missing)
+        check_base(folder, facts.base_model, facts.base_fingerprint, weights)
+        model = put_adapter(model, str(folder))
+    return model.eval()
+
+
+def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
+    """Return a saved model in evaluation mode, on the first accelerator or the CPU.
+
+    Args:
+        folder: A run's ``model/``.
+        facts: What the folder remembers.
+        auto_model: The ``AutoModelFor...`` class.
+
+    Raises:
+        HftuneError: A file is missing or damaged, or the base is not the one that was trained on.
+    """
+    model = load_saved(folder, facts, auto_model)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model if facts.quantization else model.to(device)
+
+
+def _hub_hint(error: BaseException | None) -> str | None:
+    """Return what to do about a failure of the Hub, which Transformers wraps more than once."""
+    while error is not None:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        unreached = isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError)
+        if unreached and constants.is_offline_mode():
+            return "HF_HUB_OFFLINE is set, and it is not in the cache"
+        if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+            return "is it spelled right? a private or gated one needs `hf auth login` or HF_TOKEN"
+        failed = isinstance(error, TransportError) or (status is not None and status >= 429)
+        if failed or unreached:
+            return f"the Hub at {constants.ENDPOINT} did not answer as it should: try again later"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def keep_unpacked(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights for a CPU.
+
+    On processors with AVX512-BF16 it packs them at the first evaluation, and version 0.50 unpacks
+    them wrongly when a state dict is taken, as every checkpoint does: the base is ruined silently.
+    """
+    layers: list[Any] = [part for part in model.modules() if type(part).__name__ == "Linear4bit"]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a name and its options to the class that the Trainer makes, and what it makes it of."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft.optimizers import create_loraplus_optimizer
+from torch import nn
+from torch.optim import AdamW
+from transformers import Trainer, TrainingArguments
+
+from hftune.core.registry import named
+from hftune.optimization.optim_args import values_of
+from hftune.optimization.optimizers import IN_PARTS, OPTIMIZERS
+from hftune.optimization.parameter_groups import (
+    Grouping,
+    matrices_of_layers,
+    parameter_groups,
+    split,
+    token_tables,
+)
+
+ClassAndOptions = tuple[Any, dict[str, Any]]
+FIRST_PART: dict[str, Callable[[nn.Module], set[str]]] = {
+    "muon": matrices_of_layers,
+    "sparse_adam": token_tables,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerChoice:
+    """An optimizer as a recipe names it.
+
+    Attributes:
+        name: ``training.optim``.
+        args: ``training.optim_args``.
+        grouping: Which parameters have rates of their own.
+        loraplus: ``loraplus_lr_ratio`` and ``loraplus_lr_embedding``, where they are said.
+    """
+
+    name: str
+    args: str | None = None
+    grouping: Grouping = field(default_factory=Grouping)
+    loraplus: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the Trainer can make it alone."""
+        row, values = OPTIMIZERS[self.name], values_of(self.args)
+        own = row.target is not None or any(name in row.handed for name in values)
+        return not (own or self.grouping.is_said or self.loraplus)
+
+
+def class_and_options(
+    choice: OptimizerChoice,
+    arguments: TrainingArguments,
+    model: nn.Module,
+    decayed: Collection[str],
+) -> ClassAndOptions:
+    """Return what ``Trainer.create_optimizer`` makes the optimizer of.
+
+    Args:
+        choice: What the recipe says.
+        arguments: Rates, betas and weight decay.
+        model: What trains has ``requires_grad``.
+        decayed: Names of the parameters that decay.
+
+    Returns:
+        The class, or a function that returns a function of the model; and the options, in which
+        ``params`` are the groups.
+
+    Raises:
+        HftuneError: Nothing trains that the optimizer is for.
+    """
+    kind, options = kind_and_options(choice, arguments, model)
+    if "params" in options or "model" in options or "optimizer_dict" in options:
+        return kind, options  # those of Transformers that group by themselves
+    if choice.loraplus:
+        decay = {"loraplus_weight_decay": arguments.weight_decay}
+        return lambda: create_loraplus_optimizer, {
+            "optimizer_cls": kind, **options, **choice.loraplus, **decay,
+        }  # fmt: skip
+    if not OPTIMIZERS[choice.name].groups:
+        return kind, {**options, "params": [p for p in model.parameters() if p.requires_grad]}
+    groups = parameter_groups(
+        model,
+        choice.grouping,
+        lr=arguments.learning_rate,
+        weight_decay=arguments.weight_decay if OPTIMIZERS[choice.name].decays else 0.0,
+        decayed=decayed,
+    )
+    if choice.name not in IN_PARTS:
+        return kind, {**options, "params": groups}
+    from hftune.optimization.combined_optimizer import Together
+
+    rest = {"lr": arguments.learning_rate, **_adam(arguments)}
+    parts = [(kind, options), (AdamW, rest)]
+    groups = split(groups, model, FIRST_PART[choice.name](model))
+    return Together, {"params": groups, "parts": parts, "lr": arguments.learning_rate}
+
+
+def kind_and_options(
+    choice: OptimizerChoice, arguments: TrainingArguments, model: nn.Module | None = None
+) -> ClassAndOptions:
+    """Return the class and its options without the groups."""
+    row, values = OPTIMIZERS[choice.name], values_of(choice.args)
+    if row.target is None:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)  # type: ignore[arg-type]
+        return kind, {**options, **{k: v for k, v in values.items() if k in row.handed}}
+    options = {"lr": arguments.learning_rate, **row.settings, **values}
+    if row.reads and choice.name != "muon":
+        options |= _adam(arguments)
+    return named(row.target), options
+
+
+def _adam(arguments: TrainingArguments) -> dict[str, Any]:
+    return {
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "eps": arguments.adam_epsilon,
+    }
+
+
+def state_bytes(name: str, args: str | None) -> float:
+    """Return the bytes of state for each parameter that trains."""
+    row, values = OPTIMIZERS[name], values_of(args)
+    if name == "lbfgs":  # differences of weights and of gradients
+        return float(2 * 4 * values.get("history_size", 100))
+    more = {"centered", "amsgrad"}
+    more |= {"sgd": {"momentum"}, "rmsprop": {"momentum"}, "adafactor": {"beta1"}}.get(name, set())
+    return row.state_bytes + 4 * sum(bool(values.get(option)) for option in more)

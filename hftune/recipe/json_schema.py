@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One JSON Schema of everything a recipe may say, read from the installed classes and cached.
+
+``training`` is ``transformers.TrainingArguments``, ``method`` the PEFT config of that name,
+``model.quantization`` ``transformers.BitsAndBytesConfig``; none is retyped here. Reading them
+imports torch, so the result is kept by package versions, and a recipe is then checked without it.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hftune.core.files import atomic_write, cache_folder
+from hftune.core.registry import Row
+from hftune.data.section import DataSection
+from hftune.distillation.section import DistillationSection
+from hftune.evaluation.section import EvaluationSection
+from hftune.initialization import SCHEMES
+from hftune.initialization.section import InitializationSection
+from hftune.losses import LOSSES
+from hftune.methods import METHODS, method_row
+from hftune.models.section import ModelSection
+from hftune.optimization.optimizers import OPTIMIZERS
+from hftune.optimization.schedules import SCHEDULES
+from hftune.optimization.section import OwnTraining
+from hftune.recipe.training_fields import AT_LEAST_ONE, RANGES, Schema, refused_training
+from hftune.regularization.section import RegularizationSection
+from hftune.tasks import TASKS
+
+#: Fields of GenerationConfig that change what generate returns, or that hftune sets.
+NOT_AT_EVALUATION = {
+    "max_length",  # max_new_tokens says it
+    "num_return_sequences",
+    "pad_token_id",
+    "return_dict_in_generate",
+    "transformers_version",
+}
+
+#: Fields of every PEFT config that hftune fills in by itself.
+PEFT_BOOKKEEPING = {
+    "auto_mapping",
+    "base_fingerprint",
+    "base_model_name_or_path",
+    "finished",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "task_type",
+}
+
+
+def recipe_schema() -> Schema:
+    """Return the JSON Schema of a recipe, from the cache when the installed versions are known."""
+    fingerprint = _fingerprint()
+    path = cache_folder("schema") / f"{fingerprint}.json"
+    if path.exists():
+        schema: Schema = json.loads(path.read_text(encoding="utf-8"))
+        return schema
+    print("Reading the fields of transformers and peft (once for these versions) ...",
+          file=sys.stderr)  # fmt: skip
+    schema = build_schema()
+    if _fingerprint() == fingerprint:  # else a source changed while it was read
+        atomic_write(path, json.dumps(schema))
+    return schema
+
+
+def build_schema() -> Schema:
+    """Read the installed classes; imports torch, transformers and peft."""
+    from transformers import BitsAndBytesConfig, GenerationConfig, TrainingArguments
+
+    from hftune.methods.peft import peft_configs
+
+    model = _dataclass_schema(ModelSection)
+    model["properties"]["quantization"] = {
+        "anyOf": [_signature_schema(BitsAndBytesConfig), {"type": "null"}]
+    }
+    evaluation = _dataclass_schema(EvaluationSection)
+    evaluation["properties"]["generation"] = {
+        "anyOf": [
+            _generation_schema(GenerationConfig().to_dict()),
+            {"type": "boolean"},
+            {"type": "null"},
+        ]
+    }
+    training = _dataclass_schema(TrainingArguments, RANGES["training"])
+    for name in list(training["properties"]):
+        if refused_training(name):
+            del training["properties"][name]
+    training["properties"] |= _dataclass_schema(OwnTraining)["properties"]
+    for name, table in (("optim", OPTIMIZERS), ("lr_scheduler_type", SCHEDULES)):
+        rest = {k: v for k, v in training["properties"][name].items() if k != "anyOf"}
+        training["properties"][name] = {"type": "string", "enum": list(table), **rest}
+    methods = {name: _row_schema(name, row, RANGES["method"]) for name, row in METHODS.items()}
+    for name, config in peft_configs().items():
+        methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
+        methods[name]["description"] = method_row(name).summary
+    losses = {name: _row_schema(name, row, RANGES["loss"]) for name, row in LOSSES.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hftune recipe",
+        "type": "object",
+        "properties": {
+            "task": {"type": "string", "enum": sorted(TASKS)},
+            "model": {"anyOf": [{"type": "string"}, model]},
+            "data": {"anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]},
+            "method": _choice_schema(methods),
+            "loss": _choice_schema(losses),
+            "distillation": {"anyOf": [{"type": "string"}, _dataclass_schema(DistillationSection)]},
+            "initialization": {
+                "anyOf": [
+                    {"type": "string", "enum": list(SCHEMES)},
+                    _dataclass_schema(InitializationSection),
+                ]
+            },
+            "regularization": _dataclass_schema(RegularizationSection),
+            "evaluation": evaluation,
+            "training": training,
+        },
+        "required": ["task", "model"],
+        "additionalProperties": False,
+    }
+
+
+def choice_names(section: Schema) -> dict[str, Schema]:
+    """Return name -> object schema of a section that picks a technique by name."""
+    return {
+        option["properties"]["name"]["const"]: option for option in section["anyOf"][1]["oneOf"]
+    }
+
+
+def _choice_schema(options: dict[str, Schema]) -> Schema:
+    return {
+        "anyOf": [
+            {"type": "string", "enum": sorted(options)},
+            {"type": "object", "oneOf": [options[name] for name in sorted(options)]},
+        ]
+    }
+
+
+def _row_schema(name: str, row: Row, ranges: dict[str, Schema] | None = None) -> Schema:
+    options = row.resolve_options()
+    schema = _dataclass_schema(options, ranges, name, hidden=PEFT_BOOKKEEPING)
+    return {**schema, "description": row.summary}
+
+
+def _dataclass_schema(
+    config: type,
+    ranges: dict[str, Schema] | None = None,
+    name: str | None = None,
+    hidden: set[str] | frozenset[str] = frozenset(),
+) -> Schema:
+    hints = get_type_hints(config, include_extras=True)
+    properties: Schema = {"name": {"const": name}} if name else {}
+    required = ["name"] if name else []
+    for field in dataclasses.fields(config):
+        if not field.init or field.name in hidden:
+            continue
+        properties[field.name] = _field_schema(field, hints[field.name], ranges or {})
+        if not name and field.default is field.default_factory is dataclasses.MISSING:
+            required.append(field.name)
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _field_schema(field: dataclasses.Field[Any], hint: Any, ranges: dict[str, Schema]) -> Schema:
+    from pydantic import TypeAdapter
+
+    schema = _without_references(TypeAdapter(hint).json_schema())
+    schema |= ranges.get(field.name, {})
+    if help_text := field.metadata.get("help"):
+        schema["description"] = " ".join(str(help_text).split())
+    default = field.default
+    if default is None or isinstance(default, bool | int | float | str):
+        schema["default"] = getattr(default, "value", default)
+    return schema
+
+
+def _without_references(schema: Schema) -> Schema:
+    """Put each ``$ref``'s definition in its place, so that a reader needs no resolver."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inline(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return inline(definitions[node["$ref"].rpartition("/")[2]])
+        inner = {key: inline(value) for key, value in node.items() if key != "title"}
+        if "enum" in inner:  # PEFT lists a placeholder, pissa_niter_[number of iters]
+            inner["enum"] = [value for value in inner["enum"] if "[" not in str(value)]
+        if "anyOf" in inner:  # typing keeps the order of whichever equal union came first
+            inner["anyOf"].sort(key=lambda form: ("properties" not in form, json.dumps(form)))
+        return {"additionalProperties": False, **inner} if "properties" in inner else inner
+
+    inlined: Schema = inline(schema)
+    return inlined
+
+
+def _signature_schema(config: type) -> Schema:
+    """A class that is no dataclass: the names of its arguments, types unchecked."""
+    parameters = inspect.signature(config).parameters.values()
+    names = [item.name for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
+    return {
+        "type": "object",
+        "properties": {name: {} for name in names},
+        "required": [],
+        "additionalProperties": False,
+    }
+
+
+def _generation_schema(fields: dict[str, Any]) -> Schema:
+    """The fields that change which text is written; GenerationConfig itself checks most values."""
+    names = [
+        name
+        for name in fields
+        if not name.startswith(("_", "output_")) and name not in NOT_AT_EVALUATION
+    ]
+    whole = {"type": "integer", **AT_LEAST_ONE}
+    known = {"max_new_tokens": whole, "num_beams": whole, "do_sample": {"type": "boolean"}}
+    return {
+        "type": "object",
+        "properties": {name: known.get(name, {}) for name in sorted(names)},
+        "required": [],
+        "additionalProperties": False,
+    }
+
+
+def _fingerprint() -> str:
+    """Change with Python, the packages that are read, and any source file of hftune's own."""
+    digest = hashlib.sha256(sys.version.encode())
+    for package in ("accelerate", "torch", "transformers", "peft", "pydantic", "hftune"):
+        digest.update(f"{package}=={version(package)}\n".encode())
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):  # some milliseconds
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A first recipe for someone's own rows, with a comment on each key."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from hftune.recipe.defaults import TASK_DEFAULTS, learning_rate
+from hftune.recipe.schema_file import EDITOR_LINE
+from hftune.tasks import TASKS
+
+COMMENT_COLUMN = 38
+#: Below this ratio of the commonest to the rarest label, weights change little.
+IMBALANCED = 3
+#: Few rows are passed over more often, until training has seen about so many.
+ROWS_SEEN = 5000
+MOST_EPOCHS = 10
+#: Task -> the demo model to start from, and what may take its place.
+MODELS = {
+    "text-classification": (
+        "demo:minilm",
+        "small, English; better: an encoder on the Hub, such as answerdotai/ModernBERT-base",
+    ),
+    "token-classification": (
+        "demo:minilm",
+        "small, English; better: an encoder on the Hub, such as answerdotai/ModernBERT-base",
+    ),
+    "text-generation": (
+        "demo:smollm2",
+        "small, English; better: a chat model on the Hub, such as Qwen/Qwen3-0.6B",
+    ),
+}
+#: Method -> options that are worth a line: key, value, comment.
+OPTIONS = {
+    "lora": (
+        ("r", 16, "rank: more learns more, in more memory; 8 to 32 rarely differ"),
+        ("lora_alpha", 32, "the update is scaled by lora_alpha / r"),
+    ),
+}
+PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*(?<!:)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What a first recipe says.
+
+    Attributes:
+        file: The recipe's own path, as commands name it.
+        schema: Where the recipe's schema lies, relative to it.
+        task: The task.
+        model: The model's path.
+        method: The method's name.
+        data: Where the rows are.
+        rows: How many there are for training.
+        columns: Role to column.
+        reasons: Role to why this column.
+        labels: Label to rows, where the rows have one label each.
+        has_validation: Whether the data bring a validation part.
+    """
+
+    file: str
+    schema: str
+    task: str
+    model: str
+    method: str
+    data: str
+    rows: int
+    columns: dict[str, str]
+    reasons: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    has_validation: bool = False
+
+    @property
+    def imbalance(self) -> float:
+        """Rows of the commonest label for one of the rarest; 1 without labels."""
+        return max(self.labels.values()) / min(self.labels.values()) if self.labels else 1.0
+
+    @property
+    def epochs(self) -> int:
+        """More for few rows, 3 for many."""
+        return min(max(3, round(ROWS_SEEN / self.rows)), MOST_EPOCHS)
+
+
+def write_recipe(draft: Draft) -> str:
+    """Return the recipe as YAML, ready for ``hftune check`` and ``hftune train``."""
+    return "\n".join([*_header(draft), *_model(draft), *_data(draft), *_method(draft),
+                      *_loss(draft), *_training(draft)]) + "\n"  # fmt: skip
+
+
+def _header(draft: Draft) -> Iterator[str]:
+    yield f"{EDITOR_LINE}{draft.schema}"
+    yield f"# hftune check {shlex.quote(draft.file)}"
+    yield f"# hftune train {shlex.quote(draft.file)}"
+    yield "#"
+    yield f"# A first recipe for {draft.rows:,} rows; every key is in the docs under The recipe."
+
+
+def _model(draft: Draft) -> Iterator[str]:
+    yield _line("task", draft.task, TASKS[draft.task].summary[0].lower()
+                + TASKS[draft.task].summary[1:].removesuffix("."))  # fmt: skip
+    default, other = MODELS.get(draft.task, (None, ""))
+    yield _line("model", draft.model, other if draft.model == default else "Hub id or folder")
+
+
+def _data(draft: Draft) -> Iterator[str]:
+    yield "data:"
+    yield _line("  path", draft.data, "seen from where the command runs")
+    yield _note("  columns:", "role: column")
+    for role, column in draft.columns.items():
+        yield _line(f"    {role}", column, draft.reasons.get(role, ""))
+    if draft.has_validation:
+        yield _note("  # validation: other.csv", "in place of the validation part of the data")
+    else:
+        yield _line("  validation_size", 0.1, "share held out to measure on, equal texts together")
+        yield _note("  # validation: held_out.csv", "rows of your own to measure on, in its place")
+    yield _note("  # max_length: 256", "tokens a row may have; hftune check counts what is cut")
+
+
+def _method(draft: Draft) -> Iterator[str]:
+    yield "method:"
+    yield _line("  name", draft.method, "what trains; others: hftune list methods")
+    for key, value, comment in OPTIONS.get(draft.method, ()):
+        yield _line(f"  {key}", value, comment)
+
+
+def _loss(draft: Draft) -> Iterator[str]:
+    if not draft.labels:
+        return
+    active = draft.imbalance >= IMBALANCED
+    mark = "" if active else "# "
+    if active:
+        yield f"# The commonest label has {draft.imbalance:.3g} times the rows of the rarest."
+    yield "# With balanced weights all labels count alike, as in the macro F1 that picks the best"
+    yield "# model; accuracy may fall."
+    yield f"{mark}loss:"
+    yield f"{mark}  name: cross_entropy"
+    yield f"{mark}  class_weights: balanced"
+
+
+def _training(draft: Draft) -> Iterator[str]:
+    batch = TASK_DEFAULTS.get(draft.task, {}).get("per_device_train_batch_size", 8)
+    rate = learning_rate(draft.task, draft.method)
+    yield _note("training:", "fields of transformers.TrainingArguments")
+    yield _line("  learning_rate", rate, "the first to tune: try half and double")
+    passes = "passes over the rows; more, as they are few" if draft.epochs > 3 else "passes"
+    yield _line("  num_train_epochs", draft.epochs, f"{passes}; the best one is kept")
+    yield _line("  per_device_train_batch_size", batch, "rows at a time; halve it if memory fails")
+    yield _note("  # gradient_accumulation_steps: 2", "the same gradient with half of the rows")
+
+
+def _line(key: str, value: Any, comment: str) -> str:
+    return _note(f"{key}: {_scalar(value)}", comment)
+
+
+def _note(text: str, comment: str) -> str:
+    return f"{text:<{COMMENT_COLUMN}} # {comment}" if comment else text
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML 1.2 reads it back; what is not plainly a word is quoted, as in JSON."""
+    if isinstance(value, float):
+        return f"{value:.0e}".replace("e-0", "e-") if value < 1e-2 else f"{value:g}"
+    plain = isinstance(value, str) and PLAIN.fullmatch(value) is not None
+    if plain and YAML(typ="safe", pure=True).load(f"key: {value}") == {"key": value}:
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)  # null, true, .5 are texts, too

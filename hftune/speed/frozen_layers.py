@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen layers below the first one that trains, left out where their answer is known.
+
+What they make of a row depends on its tokens alone, so a row is looked up by them. Where all rows
+of a pass are known, what they had on entry to the first layer that trains takes the place of the
+embeddings, and the layers below hand on what they are given. Any other pass runs whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from hftune.models.layer_stack import StackError, inputs_of, is_closed, takes
+
+#: What a row is looked up by; a pass that is given more, beside labels and a mask, runs whole.
+TOKENS = ("input_ids", "token_type_ids")
+MASK = "attention_mask"
+#: Fields of a config that say nothing about what layers compute.
+NOT_COMPUTED = {"id2label", "label2id", "problem_type", "architectures", "_name_or_path"}
+
+#: Digests of rows -> the hidden states of their tokens, one row behind the other, ``(N, D)``, or of
+#: their first tokens; None where a row is not known.
+Lookup = Callable[[Sequence[bytes]], Tensor | None]
+
+
+class _ReachedError(Exception):
+    """The states are there; what follows need not run."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+@dataclass(frozen=True, eq=False)
+class Trunk:
+    """What of a model is frozen and runs before anything that trains.
+
+    Attributes:
+        base: The model of Transformers.
+        layers: Its layers.
+        frozen: How many of them, from the bottom.
+        parts: All modules that take part, embeddings among them.
+        embeddings: The module whose output enters the lowest layer; None if that is no module's.
+        returned: How many things a layer returns in a tuple; None where it returns no tuple.
+        first_alone: Whether what follows reads the first token of each row and no other.
+        exact: Whether it answers the same while the model trains: it draws nothing.
+    """
+
+    base: PreTrainedModel
+    layers: Sequence[nn.Module]
+    frozen: int
+    parts: Sequence[nn.Module]
+    embeddings: nn.Module | None
+    returned: int | None
+    first_alone: bool = False
+    exact: bool = True
+
+    @property
+    def trains(self) -> bool:
+        """Whether some of it trains by now."""
+        own = (part._parameters.values() for part in self.parts)
+        return any(one is not None and one.requires_grad for some in own for one in some)
+
+    def is_around(self, part: nn.Module) -> bool:
+        """Whether a module holds the layers."""
+        return any(one is self.layers[-1] for one in part.modules()) and part is not self.layers[-1]
+
+    def states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return what leaves it, one row's tokens behind the other's, ``(N, D)``, or the first's.
+
+        Args:
+            inputs: Padded on the right.
+        """
+        here = inputs[MASK].bool()
+
+        def reach(states: Tensor) -> None:
+            packed = states.shape[:2] != here.shape
+            tokens = states[0] if packed else states[here]
+            starts = here.sum(1).cumsum(0) - here.sum(1)
+            raise _ReachedError(tokens[starts] if self.first_alone else tokens)
+
+        hook = _on_leaving(self.layers, self.frozen, reach)
+        try:
+            self.base(**inputs)
+        except _ReachedError as reached:
+            return reached.states
+        finally:
+            hook.remove()
+        raise StackError(f"{type(self.base).__name__}'s frozen layers were not reached")
+
+    def fingerprint(self) -> str:
+        """Return what changes with its weights, or with what it computes of them."""
+        config = self.base.config.to_dict()
+        said = {name: config[name] for name in config.keys() - NOT_COMPUTED}
+        attention = self.base.config.get_text_config()._attn_implementation
+        decides = [type(self.base).__name__, attention, self.frozen, self.first_alone, said]
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode())
+        names = {part: name for name, part in self.base.named_modules()}
+        for part in self.parts:
+            for name, value in {**part._parameters, **part._buffers}.items():
+                if value is not None:
+                    digest.update(f"{names[part]}.{name} {value.dtype} {value.shape}".encode())
+                    raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+                    digest.update(raw.numpy().data)
+        return digest.hexdigest()
+
+
+@contextmanager
+def left_out(trunk: Trunk, lookup: Lookup, *, still: bool = False) -> Iterator[None]:
+    """Have a trunk's states looked up while the context lasts, wherever all rows are known.
+
+    Args:
+        trunk: See :func:`hftune.speed.find_frozen_layers.find_trunk`.
+        lookup: Of the states.
+        still: Whether the trunk draws nothing in the passes that run whole, either.
+    """
+    skipping = _Skipping(trunk, lookup, still)
+    lower = trunk.layers[: trunk.frozen]
+    with ExitStack() as undo:
+
+        def put_in(add: Callable[..., Any], function: Any, **options: Any) -> None:
+            undo.callback(add(function, **options).remove)
+
+        put_in(trunk.base.register_forward_pre_hook, skipping.begin, with_kwargs=True)
+        put_in(trunk.base.register_forward_hook, skipping.end, always_call=True)
+        if trunk.embeddings is None:
+            put_in(
+                lower[0].register_forward_pre_hook, skipping.enter, with_kwargs=True, prepend=True
+            )
+        else:
+            undo.enter_context(_in_place(trunk.embeddings, skipping.embed))
+        for layer in lower:
+            undo.enter_context(_in_place(layer, skipping.hand_on))
+        yield
+
+
+def row_digest(*columns: Any) -> bytes:
+    """Return what a row is looked up by.
+
+    Args:
+        columns: NumPy, int64, of its tokens: their ids and, where the model is given them, types.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for column in columns:
+        digest.update(column.tobytes())
+    return digest.digest()
+
+
+class _Skipping:
+    """The pass under way, and the states that stand for its rows; see :func:`left_out`."""
+
+    def __init__(self, trunk: Trunk, lookup: Lookup, still: bool) -> None:
+        self.trunk, self.lookup = trunk, lookup
+        self.states: Tensor | None = None
+        #: What draws nothing in a pass that runs whole.
+        self.still = [part for part in trunk.parts if not trunk.is_around(part)] if still else []
+
+    def begin(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Look up the rows of a pass; where first tokens alone are read, it is one token long."""
+        for part in self.still:
+            part.training = False
+        self.states = None
+        if self.trunk.trains or not is_closed(self.trunk.base, args, kwargs):
+            return None
+        given = inputs_of(model, args, kwargs)
+        self.states = self._found(given)
+        if self.states is None:
+            return None
+        if "use_cache" in takes(model):
+            given["use_cache"] = False
+        if self.trunk.first_alone:
+            for name in (*TOKENS, MASK):
+                if given.get(name) is not None:
+                    given[name] = given[name][:, :1]
+        return (), given
+
+    def end(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Forget them."""
+        self.states = None
+
+    def embed(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Stand for the embeddings."""
+        return run(*args, **kwargs) if self.states is None else self.states
+
+    def enter(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Put them in on entry to the lowest layer."""
+        if self.states is None:
+            return None
+        if args:
+            return (self.states, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self.states}
+
+    def hand_on(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Stand for a layer."""
+        if self.states is None:
+            return run(*args, **kwargs)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        returned = self.trunk.returned
+        return hidden if returned is None else (hidden, *[None] * (returned - 1))
+
+    def _found(self, given: dict[str, Any]) -> Tensor | None:
+        """Return the states of a pass at their places, ``(B, T, D)``, zero at padding."""
+        tensors = {name for name, value in given.items() if isinstance(value, Tensor)}
+        if TOKENS[0] not in tensors or tensors - {*TOKENS, MASK, "labels"}:
+            return None
+        ids, mask = given[TOKENS[0]], given.get(MASK)
+        here = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        if here.shape != ids.shape or bool((here[:, 1:] & ~here[:, :-1]).any()):
+            return None  # positions are counted from the first place
+        found = self.lookup(row_digests(given, here))
+        if found is None or self.trunk.first_alone:
+            return None if found is None else found.to(ids.device)[:, None]
+        padded = found.new_zeros(*here.shape, found.shape[-1], device=ids.device)
+        padded[here] = found.to(ids.device)
+        return padded
+
+
+def row_digests(given: dict[str, Any], here: Tensor) -> list[bytes]:
+    """Return what the rows of a pass are looked up by.
+
+    Args:
+        given: Inputs by name.
+        here: Where there is a token, shape ``(B, T)``, bool, from the first place on.
+    """
+    columns = [given[name].cpu().numpy() for name in TOKENS if given.get(name) is not None]
+    lengths = here.sum(1).tolist()
+    return [
+        row_digest(*(column[row, :length] for column in columns))
+        for row, length in enumerate(lengths)
+    ]
+
+
+def _on_leaving(
+    layers: Sequence[nn.Module], frozen: int, reach: Callable[[Tensor], None]
+) -> RemovableHandle:
+    """Hook a function on the states behind the lowest layers."""
+    if frozen < len(layers):
+        return layers[frozen].register_forward_pre_hook(
+            lambda _, args, kwargs: reach(hidden_of(args, kwargs)), with_kwargs=True
+        )
+    return layers[-1].register_forward_hook(
+        lambda _, args, output: reach(output[0] if isinstance(output, tuple) else output)
+    )
+
+
+def hidden_of(args: Any, kwargs: dict[str, Any]) -> Any:
+    """Return the hidden states that a layer is given."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+@contextmanager
+def _in_place(module: nn.Module, stand_in: Callable[..., Any]) -> Iterator[None]:
+    """Have a function called in place of a module's own, which it is handed."""
+    run, own = module.forward, "forward" in vars(module)
+    module.forward = partial(stand_in, run)
+    try:
+        yield
+    finally:
+        if own:
+            module.forward = run
+        else:
+            del module.forward

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task answers: which columns, how a row becomes tokens, what evaluation keeps and says."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
+
+from hftune.core.errors import HftuneError
+from hftune.data.columns import Role, find_columns
+from hftune.data.shapes import NothingToTrainError
+from hftune.data.split import Keys
+from hftune.evaluation.external import ExternalMetric, Metric, load_metrics
+from hftune.losses.loss import ROW, forward
+
+
+@dataclass
+class Encoded:
+    """Rows as tokens.
+
+    Attributes:
+        rows: ``input_ids``, ``attention_mask``, ``labels`` and what else the model takes.
+        cut: How many rows were longer than the limit.
+        untrained: How many rows had no trained token left and were dropped.
+        lengths: Tokens of each row before cutting.
+        expanded: How many conversations became one row for each assistant turn.
+        drawn_from: How many rows there are, where a sample of them is encoded.
+    """
+
+    rows: Dataset
+    cut: int = 0
+    untrained: int = 0
+    lengths: list[int] = field(default_factory=list)
+    expanded: int = 0
+    drawn_from: int | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are, those beside the sample included."""
+        return len(self.rows) if self.drawn_from is None else self.drawn_from
+
+
+#: What evaluation keeps of a batch: tensors whose first axis is the row, padded with -100.
+Kept = dict[str, Tensor]
+#: The same of all rows, as arrays.
+AllKept = Mapping[str, NDArray[Any]]
+
+
+class NothingTrainedError(NothingToTrainError):
+    """None of the rows has a trained token.
+
+    Attributes:
+        encoded: What is known of them, without a row.
+    """
+
+    def __init__(self, rows: int, max_length: int | None, encoded: Encoded) -> None:
+        super().__init__(
+            f"none of the {rows} rows has a trained token after cutting to {max_length}"
+        )
+        self.encoded = encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments:
+    """Sizes and limits of a prediction.
+
+    Attributes:
+        max_length: Tokens a row may have; None for no limit.
+        batch_size: Rows a batch.
+        max_new_tokens: Length of a generated text.
+    """
+
+    max_length: int | None = None
+    batch_size: int = 32
+    max_new_tokens: int = 64
+
+
+class Task(ABC):
+    """One of the Hub's tasks.
+
+    Attributes:
+        name: The Hub's name.
+        auto_model: The ``transformers.AutoModelFor...`` class that loads its models.
+        roles: The parts that columns play.
+        causal: Whether position ``t`` predicts label ``t + 1``.
+        label_names: Class names by id; empty where the task has none.
+        metric_names: What :meth:`metrics` returns and a best model can be chosen by.
+        external_metrics: Metrics of other libraries, computed beside the task's own.
+        best_metric: What the best model is chosen by if the recipe does not say.
+        default_loss: The loss if the recipe does not say.
+        problem_type: ``config.problem_type`` of a classifier.
+        gives_predictions: Whether evaluation keeps predictions; see :meth:`judged`.
+        streamed: Whether rows come a few at a time, so that nothing can be asked of all of them.
+    """
+
+    name: str
+    auto_model: Any
+    roles: tuple[Role, ...]
+    causal = False
+    metric_names: tuple[str, ...]
+    best_metric = "loss"
+    default_loss = "cross_entropy"
+    problem_type: str | None = None
+    gives_predictions = True
+    streamed = False
+
+    def __init__(self, label_names: Sequence[str] = ()) -> None:
+        self.label_names = list(label_names)
+        self.external_metrics: list[ExternalMetric] = []
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of the constructor that a saved model must remember."""
+        return {"label_names": self.label_names}
+
+    def columns(
+        self, names: Sequence[str], given: Mapping[str, str], *, answers: bool = True
+    ) -> dict[str, str]:
+        """Return role -> column; see :func:`hftune.data.columns.find_columns`.
+
+        Args:
+            names: The columns there are.
+            given: Those whose role is known.
+            answers: Whether what a model predicts is wanted, too.
+        """
+        roles = [role for role in self.roles if answers or not role.answer]
+        known = {role.name for role in roles} if not answers else given.keys()
+        return find_columns(names, roles, {r: c for r, c in given.items() if r in known})
+
+    @abstractmethod
+    def select(self, rows: Dataset, columns: Mapping[str, str]) -> Dataset:
+        """Return the rows with one column a role, checked; the message names bad rows."""
+
+    @abstractmethod
+    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+        """Take from the selected rows what the task must know, such as label names."""
+
+    @abstractmethod
+    def check(self, rows: Dataset, part: str) -> None:
+        """Raise :class:`HftuneError` if a part has what the task does not know, or lacks.
+
+        Args:
+            rows: Selected rows.
+            part: The word for them in the message.
+        """
+
+    @abstractmethod
+    def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
+        """Return what must not stand in both parts, and what both parts shall hold alike."""
+
+    @abstractmethod
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    ) -> Encoded:
+        """Turn selected rows into tokens and labels; rows without answers get no labels."""
+
+    @abstractmethod
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
+    ) -> DataCollator:
+        """Return what makes a batch of encoded rows, for ``model`` where that matters."""
+
+    @abstractmethod
+    def configure(
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Write into the model's config what the task decides.
+
+        Returns:
+            The fields, but for the labels, that differ now from the base's own config.
+        """
+
+    @abstractmethod
+    def class_counts(self, encoded: Dataset, num_classes: int) -> NDArray[np.integer[Any]]:
+        """Return how often each class is a label, by id."""
+
+    @abstractmethod
+    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
+        """Return the name of each class, by id."""
+
+    def remarks(self, rows: Dataset) -> list[str]:
+        """Return what the user should know of selected training rows."""
+        return []
+
+    def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
+        """Run the model on a batch and return what evaluation keeps of it."""
+        return self.keep(forward(model, inputs).logits, inputs["labels"])
+
+    @abstractmethod
+    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+        """Return the few numbers a row that the metrics need, labels among them."""
+
+    @abstractmethod
+    def metrics(self, kept: AllKept) -> dict[str, float]:
+        """Return the metrics of all rows from what :meth:`keep` kept."""
+
+    def measure_also(self, metrics: Sequence[Metric]) -> None:
+        """Have metrics of other libraries computed beside the task's own.
+
+        Args:
+            metrics: See :func:`hftune.evaluation.external.load_metrics`.
+
+        Raises:
+            HftuneError: One cannot be had, or evaluation keeps nothing that they could judge.
+        """
+        if metrics and not self.gives_predictions:
+            raise HftuneError(
+                f"evaluation.metrics: they judge predictions, and evaluation of {self.name} "
+                "writes none",
+                hint="set evaluation.generation: {max_new_tokens: 64}",
+            )
+        self.external_metrics = load_metrics(metrics, self.metric_names)
+
+    def all_metrics(self, kept: AllKept) -> dict[str, float]:
+        """Return :meth:`metrics` and those of other libraries that were asked for."""
+        metrics = self.metrics(kept)
+        for external in self.external_metrics:
+            metrics |= external.compute(*self.judged(kept))
+        return metrics
+
+    def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
+        """Return label name -> metrics; empty where the task has no labels."""
+        return {}
+
+    @abstractmethod
+    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+        """Return predictions and references of all rows, as metrics of other libraries take them.
+
+        Only asked of a task that :attr:`gives_predictions`.
+        """
+
+    def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:
+        """Return the first rows with what the model wrote; none where it writes nothing."""
+        return []
+
+    def learn_prior(self, shares: Sequence[float] | None) -> None:
+        """Take the class shares that the model's probabilities will assume; None if unknown."""
+        return None
+
+    def calibrate(self, kept: AllKept) -> None:
+        """Take from the validation rows, after training, what predictions need."""
+        return None
+
+    def prepare_predictions(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        how: PredictArguments,
+    ) -> None:
+        """Learn from all rows that will be predicted what each prediction needs; see predict."""
+        return None
+
+    @abstractmethod
+    def predict(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        how: PredictArguments,
+    ) -> list[dict[str, Any]]:
+        """Return ``prediction`` and what goes with it for each of the selected rows.
+
+        Args:
+            model: In evaluation mode.
+            tokenizer: Its tokenizer.
+            rows: Selected rows; answers are not needed.
+            how: Sizes and limits.
+        """
+
+
+def blank_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row that counts nothing: its labels are all -100, or NaN among numbers.
+
+    It fills up the last batches of several processes, so that each has as many.
+    """
+    labels = row["labels"]
+    blank = [_blank(label) for label in labels] if isinstance(labels, list) else _blank(labels)
+    return {**row, "labels": blank, **({ROW: -1} if ROW in row else {})}
+
+
+def _blank(label: float) -> float:
+    return math.nan if isinstance(label, float) else -100

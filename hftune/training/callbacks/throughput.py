@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real tokens per second, padding share and peak memory of a training run."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import TrainerCallback
+
+from hftune.losses.loss import ROW, counted
+
+
+class Throughput(TrainerCallback):
+    """Counts tokens and positions, and the seconds between fetching a group and its step.
+
+    Evaluation and saving are not in the seconds.
+
+    Attributes:
+        padding_free: Whether the layers are spared the padding of the batches.
+    """
+
+    def __init__(self) -> None:
+        self.padding_free = False
+        self.tokens: Any = 0
+        self.positions = 0
+        self.seconds = 0.0
+        self._began = 0.0
+
+    def begin(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Count the batches of one optimizer step and start its clock."""
+        self._began = time.perf_counter()
+        for batch in batches:
+            labels = batch["labels"]
+            labelled = counted(labels).reshape(len(labels), -1).any(1)
+            counts = batch[ROW] >= 0 if ROW in batch else labelled  # blank rows are padding
+            self.positions += batch["attention_mask"].numel()
+            self.tokens += (batch["attention_mask"] * counts[:, None]).sum()  # nobody waits for it
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock of the step."""
+        self.seconds += time.perf_counter() - self._began
+
+    def summary(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Return the metrics over all processes; memory in MiB, of this process."""
+        counts = torch.tensor([int(self.tokens), self.positions], device=accelerator.device)
+        tokens, positions = accelerator.reduce(counts, reduction="sum").tolist()
+        result: dict[str, Any] = {
+            "train_tokens": tokens,
+            "train_tokens_per_second": round(tokens / max(self.seconds, 1e-9), 1),
+            "train_padding_share": round(1 - tokens / max(positions, 1), 4),
+            "padding_free": self.padding_free,
+        }
+        return {**result, **peak_memory()}
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the largest resident size of this process so far, and on its GPU, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result: dict[str, float] = {
+        "peak_memory_mib": round((peak if sys.platform == "darwin" else peak * 1024) / 2**20)
+    }
+    if torch.cuda.is_available():
+        result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return result

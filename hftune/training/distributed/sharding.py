@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sharded models: their layers named, their weights gathered, their settings written down."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from hftune.core.errors import HftuneError
+from hftune.training.distributed.launcher import Launch
+from hftune.training.plan.plan import Plan
+
+SHARDED = {"FSDP2": "fsdp", "DEEPSPEED": "deepspeed"}
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Tell whether each process holds a piece of the model."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def distribution(accelerator: Accelerator) -> dict[str, Any]:
+    """Return how the work is divided, from the Accelerator's state and not from the request."""
+    kind = accelerator.distributed_type
+    facts: dict[str, Any] = {
+        "type": str(kind.value),
+        "machines": int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+    }
+    if kind == DistributedType.FSDP:
+        plugin = accelerator.state.fsdp_plugin
+        policy = plugin.mixed_precision_policy
+        facts |= {
+            "type": f"FSDP{plugin.fsdp_version}",
+            "reshard_after_forward": plugin.reshard_after_forward,
+            "cpu_offload": type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy",
+            "cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading,
+            "state_dict_type": plugin.state_dict_type.name,
+            "layers": plugin.transformer_cls_names_to_wrap,
+            "param_dtype": None if policy is None else _name(policy.param_dtype),
+            "reduce_dtype": None if policy is None else _name(policy.reduce_dtype),
+        }
+    elif kind == DistributedType.DEEPSPEED:
+        zero = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        facts |= {
+            "zero_stage": zero["stage"],
+            "offload_optimizer_device": zero.get("offload_optimizer", {}).get("device", "none"),
+            "offload_param_device": zero.get("offload_param", {}).get("device", "none"),
+        }
+    return facts
+
+
+def precision_in_force(accelerator: Accelerator) -> dict[str, Any]:
+    """Return the mixed precision, and with fp8 the library that multiplies in it."""
+    precision = accelerator.mixed_precision
+    backend = {"fp8_backend": accelerator.fp8_backend.value} if precision == "fp8" else {}
+    return {"mixed_precision": precision, **backend}
+
+
+def in_a_line(environment: dict[str, Any]) -> str:
+    """Return the distribution and precision of ``environment.json`` as a comment for a recipe."""
+    kind, processes = environment["distribution"]["type"], environment["processes"]
+    number = "1 process" if processes == 1 else f"{processes} processes"
+    return f"in force: {kind}, {number}, mixed precision {environment['mixed_precision']}"
+
+
+def check_resumed(folder: Path, launch: Launch) -> None:
+    """Refuse to resume a sharded run unsharded, or the other way round.
+
+    Raises:
+        HftuneError: The checkpoints of the run are of the other kind.
+    """
+    recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    then = recorded.get("distribution", {}).get("type", "NO")
+    if SHARDED.get(then) != launch.sharding:
+        config = {"FSDP2": "fsdp2", "DEEPSPEED": "deepspeed_zero2"}.get(then, "multi_gpu")
+        raise HftuneError(
+            f"{folder}: the checkpoints are of a run with {then}, and this launch is "
+            f"{'not sharded' if launch.sharding is None else launch.sharding}",
+            hint=f"hftune train {folder} --resume"
+            + (f" --accelerate {config}" if then in SHARDED else ""),
+        )
+    fp8 = recorded["mixed_precision"] == "fp8"
+    if fp8 != (launch.mixed_precision == "fp8"):
+        raise HftuneError(
+            f"{folder}: the run {'was' if fp8 else 'was not'} launched with fp8",
+            hint=f"{'add' if fp8 else 'leave out'} --mixed-precision fp8",
+        )
+
+
+def check_resumed_base(plan: Plan, folder: Path) -> None:
+    """Refuse to continue an adapter on other weights than it began with.
+
+    Args:
+        plan: With the base loaded.
+        folder: Of the run.
+
+    Raises:
+        HftuneError: ``model.path`` holds another model now.
+    """
+    recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    then = recorded.get("base_fingerprint")
+    if then is not None and then != plan.base_fingerprint:
+        place = plan.recipe.model.path
+        raise HftuneError(
+            f"{folder} began with other weights than {place} has now",
+            hint=f"put back the {place} of that time, or train again into another folder",
+        )
+
+
+def name_layers(accelerator: Accelerator, model: Any) -> None:
+    """Tell FSDP2 which layers it gathers one at a time, where its config leaves that open.
+
+    Accelerate would take every class that the model must not split. Encoders count their
+    embeddings among those, and Accelerate, which shards the embeddings apart, then fails.
+
+    Raises:
+        HftuneError: The model does not name its layers.
+    """
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.transformer_cls_names_to_wrap is not None:
+        return
+    embeddings = model.get_input_embeddings()
+    kept_whole = set(model._no_split_modules or ())
+    parts = [part for part in model.modules() if type(part).__name__ in kept_whole]
+    with_embeddings = {type(part) for part in parts if embeddings in set(part.modules())}
+    layers = sorted({type(part).__name__ for part in parts if type(part) not in with_embeddings})
+    if not layers:
+        raise HftuneError(
+            f"FSDP2: {type(model).__name__} does not name its layers",
+            hint="set fsdp_transformer_layer_cls_to_wrap in a config of your own",
+        )
+    plugin.transformer_cls_names_to_wrap = layers
+
+
+def whole_weights(accelerator: Accelerator, model: Any) -> dict[str, Tensor] | None:
+    """Gather what a sharded model saves; every process takes part.
+
+    Args:
+        accelerator: Knows how the model is sharded.
+        model: As the Accelerator wrapped it.
+
+    Returns:
+        The state dict on the main process, of an adapter only what trains, and an empty one on the
+        others; None when every process holds the whole model.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        whole: dict[str, Tensor] = accelerator.get_state_dict(model)
+        return whole
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return None
+    return gathered(model)
+
+
+def gathered(model: nn.Module) -> dict[str, Tensor]:
+    """Gather a model that ``fully_shard`` split; see :func:`whole_weights`."""
+    options = StateDictOptions(
+        full_state_dict=True, cpu_offload=True, ignore_frozen_params=isinstance(model, PeftModel)
+    )
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    # Tied weights come out as copies, which save_pretrained cannot tell from weights of their own.
+    tied: Any = {} if isinstance(model, PeftModel) else getattr(model, "all_tied_weights_keys", {})
+    return {name: value for name, value in weights.items() if name not in tied}
+
+
+def _name(dtype: Any) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen layers of a run: computed once for each row, kept in the cache, looked up in steps.
+
+What is kept lies under a digest of all that decides it: the weights and the config of the frozen
+part, the layer, the tokens of the rows, precision, device and versions.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hftune.core.cache import MIB, Kept, Layout, keep, read_kept
+from hftune.core.console import number_of, say, warn
+from hftune.core.errors import HftuneError
+from hftune.core.processes import found_or_made
+from hftune.data.arrow import column_array, items, lengths
+from hftune.methods.probe.features import features_key
+from hftune.models.layer_stack import StackError, rows_to_try, takes
+from hftune.speed.find_frozen_layers import find_trunk, why_nothing_is_frozen
+from hftune.speed.frozen_layers import TOKENS, Trunk, left_out, row_digest
+from hftune.tasks.inference import batches_by_length
+from hftune.training.distributed.sharding import is_sharded
+from hftune.training.plan.arguments import mixed_precision
+from hftune.training.plan.plan import Plan
+from hftune.training.trainer import HftuneTrainer
+
+KEY = "data.cache_trunk"
+CACHE = "trunk"
+#: Part of the cache's key: raise it when states are computed differently.
+TRUNK_VERSION = 2
+#: Keys of ``regularization`` that move frozen layers, too.
+MOVING = ("drop_path", "drop_connect", "weight_noise")
+
+
+@contextmanager
+def kept_trunk(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
+    """Run frozen layers once while the context lasts, where that is exact and pays.
+
+    Raises:
+        HftuneError: ``data.cache_trunk`` insists, and it cannot be.
+    """
+    wanted = plan.recipe.data.cache_trunk
+    with ExitStack() as stack:
+        if wanted or (wanted is None and _passes(plan) > 1):
+            with trainer.accelerator.autocast():  # as the steps compute
+                trunk = _trunk(plan, trainer)
+                kept = None if trunk is None else _kept_states(plan, trunk)
+            if trunk is not None and (kept is not None or not trunk.exact):
+                lookup = KeptStates() if kept is None else kept
+                stack.enter_context(left_out(trunk, lookup, still=not trunk.exact))
+        yield
+
+
+class Tokens:
+    """What frozen layers read of rows.
+
+    Args:
+        rows: Encoded.
+        model: Takes token types, or does not.
+    """
+
+    def __init__(self, rows: Dataset, model: nn.Module) -> None:
+        taken = takes(model)
+        names = [name for name in TOKENS if name in rows.column_names and name in taken]
+        self.rows = rows.select_columns(names)
+        self.columns = {
+            name: items(column_array(rows, name)).astype(np.int64, copy=False) for name in names
+        }
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return lengths(column_array(self.rows, TOKENS[0]))
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First token of each row, and the number of all behind the last."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield what each row is looked up by."""
+        columns, starts = list(self.columns.values()), self.starts.tolist()
+        for start, end in pairwise(starts):
+            yield row_digest(*(column[start:end] for column in columns))
+
+    def batch(self, rows: Sequence[int], padding: int, device: torch.device) -> dict[str, Tensor]:
+        """Return some rows, padded on the right."""
+        sizes = self.lengths[rows]
+        here = np.arange(sizes.max()) < sizes[:, None]
+        made = {"attention_mask": here.astype(np.int64)}
+        for name, column in self.columns.items():
+            made[name] = np.full(here.shape, padding if name == TOKENS[0] else 0)
+            made[name][here] = np.concatenate(
+                [column[self.starts[row] : self.starts[row + 1]] for row in rows]
+            )
+        return {name: torch.from_numpy(values).to(device) for name, values in made.items()}
+
+
+class KeptStates:
+    """Looks rows up; see :data:`hftune.speed.frozen_layers.Lookup`."""
+
+    def __init__(self) -> None:
+        self.places: dict[bytes, tuple[NDArray[Any], int, int]] = {}
+        self.dtype = torch.float32
+
+    def add(self, tokens: Tokens, kept: Kept, dtype: torch.dtype) -> None:
+        """Take more rows.
+
+        Args:
+            tokens: Of the rows.
+            kept: Their states.
+            dtype: Of the states.
+        """
+        self.dtype = dtype
+        states, starts = np.asarray(kept.parts["states"]), kept.starts.tolist()
+        for row, digest in enumerate(tokens.digests()):
+            self.places[digest] = states, starts[row], starts[row + 1]
+
+    def __call__(self, rows: Sequence[bytes]) -> Tensor | None:
+        """Return the states of rows, or None where one is not known."""
+        places = [self.places.get(row) for row in rows]
+        known = [place for place in places if place is not None]
+        if len(known) < len(places):
+            return None
+        found = np.concatenate([states[start:end] for states, start, end in known])
+        return torch.from_numpy(found).view(self.dtype)
+
+
+def _passes(plan: Plan) -> float:
+    """How often a row is read in training, on average."""
+    span, rows = plan.span, plan.train.num_rows
+    if span.epoch is None:
+        return 1.0
+    drawn = rows if plan.drawing is None else plan.drawing.size
+    return span.total / span.epoch * drawn / rows
+
+
+def _trunk(plan: Plan, trainer: HftuneTrainer) -> Trunk | None:
+    """Return what can be left out; None, with a word, where that is nothing or would be inexact."""
+    wanted, model = plan.recipe.data.cache_trunk, cast(nn.Module, trainer.model)
+    nothing, trunk = why_nothing_is_frozen(model), None
+    reason = nothing or _why_not(plan, trainer)
+    if reason is None:
+        try:
+            trunk = find_trunk(model)
+        except StackError as error:
+            reason = str(error)
+    if trunk is not None and not trunk.exact and not wanted:
+        reason = f"they draw dropout in training; {KEY}: true runs them once and without it"
+    if reason is None:
+        return trunk
+    if wanted:
+        raise HftuneError(f"{KEY}: {reason}", hint="leave it out, and layers run in every step")
+    if not nothing:
+        say(f"frozen layers run in every step: {reason}")
+    return None
+
+
+def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
+    """Why what enters the first layer that trains is not always the same."""
+    arguments, loss = plan.arguments, plan.loss_choice
+    said = [key for key in MOVING if getattr(plan.recipe.regularization, key)]
+    reasons = {
+        "it is not tested with a sharded model": is_sharded(trainer.accelerator),
+        "a compiled model cannot leave out layers": arguments.torch_compile,
+        "the rows of a stream are read once": plan.stream is not None,
+        "training.neftune_noise_alpha moves the embeddings": bool(arguments.neftune_noise_alpha),
+        f"regularization.{''.join(said[:1])} moves frozen layers, too": bool(said),
+        "regularization.adversarial moves what the lowest layers read": (
+            plan.recipe.regularization.adversarial is not None
+        ),
+        "an evaluation in half precision has other states": (
+            arguments.bf16_full_eval or arguments.fp16_full_eval
+        ),
+        "mixup mixes embeddings": loss is not None and loss.name == "mixup",
+        "a loss of one's own may look into the layers": loss is None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _kept_states(plan: Plan, trunk: Trunk) -> KeptStates | None:
+    """Return the states of all rows that are read more than once; None where there is no room."""
+    parts = [plan.train, plan.unlabelled]
+    if plan.arguments.eval_strategy != "no":  # else they are read once, in the end
+        parts.append(plan.validation)
+    found, weights = KeptStates(), trunk.fingerprint()
+    with _in_evaluation(trunk):
+        like = trunk.states(rows_to_try(trunk.base))
+        for part in parts:
+            if part is None:
+                continue
+            tokens = Tokens(part.rows, trunk.base)
+            kept = _kept(plan, trunk, tokens, like, weights)
+            if kept is None:
+                return None
+            found.add(tokens, kept, like.dtype)
+    return found
+
+
+@contextmanager
+def _in_evaluation(trunk: Trunk) -> Iterator[None]:
+    training = trunk.base.training
+    trunk.base.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        trunk.base.train(training)
+
+
+def _kept(plan: Plan, trunk: Trunk, tokens: Tokens, like: Tensor, weights: str) -> Kept | None:
+    """Return the states of one part, out of the cache or computed now."""
+    layout = Layout(
+        CACHE,
+        np.arange(len(tokens) + 1) if trunk.first_alone else tokens.starts,
+        {"states": (np.dtype(str(_raw(like).dtype).removeprefix("torch.")), (like.shape[-1],))},
+    )
+    key = features_key(
+        tokens.rows,
+        trunk=TRUNK_VERSION,
+        weights=weights,
+        precision=[mixed_precision(plan.arguments), str(like.dtype), like.device.type],
+    )
+    layers = f"{trunk.frozen} of {len(trunk.layers)} layers, frozen"
+    rows = f"{number_of(len(tokens), 'row', 'rows')}, {layout.size / MIB:,.0f} MiB"
+
+    def compute() -> None:
+        say(f"{layers}: run once for {rows}")
+        _compute(plan, trunk, tokens, key, layout)
+
+    return found_or_made(
+        plan.arguments,
+        lambda: read_kept(key, layout),
+        compute,
+        f"{layers}: {rows}, out of the cache",
+    )
+
+
+def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: Layout) -> None:
+    """Run the frozen layers over all rows, longest first, and keep what leaves them."""
+    padding = plan.tokenizer.pad_token_id or 0
+
+    def batches() -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
+        for rows in batches_by_length(
+            tokens.lengths.tolist(),
+            plan.arguments.per_device_eval_batch_size,
+            "running frozen layers",
+        ):
+            states = trunk.states(tokens.batch(rows, padding, trunk.base.device))
+            yield rows, {"states": _raw(states)}
+
+    trouble = layout.room()
+    try:
+        if trouble is None:
+            keep(key, layout, batches())
+    except OSError as error:
+        trouble = str(error.strerror)
+    if trouble is not None:
+        warn(f"the states of frozen layers are not kept: {trouble}; they run in every step")
+
+
+def _raw(states: Tensor) -> Tensor:
+    """Numbers of a type that NumPy has; two bytes as they are."""
+    return states.contiguous().view(torch.int16) if states.dtype.itemsize == 2 else states

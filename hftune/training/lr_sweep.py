@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sweep of the learning rate over the run that a plan describes; nothing of it stays."""
+
+import copy
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from hftune.core.console import console
+from hftune.core.errors import RunError
+from hftune.optimization.lr_sweep_reading import Divergence, RangeTest, rate_at, read_sweep
+from hftune.optimization.schedule_factors import Span
+from hftune.regularization.weight_averaging import Averaging
+from hftune.training.build import build_model, build_trainer, without_padding
+from hftune.training.frozen_layer_cache import kept_trunk
+from hftune.training.plan.optimization import Optimization
+from hftune.training.plan.plan import Plan
+
+#: Fewer losses than these have no slope.
+LEAST = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Optimization):
+    """The optimizer of a recipe under a rate that rises; groups keep their ratios.
+
+    Attributes:
+        start: The rate of the first step.
+        end: That of the last.
+        steps: How many there are.
+    """
+
+    start: float
+    end: float
+    steps: int
+
+    def make_schedule(self, optimizer: Any, arguments: TrainingArguments, span: Span) -> Any:
+        """Return the sweep in the schedule's place; see :class:`Optimization`."""
+        given = arguments.learning_rate
+        return LambdaLR(
+            optimizer, lambda done: rate_at(done, self.start, self.end, self.steps) / given
+        )
+
+    def averaging_of(self, model: nn.Module, total: int) -> Averaging | None:
+        """Return nothing: the weights that move are looked at."""
+        return None
+
+
+class Watch(TrainerCallback):
+    """Takes the losses, and stops the sweep at its end or where the loss diverges."""
+
+    def __init__(self, sweep: Sweep, bar: Progress) -> None:
+        self.sweep = sweep
+        self.bar, self.task = bar, bar.add_task("sweeping", total=sweep.steps)
+        self.losses: list[float] = []
+        self.diverges = Divergence()
+        self.stopped = False
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the loss of a step."""
+        if "loss" not in kwargs["logs"]:
+            return
+        loss = float(kwargs["logs"]["loss"])
+        self.bar.update(self.task, completed=len(self.losses), description=f"loss {loss:.4g}")
+        self.stopped = self.diverges(loss)
+        if not self.stopped:
+            self.losses.append(loss)
+        # One step more than there are rates, whose loss shows what the last one did.
+        if self.stopped or len(self.losses) > self.sweep.steps:
+            control.should_training_stop = True
+
+
+def sweep(
+    plan: Plan, *, start: float, end: float, steps: int, model: nn.Module | None = None
+) -> RangeTest:
+    """Train with a rising rate and return what the loss did.
+
+    Args:
+        plan: The run; its folder is not made.
+        start: The first rate.
+        end: The last.
+        steps: Optimizer steps from the one to the other.
+        model: A model of one's own, whose weights are put back; by default one is loaded and
+            thrown away.
+
+    Raises:
+        RunError: The loss is lost before there is anything to see.
+    """
+    rising = Sweep(**{**vars(plan.optimization), "averaging": None, "log_grad_norms": None},
+                   start=start, end=end, steps=steps)  # fmt: skip
+    with (
+        _generators_put_back(),
+        tempfile.TemporaryDirectory() as folder,
+        Progress(console=console(), disable=not console().is_terminal, transient=True) as bar,
+    ):
+        watch = Watch(rising, bar)
+        kept = None if model is None else copy.deepcopy(model.state_dict())
+        swept = model if model is not None else build_model(plan)
+        arguments = _arguments(plan, folder, steps)
+        batches = plan.token_batches and plan.token_batches.for_run(arguments)
+        probing = replace(
+            plan, arguments=arguments, optimization=rising, validation=None, token_batches=batches
+        )
+        try:
+            trainer = build_trainer(probing, swept, [watch])
+            with without_padding(probing, trainer), kept_trunk(probing, trainer):
+                trainer.train()
+        finally:
+            if kept is not None:
+                swept.load_state_dict(kept)
+                swept.zero_grad()
+    losses = watch.losses[1:]  # what the step before made of it
+    if len(losses) < LEAST:
+        raise RunError(
+            f"the loss diverged after {len(losses)} of {steps} optimizer steps, at a rate of "
+            f"{rate_at(max(len(losses), 1), start, end, steps):.1e}",
+            hint=f"more --steps, a lower --end, or a lower --start than {start:.1e}",
+        )
+    rates = [rate_at(step, start, end, steps) for step in range(len(losses))]
+    return read_sweep(rates, losses, planned=steps, stopped=watch.stopped)
+
+
+def _arguments(plan: Plan, folder: str, steps: int) -> TrainingArguments:
+    """The plan's, without evaluation, saving and trackers; the run is long enough for the sweep."""
+    arguments = copy.copy(plan.arguments)
+    arguments.output_dir = folder
+    arguments.eval_strategy = IntervalStrategy.NO
+    arguments.save_strategy = SaveStrategy.NO
+    arguments.logging_strategy = IntervalStrategy.STEPS
+    arguments.logging_steps = 1
+    arguments.load_best_model_at_end = False
+    arguments.auto_find_batch_size = False
+    arguments.eval_on_start = False
+    arguments.report_to = []
+    if plan.span.total <= steps:
+        arguments.max_steps = steps + 1
+    return arguments
+
+
+@contextmanager
+def _generators_put_back() -> Iterator[None]:
+    """Leave the generators of Python, NumPy and torch as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

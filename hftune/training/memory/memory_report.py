@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run will compute with and how much memory that takes, said before the weights are loaded.
+
+On a GPU that the run would not fit, activations are recomputed in the backward pass where that is
+enough: it changes no result. Everything else that saves memory is proposed, not done.
+"""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from hftune.core.console import say, warn
+from hftune.core.processes import once
+from hftune.losses.cross_entropy import CrossEntropy
+from hftune.losses.focal import Focal
+from hftune.methods import method_row
+from hftune.training.build import weight_dtype
+from hftune.training.memory.estimate import MemoryEstimate, estimate_memory
+from hftune.training.plan.arguments import mixed_precision
+from hftune.training.plan.plan import Plan
+from hftune.training.plan.token_budget import always_padded
+
+MIB = 2**20
+#: Share of a GPU's memory that a run may take by the estimate: libraries and gaps need the rest.
+USABLE = 0.9
+#: Losses that see labelled positions alone, in chunks.
+IN_CHUNKS = (CrossEntropy, Focal)
+#: Methods whose steps are the same with activations recomputed, and which save much by it.
+RECOMPUTED = ("full", "freeze", "bitfit", "lora", "qlora", "relora")
+
+
+def say_outlook(plan: Plan) -> None:
+    """Print device, precision, optimizer and memory; recompute activations where that is needed."""
+    arguments = plan.arguments
+    half = mixed_precision(arguments)
+    say(
+        f"computes on: {_device_name(plan)}, {'float32' if half == 'no' else half}"
+        f"{', tf32' if arguments.tf32 else ''}; optimizer: "
+        f"{getattr(arguments.optim, 'value', arguments.optim)}"
+    )
+    # One process decides for all, which must agree on what is recomputed.
+    estimate, available = plan_memory(plan), once(arguments, lambda: device_memory(plan))
+    if estimate is None:
+        say("memory for training: not known before the weights are there, with this method")
+        return
+    if estimate.total > available and _recompute(plan, available):
+        say("activations are recomputed in the backward pass, or the run would not fit the GPU")
+        estimate = plan_memory(plan) or estimate
+    parts = (f"{name} {getattr(estimate, name) / MIB:,.0f}" for name in
+             ("weights", "gradients", "optimizer", "activations", "logits")
+             if getattr(estimate, name))  # fmt: skip
+    say(
+        f"memory for training, about: {estimate.total / MIB:,.0f} MiB ({', '.join(parts)}) of "
+        f"{available / MIB:,.0f}"
+    )
+    if estimate.total > available:
+        warn(f"the run may not fit; less is taken by {_remedies(plan, estimate)}")
+
+
+def plan_memory(plan: Plan) -> MemoryEstimate | None:
+    """Estimate the memory of a plan's largest batch; None where it takes weights to know."""
+    if plan.adapted is None:
+        return None
+    dtype = weight_dtype(plan)
+    quantization = plan.recipe.model.quantization or {}
+    if dtype == "auto":
+        dtype = getattr(plan.config, "dtype", None) or torch.float32
+    per_weight = float(dtype.itemsize)
+    if quantization.get("load_in_4bit"):  # and a constant for each 64 weights
+        doubly = quantization.get("bnb_4bit_use_double_quant")
+        per_weight = 0.516 if doubly else 0.5625
+    elif quantization.get("load_in_8bit"):
+        per_weight = 1.0
+    half = mixed_precision(plan.arguments)
+    in_chunks = isinstance(plan.loss, IN_CHUNKS) and half != "fp16"
+    whole = not in_chunks or plan.arguments.torch_compile
+    rows, length = largest_batch(plan)
+    estimate = estimate_memory(
+        plan.adapted,
+        rows=rows,
+        length=length,
+        bytes_per_weight=per_weight,
+        mixed_precision=half != "no",
+        state_bytes=plan.optimization.state_bytes + plan.regularization.state_bytes,
+        recompute=plan.context().gradient_checkpointing,
+        whole_logits=whole or plan.launch.sharding is not None,
+    )
+    working = plan.method.working_bytes(plan.adapted)
+    return replace(estimate, activations=estimate.activations + working)
+
+
+def largest_batch(plan: Plan) -> tuple[int, int]:
+    """Return rows and tokens of a row that the layers see in the largest batch.
+
+    Padded rows are as long as the longest; packed ones share what the largest batch of a random
+    order holds.
+    """
+    lengths = np.asarray(plan.train.lengths)
+    if plan.max_length is not None:
+        lengths = np.minimum(lengths, plan.max_length)
+    longest, budget = int(lengths.max()), plan.recipe.data.token_budget
+    if budget is not None:
+        return max(budget // longest, 1), longest
+    rows = min(plan.arguments.per_device_train_batch_size, len(lengths))
+    assert plan.adapted is not None
+    if plan.launch.sharding or always_padded(plan, plan.adapted):
+        return rows, longest
+    if plan.arguments.train_sampling_strategy == "group_by_length":
+        largest = np.sort(lengths)[-rows:].sum()
+    else:
+        order = np.random.default_rng(plan.arguments.seed).permutation(len(lengths))
+        whole = order[: len(order) // rows * rows].reshape(-1, rows)
+        largest = lengths[whole].sum(1).max()
+    return rows, -int(-largest // rows)
+
+
+def device_memory(plan: Plan) -> int:
+    """Return the bytes that a run may take of its device."""
+    if plan.arguments.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(plan.arguments.device)
+        return int(free * USABLE)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _device_name(plan: Plan) -> str:
+    device = plan.arguments.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _recompute(plan: Plan, available: int) -> bool:
+    """Switch recomputation on where a GPU has too little memory and that is enough."""
+    arguments, said = plan.arguments, plan.recipe.training
+    decided = {"activation_checkpointing", "gradient_checkpointing"} & said.keys()
+    possible = arguments.device.type == "cuda" and plan.recipe.method.name in RECOMPUTED
+    if decided or not possible or method_row(plan.recipe.method.name).no_checkpointing:
+        return False
+    arguments.activation_checkpointing = True
+    estimate = plan_memory(plan)
+    arguments.activation_checkpointing = estimate is not None and estimate.total <= available
+    return arguments.activation_checkpointing
+
+
+def _remedies(plan: Plan, estimate: MemoryEstimate) -> str:
+    """What takes less memory, what saves most first."""
+    arguments = plan.arguments
+    size = arguments.per_device_train_batch_size
+    saved = []
+    if not plan.context().gradient_checkpointing:
+        saved.append((estimate.activations, "training.activation_checkpointing: true"))
+    if size > 1:
+        smaller = (
+            f"training.per_device_train_batch_size: {size // 2} with gradient_accumulation_steps: "
+            f"{2 * arguments.gradient_accumulation_steps}"
+        )
+        saved.append(((estimate.activations + estimate.logits) // 2, smaller))
+    if plan.recipe.method.name == "full":
+        saved.append((estimate.optimizer + estimate.gradients, "method: lora"))
+        paged = "training.optim: paged_adamw_8bit"
+        if arguments.device.type == "cuda":
+            saved.append((estimate.optimizer * 3 // 4, paged))
+    return "; ".join(name for _, name in sorted(saved, reverse=True))

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From ``data.sampling`` and ``data.curriculum`` to what draws the rows of an epoch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hftune.core.console import say
+from hftune.core.errors import HftuneError
+from hftune.core.suggest import did_you_mean
+from hftune.data.arrow import column_array, lengths
+from hftune.data.sampling.curriculum import DEFAULT_PATIENCE, Curriculum, rarity
+from hftune.data.sampling.row_sampler import Draw, Equalized, Sampling, Weighted, balanced
+from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice
+from hftune.recipe.recipe import Recipe
+from hftune.tasks.problem_types import SINGLE_LABEL
+from hftune.tasks.problem_types.problem_type import as_number
+from hftune.tasks.task import Encoded, Task
+
+#: The column of weights or difficulties beside those of the task's roles.
+DRAWN_BY = "drawn_by"
+#: Where a curriculum has nothing to go by.
+ALL_ALIKE = "data.curriculum: all training rows are equally hard by {}, so there is no order"
+
+
+def beside(selected: Dataset, rows: Dataset, data: DataSection) -> Dataset:
+    """Return selected rows with the column that the recipe draws by, where it names one.
+
+    Args:
+        selected: A column a role.
+        rows: The same rows as they were read.
+        data: Of the recipe.
+
+    Raises:
+        HftuneError: There is no such column, or a row has no number in it that can be used.
+    """
+    if (by := _column(data)) is None:
+        return selected
+    key, column = by
+    if column not in rows.column_names:
+        near = did_you_mean(column, rows.column_names) or ""
+        raise HftuneError(
+            f"{key}: no column {column!r}{near}", hint=f"columns: {', '.join(rows.column_names)}"
+        )
+    if len(selected) != len(rows):
+        raise HftuneError(f"{key}: rows of this shape are put together anew, without the column")
+    numbers = np.empty(len(rows))
+    for row, value in enumerate(rows[column][:]):
+        number = as_number(value)
+        if number is None:
+            raise HftuneError(
+                f"column {column!r}: row {row + 1} is no finite number: {value!r:.60}"
+            )
+        if number < 0 and data.sampling is not None:
+            raise HftuneError(f"column {column!r}: row {row + 1} has a negative weight: {number}")
+        numbers[row] = number
+    return selected.add_column(DRAWN_BY, numbers)
+
+
+def set_aside(rows: Dataset) -> tuple[Dataset, NDArray[np.float64] | None]:
+    """Return the rows without the column that :func:`beside` gave them, and that column."""
+    if DRAWN_BY not in rows.column_names:
+        return rows, None
+    numbers = np.asarray(column_array(rows, DRAWN_BY), dtype=np.float64)
+    return rows.remove_columns(DRAWN_BY), numbers
+
+
+def build_drawing(
+    recipe: Recipe,
+    task: Task,
+    rows: Dataset,
+    values: NDArray[np.float64] | None,
+    train: Encoded,
+    judge: Callable[[], NDArray[np.float64]] | None = None,
+) -> Draw | None:
+    """Return what draws the rows of an epoch; None where each stands once.
+
+    Args:
+        recipe: Says how.
+        task: Knows the labels.
+        rows: Selected training rows.
+        values: Weights or difficulties of the rows, where the recipe names a column.
+        train: The same rows encoded, or a sample of them.
+        judge: Returns the losses of a reference model; None for a look that does not train.
+
+    Raises:
+        HftuneError: The rows cannot be drawn so.
+    """
+    data = recipe.data
+    if (by := _column(data)) is not None:
+        check_aligned(by[0], task, rows, train)
+    chosen, curriculum = _choices(data)
+    if chosen is not None:
+        sampling = _sampling(chosen.name, task, rows, values)
+        say(f"sampling: an epoch draws {sampling.size} rows from {len(rows)}")
+        return sampling
+    if curriculum is None:
+        return None
+    options = dataclasses.asdict(curriculum)
+    name, column, _ = (options.pop(key) for key in ("name", "column", "model"))
+    if options.pop("advance") == "plateau" and options["patience"] is None:
+        options["patience"] = DEFAULT_PATIENCE
+    if name == "loss" and judge is None:
+        return None  # a look trains nothing
+    difficulty = _difficulty(name, values, train, judge)
+    if np.ptp(difficulty) == 0:
+        raise HftuneError(ALL_ALIKE.format(name if column is None else f"column {column!r}"))
+    given = recipe.training
+    seed = given["seed"] if given.get("data_seed") is None else given["data_seed"]
+    if train.drawn_from is not None:
+        return None  # a look at a sample trains nothing
+    return Curriculum(difficulty, **options, seed=seed)
+
+
+def drawn_counts(
+    drawing: Draw | None, task: Task, rows: Dataset, counts: NDArray[np.integer[Any]]
+) -> NDArray[Any]:
+    """Return how often an epoch has each class on average, by id.
+
+    Args:
+        drawing: What draws the rows.
+        task: Knows the labels.
+        rows: Selected training rows.
+        counts: How often each class stands among the rows.
+    """
+    if not isinstance(drawing, Sampling) or task.problem_type != SINGLE_LABEL:
+        return counts
+    return np.bincount(_classes(task, rows), weights=drawing.expected(), minlength=len(counts))
+
+
+def _column(data: DataSection) -> tuple[str, str] | None:
+    """The key that names a column to draw by, and the column."""
+    for key, choice in zip(("sampling", "curriculum"), _choices(data), strict=True):
+        if choice is not None and choice.column is not None:
+            return f"data.{key}.column", choice.column
+    return None
+
+
+def _choices(data: DataSection) -> tuple[SamplingChoice | None, CurriculumChoice | None]:
+    """The two records; of a checked recipe they are no short forms any more."""
+    return cast("SamplingChoice | None", data.sampling), cast(
+        "CurriculumChoice | None", data.curriculum
+    )
+
+
+def check_aligned(key: str, task: Task, rows: Dataset, train: Encoded) -> None:
+    """Raise if what trains is not one row for each that was selected.
+
+    Args:
+        key: For the message.
+        task: Selected them.
+        rows: Selected rows.
+        train: The same rows encoded.
+    """
+    if task.name == "text-generation" and "text" in rows.column_names:
+        raise HftuneError(f"{key}: plain text is cut into blocks, which have no column")
+    if train.expanded:
+        raise HftuneError(
+            f"{key}: the chat template makes several rows of a conversation",
+            hint="give conversations of one assistant turn",
+        )
+    if train.untrained:
+        raise HftuneError(
+            f"{key}: {train.untrained} of {len(rows)} training rows have no trained token",
+            hint="leave those rows out, or raise data.max_length",
+        )
+
+
+def _sampling(name: str, task: Task, rows: Dataset, values: NDArray[np.float64] | None) -> Sampling:
+    if name == "weighted":
+        assert values is not None, "a rule asks for the column"
+        if not values.any():
+            raise HftuneError("data.sampling: the weights of all training rows are zero")
+        return Weighted(values)
+    if task.problem_type != SINGLE_LABEL:
+        raise HftuneError(
+            f"data.sampling: {name} goes by the class of a row, and these have no single label",
+            hint="name: weighted draws by a column of weights",
+        )
+    classes = _classes(task, rows)
+    if name == "balanced":
+        return balanced(classes)
+    return Equalized(classes, "largest" if name == "oversample" else "smallest")
+
+
+def _classes(task: Task, rows: Dataset) -> NDArray[np.int64]:
+    ids = {name: index for index, name in enumerate(task.label_names)}
+    return np.asarray([ids[label] for label in rows["label"][:]], dtype=np.int64)
+
+
+def _difficulty(
+    name: str,
+    values: NDArray[np.float64] | None,
+    train: Encoded,
+    judge: Callable[[], NDArray[np.float64]] | None,
+) -> NDArray[np.float64]:
+    if name == "loss":
+        assert judge is not None, "a look has gone before"
+        return judge()
+    if name == "column":
+        assert values is not None, "a rule asks for the column"
+        return values
+    tokens = column_array(train.rows, "input_ids")
+    return rarity(tokens) if name == "rarity" else lengths(tokens).astype(np.float64)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the recipe's data section, or rows handed over in Python, to the two parts of a run."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hftune.core.errors import HftuneError, RecipeError
+from hftune.core.files import sha256_of
+from hftune.data.arrow import picked
+from hftune.data.load_rows import DEMO, load_part, load_parts
+from hftune.data.select import blank_rows
+from hftune.data.slices import is_slice
+from hftune.data.source_files import source_files
+from hftune.distillation.unlabelled import set_unlabelled_apart, unlabelled_rows
+from hftune.recipe.recipe import Recipe
+from hftune.tasks.task import Task
+from hftune.training.plan.choose_sampler import beside, set_aside
+from hftune.training.plan.sources import hold_out, read_mixture, source_items
+
+TEXTS = ("text", "prompt", "completion", "target")
+HANDED_OVER = "rows handed over in Python"
+
+
+@dataclass
+class Parts:
+    """Selected rows, one column a role, before tokenizing.
+
+    Attributes:
+        train: Training rows.
+        validation: Validation rows, if there are any.
+        columns: Role to column name.
+        sources: File to SHA-256, a record of each source of several, or what else the rows came
+            from.
+        unlabelled: Training rows without labels, which a teacher teaches.
+        drawn_by: Weights or difficulties of the training rows, where the recipe names a column.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    columns: dict[str, str]
+    sources: dict[str, str] | list[dict[str, Any]] | str
+    drawn_by: NDArray[np.float64] | None = None
+    unlabelled: Dataset | None = None
+
+    @property
+    def empty_texts(self) -> int:
+        """How many training rows have an empty text, prompt, completion or target."""
+        present = [name for name in TEXTS if name in self.train.column_names]
+        return blank_rows(self.train, present)
+
+
+def read_parts(
+    recipe: Recipe, task: Task, train: Dataset | None, validation: Dataset | None
+) -> Parts:
+    """Read, select, split where nothing is held out, and draw the samples asked for.
+
+    Args:
+        recipe: Says where the rows are and how they are split.
+        task: Selects the columns.
+        train: Rows in place of ``data.path``.
+        validation: Rows in place of ``data.validation``.
+
+    Raises:
+        HftuneError: Rows are missing or broken, or columns cannot be told.
+    """
+    data, seed = recipe.data, recipe.training["seed"]
+    if train is None and (items := source_items(data.path)):
+        mixture = read_mixture(recipe, task, items, validation)
+        mixture.train = _sample(mixture.train, data.max_train_samples, seed)
+        if mixture.validation is not None:
+            mixture.validation = _sample(mixture.validation, data.max_eval_samples, seed)
+        bare = unlabelled_rows(recipe, task, None, mixture.validation)
+        return Parts(mixture.train, mixture.validation, mixture.columns, mixture.sources,
+                     unlabelled=bare)  # fmt: skip
+    given, held_out = _given_rows(recipe, train, validation)
+    named = data.columns if train is not None else _named_columns(recipe)
+    columns = task.columns(given.column_names, named)
+    given, bare = set_unlabelled_apart(recipe, task, given, columns)
+    rows = beside(task.select(given, columns), given, data)
+    if held_out is not None:
+        present = {role: name for role, name in columns.items() if name in held_out.column_names}
+        found = task.columns(held_out.column_names, present)
+        selected: Dataset | None = task.select(held_out, found)
+    else:
+        rows, selected = _split(rows, task, data.validation_size, seed)
+    chosen, drawn_by = set_aside(_sample(rows, data.max_train_samples, seed))
+    if selected is not None:
+        selected, _ = set_aside(_sample(selected, data.max_eval_samples, seed))
+    return Parts(
+        train=chosen,
+        validation=selected,
+        columns=columns,
+        sources=HANDED_OVER if train is not None else _sources(recipe),
+        drawn_by=drawn_by,
+        unlabelled=unlabelled_rows(recipe, task, bare, selected),
+    )
+
+
+def _given_rows(
+    recipe: Recipe, train: Dataset | None, validation: Dataset | None
+) -> tuple[Dataset, Dataset | None]:
+    data = recipe.data
+    if train is not None:
+        if len(train) == 0:
+            raise HftuneError("train_dataset: no rows")
+        if validation is None and data.validation is not None:
+            validation = load_part(data.validation, "validation")
+        return train, validation
+    if data.path is None:
+        raise RecipeError(["data.path: missing"], hint="name it, or hand over train_dataset")
+    rows, held_out = load_parts(
+        cast("str | list[str]", data.path),
+        data.validation,
+        name=data.name,
+        split=data.split,
+        revision=data.revision,
+        sample_by=data.sample_by,
+    )
+    if validation is None and data.validation is None and data.validation_size == 0:
+        return rows, None
+    return rows, validation if validation is not None else held_out
+
+
+def _named_columns(recipe: Recipe) -> dict[str, str]:
+    """The user's columns over those of the demo rows."""
+    if recipe.data.path != DEMO:
+        return recipe.data.columns
+    columns = {"group": "module"}
+    if recipe.task == "text-classification":
+        columns |= {"text": "summary", "label": "package"}
+    if recipe.task == "text2text-generation":
+        columns |= {"text": "signature", "target": "summary"}
+    return {**columns, **recipe.data.columns}
+
+
+def _split(
+    rows: Dataset, task: Task, size: float | int, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    if size == 0:
+        return rows, None
+    kept, held_out = hold_out(rows, task, size, seed)
+    return picked(rows, kept), picked(rows, held_out)
+
+
+def _sample(rows: Dataset, number: int | None, seed: int) -> Dataset:
+    if number is None or number >= len(rows):
+        return rows
+    return picked(rows, np.sort(np.random.default_rng(seed).permutation(len(rows))[:number]))
+
+
+def _sources(recipe: Recipe) -> dict[str, Any] | str:
+    data = recipe.data
+    paths = [
+        cast("str | list[str] | None", data.path),
+        None if is_slice(data.validation) else data.validation,
+        data.unlabelled,
+    ]
+    files = [file for path in paths if path and path != DEMO for file in source_files(path)]
+    return {str(file): sha256_of(file) for file in files} or str(data.path)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the weights move, as the recipe says: optimizer, groups, schedule, average. No weight yet."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from hftune.core.console import say
+from hftune.core.errors import RecipeError, first_line
+from hftune.core.steps import steps_of
+from hftune.optimization.make_optimizer import (
+    FIRST_PART,
+    ClassAndOptions,
+    OptimizerChoice,
+    class_and_options,
+    kind_and_options,
+    state_bytes,
+)
+from hftune.optimization.make_schedule import MEASURING, idle_optimizer, make_factor, make_schedule
+from hftune.optimization.metric_schedules import Climb
+from hftune.optimization.optimizers import FULL_BATCH, OPTIMIZERS
+from hftune.optimization.parameter_groups import Grouping, check_groups
+from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedules import SCHEDULES
+from hftune.recipe.recipe import Recipe
+from hftune.regularization.penalties import WeightPenalty
+from hftune.regularization.section import WeightAveraging
+from hftune.regularization.weight_averaging import (
+    Averaging,
+    EndInEvaluation,
+    OptimizerAverage,
+    WeightAverage,
+)
+from hftune.training.callbacks.gradients import GradientLog, GradientValueClipping
+
+#: A rate below this share of the highest moves nothing that could be seen.
+DEAD_RATE = 1e-3
+#: Share of the run's end in which a rate may be as low as that.
+FINISH = 0.9
+SWA_START = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """Optimizer, schedule, clipping and average of one run.
+
+    Attributes:
+        optimizer: Which one, and its groups.
+        schedule: ``training.lr_scheduler_type``.
+        schedule_kwargs: ``training.lr_scheduler_kwargs``.
+        averaging: ``regularization.weight_averaging``.
+        penalties: Those of ``regularization``, by name.
+        max_grad_value: ``training.max_grad_value``.
+        log_grad_norms: ``training.log_grad_norms``.
+    """
+
+    optimizer: OptimizerChoice
+    schedule: str
+    schedule_kwargs: Mapping[str, Any]
+    averaging: WeightAveraging | None = None
+    penalties: Mapping[str, float] = field(default_factory=dict)
+    max_grad_value: float | None = None
+    log_grad_norms: str | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, arguments: TrainingArguments) -> "Optimization":
+        """Read a recipe."""
+        given = recipe.training
+        loraplus = {key: given[key] for key in ("loraplus_lr_ratio", "loraplus_lr_embedding")
+                    if given.get(key) is not None}  # fmt: skip
+        grouping = Grouping(
+            param_groups=tuple(given.get("param_groups") or ()),
+            layer_decay=given.get("layer_decay"),
+        )
+        return cls(
+            optimizer=OptimizerChoice(
+                name=str(_plain(arguments.optim)),
+                args=arguments.optim_args,
+                grouping=grouping,
+                loraplus=loraplus,
+            ),
+            schedule=str(_plain(arguments.lr_scheduler_type)),
+            schedule_kwargs=given.get("lr_scheduler_kwargs") or {},
+            averaging=recipe.regularization.weight_averaging,  # type: ignore[arg-type]
+            penalties=recipe.regularization.penalties,
+            max_grad_value=given.get("max_grad_value"),
+            log_grad_norms=given.get("log_grad_norms"),
+        )
+
+    @property
+    def computes_again(self) -> bool:
+        """Whether a step of the optimizer computes the loss of its batch itself."""
+        return self.optimizer.name == "lbfgs"
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes for each parameter that trains: the optimizer's state, average, and start."""
+        copies = (self.averaging is not None) + ("l2_sp" in self.penalties)
+        own = state_bytes(self.optimizer.name, self.optimizer.args)
+        return own + copies * torch.float32.itemsize
+
+    def class_and_options(
+        self,
+        arguments: TrainingArguments,
+        model: nn.Module,
+        decayed: Collection[str],
+        total: int,
+    ) -> ClassAndOptions | None:
+        """Return what the Trainer makes the optimizer of; None where it knows by itself.
+
+        Args:
+            arguments: Rates, betas and weight decay.
+            model: What trains has ``requires_grad``.
+            decayed: Names of the parameters that decay.
+            total: Optimizer steps of the run.
+        """
+        scheduled_inside = self.optimizer.name.startswith("schedule_free")
+        if self.optimizer.is_plain and not scheduled_inside:
+            return None
+        kind, options = class_and_options(self.optimizer, arguments, model, decayed)
+        if "warmup_steps" in options:  # Transformers hands a share over as if it were steps
+            options["warmup_steps"] = arguments.get_warmup_steps(total)
+        return kind, options
+
+    def make_schedule(self, optimizer: Any, arguments: TrainingArguments, span: Span) -> Any:
+        """Return the schedule where the Trainer would not make it, or not so; else None."""
+        if SCHEDULES[self.schedule].target is None and self.schedule not in MEASURING:
+            return None
+        return make_schedule(
+            self.schedule,
+            optimizer,
+            span,
+            self.schedule_kwargs,
+            greater_is_better=arguments.greater_is_better,
+        )
+
+    def averaging_of(self, model: nn.Module, total: int) -> Averaging | None:
+        """Return what keeps the average of a model's weights, if the run has one."""
+        if self.optimizer.name == "asgd":
+            return OptimizerAverage(model)
+        if self.averaging is None:
+            return None
+        start, every = _average_steps(self.averaging, total)
+        options = {} if self.averaging.decay is None else {"decay": self.averaging.decay}
+        return WeightAverage(model, self.averaging.name, start=start, every=every, **options)
+
+    def penalty_of(self, model: nn.Module, new_modules: Collection[str]) -> WeightPenalty | None:
+        """Return what a model's weights add to the loss of each step, if the run has that."""
+        if not self.penalties:
+            return None
+        return WeightPenalty(model, new_modules=new_modules, **self.penalties)
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Return what clips by value, warms a schedule that follows a metric, ends an average."""
+        callbacks: list[TrainerCallback] = []
+        if self.max_grad_value is not None:
+            callbacks.append(GradientValueClipping(self.max_grad_value))
+        if self.schedule in MEASURING:
+            callbacks.append(Climb())
+        if self.optimizer.name.startswith("schedule_free"):
+            callbacks.append(EndInEvaluation())
+        return callbacks
+
+    def gradient_log(self, model: nn.Module) -> GradientLog | None:
+        """Return what measures parts of a model, if that is asked for or they have own rates."""
+        grouped = self.optimizer.grouping.is_said or bool(self.optimizer.loraplus)
+        if self.log_grad_norms is None and not grouped:
+            return None
+        return GradientLog(model, self.log_grad_norms)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse groups and optimizers that mean nothing in this model.
+
+        Args:
+            model: As the method changes it; it may be without weights.
+        """
+        check_groups(model, self.optimizer.grouping)
+        if self.optimizer.name in FIRST_PART:
+            FIRST_PART[self.optimizer.name](model)
+
+    def check_run(self, arguments: TrainingArguments, span: Span) -> None:
+        """Refuse a schedule or an average that does not fit the length of the run.
+
+        Raises:
+            RecipeError: It is longer, shorter, or contradicts itself.
+        """
+        _try_optimizer(self.optimizer, arguments)
+        try:
+            make_schedule(
+                self.schedule,
+                idle_optimizer(arguments.learning_rate),
+                span,
+                self.schedule_kwargs,
+                greater_is_better=arguments.greater_is_better,
+            )
+        except (ValueError, TypeError) as error:
+            said = first_line(error)
+            where = "" if said.startswith("training.") else "training.lr_scheduler_kwargs: "
+            raise RecipeError([f"{where}{said}"]) from error
+        if self.averaging is not None:
+            start, _ = _average_steps(self.averaging, span.total)
+            if start > span.total:
+                raise RecipeError(
+                    [
+                        f"regularization.weight_averaging.start: {start} optimizer steps, and the "
+                        f"run has {span.total}"
+                    ]
+                )
+
+    def remarks(self, span: Span, rate: float) -> list[str]:
+        """Return what the user should know of how rate and run go together.
+
+        Args:
+            span: How long run, warmup and epoch are.
+            rate: The learning rate.
+        """
+        remarks = []
+        if self.optimizer.name in FULL_BATCH and (span.epoch is None or span.epoch > 1):
+            what = {
+                "rprop": "rprop compares the signs of two gradients; between batches they differ "
+                "by chance, and the steps shrink to nothing",
+                "lbfgs": "lbfgs learns the curvature from differences of gradients; between "
+                "batches they differ by chance",
+            }[self.optimizer.name]
+            remarks.append(f"{what}: put all rows into one batch, or take adamw_torch")
+        if SCHEDULES[self.schedule].target is not None:
+            factor = make_factor(self.schedule, span, self.schedule_kwargs, rate)
+            dead = [s for s in range(span.warmup, span.total) if factor(s) < DEAD_RATE]
+            if dead and dead[0] < FINISH * span.total and self.schedule != "one_cycle":
+                remarks.append(
+                    f"training.lr_scheduler_type: after {dead[0]} of {span.total} optimizer steps "
+                    f"the rate is below a thousandth of learning_rate"
+                )
+        if self.averaging is not None and self.averaging.name == "ema":
+            start, every = _average_steps(self.averaging, span.total)
+            decay = 0.999 if self.averaging.decay is None else self.averaging.decay
+            counted, memory = (span.total - max(start, 1)) // every + 1, 1 / (1 - decay)
+            if counted < memory:
+                remarks.append(
+                    f"regularization.weight_averaging: decay {decay:g} averages over about "
+                    f"{memory:.0f} steps, and {counted} count: {decay**counted:.0%} of the average "
+                    "are the weights it began with; take a smaller decay"
+                )
+        return remarks
+
+
+def scaled_rate(recipe: Recipe, arguments: TrainingArguments) -> None:
+    """Scale ``arguments.learning_rate`` by the rows of an optimizer step, if the recipe says so.
+
+    Linear: Goyal et al., "Accurate, Large Minibatch SGD", 2017, arXiv:1706.02677. Square root, for
+    adaptive optimizers: Malladi et al., 2022, arXiv:2205.10287.
+    """
+    scaling = recipe.training.get("learning_rate_scaling")
+    if not scaling:
+        return
+    rows = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    ratio = rows / scaling["batch_size"]
+    given = arguments.learning_rate
+    arguments.learning_rate = given * (ratio if scaling["rule"] == "linear" else math.sqrt(ratio))
+    say(
+        f"learning rate: {given:g} for {scaling['batch_size']} rows a step, so "
+        f"{arguments.learning_rate:g} for {rows} ({scaling['rule']})"
+    )
+
+
+def _try_optimizer(choice: OptimizerChoice, arguments: TrainingArguments) -> None:
+    """Make the optimizer of one number, so that its own checks speak before the weights are there.
+
+    Raises:
+        RecipeError: It refuses an option.
+    """
+    if not OPTIMIZERS[choice.name].groups and OPTIMIZERS[choice.name].target is None:
+        return  # made of a whole model
+    kind, options = kind_and_options(choice, arguments)
+    if kind.__module__.startswith(("torch.", "transformers.", "hftune.")):
+        try:
+            kind([nn.Parameter(torch.zeros(1, 1))], **options)
+        except (ValueError, TypeError) as error:
+            raise RecipeError([f"training.optim_args: {first_line(error)}"]) from error
+
+
+def _average_steps(averaging: WeightAveraging, total: int) -> tuple[int, int]:
+    """Start and distance in steps; by default ``ema`` begins at once and ``swa`` near the end."""
+    start = averaging.start
+    if start is None:
+        start = SWA_START if averaging.name == "swa" else 0
+    every = 1 if averaging.every is None else averaging.every
+    return steps_of(start, total), max(1, steps_of(every, total))
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)

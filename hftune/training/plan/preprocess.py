@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A part of many rows as tokens: streamed into the cache and found again, or a sample of it."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import transformers
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hftune.core.console import console, say
+from hftune.core.files import atomic_write, cache_folder
+from hftune.data.arrow import column_batches, mapped, write_arrow
+from hftune.tasks.task import Encoded, NothingTrainedError, Task
+
+#: Part of the cache's key: raise it when a task encodes differently.
+ENCODING_VERSION = 1
+#: Parts of at most so many rows are encoded at once and kept in memory.
+AT_ONCE = 20_000
+CHUNK = 5_000
+#: What a task knows that decides no token.
+NOT_ENCODED = {"external_metrics", "tokenizer"}
+
+
+def encode_part(
+    task: Task,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+) -> Encoded:
+    """Return selected rows as tokens; see :meth:`hftune.tasks.task.Task.encode`.
+
+    Args:
+        task: Encodes.
+        rows: Selected rows.
+        tokenizer: The model's.
+        max_length: Tokens a row may have.
+        sample: Of more rows than ``AT_ONCE`` encode so many, drawn by ``seed``.
+        seed: Of the draw.
+
+    Raises:
+        HftuneError: No row can be trained on.
+    """
+    if sample is not None and len(rows) > AT_ONCE:
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])
+        encoded = encode_part(task, rows.select(drawn), tokenizer, max_length)
+        return replace(encoded, drawn_from=len(rows))
+    if len(rows) <= AT_ONCE:
+        return task.encode(rows, tokenizer, max_length)
+    key = _key(task, rows, tokenizer, max_length)
+    cached = cache_folder("tokens") / f"{key}.arrow"
+    counted = cached.with_suffix(".json")  # written first: with the rows, all is there
+    if not cached.exists():
+        say(f"tokenizing {len(rows)} rows, once for this content")
+        _write(task, rows, tokenizer, max_length, cached, counted)
+    return Encoded(
+        Dataset(mapped(cached), fingerprint=key[:16]),
+        **json.loads(counted.read_text(encoding="utf-8")),
+    )
+
+
+def _write(
+    task: Task,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    cached: Path,
+    counted: Path,
+) -> None:
+    counts: dict[str, Any] = {"cut": 0, "untrained": 0, "lengths": []}
+
+    def tables() -> Iterator[pa.Table]:
+        for start in _tracked(range(0, len(rows), CHUNK)):
+            chunk = rows.select(range(start, min(start + CHUNK, len(rows))))
+            try:
+                encoded = task.encode(chunk, tokenizer, max_length)
+            except NothingTrainedError as nothing:
+                encoded = nothing.encoded
+            counts["cut"] += encoded.cut
+            counts["untrained"] += encoded.untrained
+            counts["lengths"] += encoded.lengths
+            if len(encoded.rows):
+                yield encoded.rows.data.table
+        if counts["untrained"] == len(rows):
+            raise NothingTrainedError(len(rows), max_length, Encoded(rows.select([])))
+        atomic_write(counted, json.dumps(counts))
+
+    write_arrow(tables(), cached)
+
+
+def _tracked(starts: range) -> Iterator[int]:
+    from rich.progress import track
+
+    yield from track(
+        starts, "tokenizing", console=console(), transient=True, disable=not console().is_terminal
+    )
+
+
+def _key(
+    task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> str:
+    """Digest of all that decides the tokens."""
+    knows = {name: value for name, value in vars(task).items() if name not in NOT_ENCODED}
+    said: dict[str, Any] = {
+        "versions": [ENCODING_VERSION, transformers.__version__, pa.__version__],
+        "task": [task.name, knows],
+        "max_length": max_length,
+        "tokenizer": [type(tokenizer).__name__, tokenizer.init_kwargs, tokenizer.chat_template],
+        "special": tokenizer.special_tokens_map,
+    }
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        said["backend"] = {**backend, "truncation": None, "padding": None}  # of its latest call
+    else:
+        said["backend"] = tokenizer.get_vocab()
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
+    digest_rows(digest, rows)
+    return digest.hexdigest()
+
+
+def digest_rows(digest: Any, rows: Dataset) -> None:
+    """Add the names and the content of all columns to a digest of :mod:`hashlib`."""
+    for name in rows.column_names:
+        digest.update(name.encode())
+        for batch in column_batches(rows, name):
+            whole = pa.concat_arrays([batch])  # a slice would carry its neighbours
+            record = pa.record_batch([whole], names=[name])
+            digest.update(record.serialize())

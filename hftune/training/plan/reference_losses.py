@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How hard each training row is for a reference model: its loss, computed once and kept.
+
+Rows are judged a part at a time, and each part is kept in the cache when it is done. So a pass that
+was broken off goes on where it stood, and a resumed run finds what it began with.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers.utils.hub import cached_file
+
+from hftune.core.console import console, say
+from hftune.core.errors import HftuneError
+from hftune.core.files import atomic_write, cache_folder, sha256_of
+from hftune.core.processes import once
+from hftune.losses.loss import forward
+from hftune.losses.of_rows import row_losses
+from hftune.models.load import load_weights
+from hftune.models.save import FACTS_FILE
+from hftune.runs.run import Run, load
+from hftune.tasks.task import Encoded, Task
+from hftune.training.plan.choose_sampler import check_aligned
+from hftune.training.plan.preprocess import digest_rows, encode_part
+
+KEY = "data.curriculum.model"
+#: Part of the cache's key: raise it when a row is judged differently.
+VERSION = 1
+#: Rows that are judged and kept together.
+PART = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What judges the rows.
+
+    Attributes:
+        name: For messages.
+        task: Knows the labels as the model does.
+        tokenizer: The model's.
+        run: The finished run that it is; None for the base model as it was pretrained.
+        location: Hub id or folder of the base model.
+        revision: Its revision.
+        max_length: Tokens a row may have.
+    """
+
+    name: str
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    run: Run | None
+    location: str
+    revision: str | None
+    max_length: int | None
+
+    def model(self, arguments: TrainingArguments) -> Any:
+        """Load the model, in evaluation mode."""
+        if self.run is not None:
+            return self.run.model
+        options = {"dtype": torch.float32, "revision": self.revision}
+        model, _ = load_weights(self.task.auto_model, self.location, **options)
+        return model.eval().to(arguments.device)
+
+    def identity(self) -> list[str]:
+        """Return what changes when the model does."""
+        if self.run is not None:
+            folder = self.run.model_path
+            files = [*folder.glob("*.safetensors"), *folder.glob("*.skops"), folder / FACTS_FILE]
+            return [sha256_of(file) for file in sorted(files)]
+        folder = Path(self.location)
+        if folder.is_dir():
+            return [sha256_of(file) for file in sorted(folder.glob("*.safetensors"))]
+        config = cached_file(self.location, "config.json", revision=self.revision)
+        return [self.location, Path(str(config)).parent.name]  # the folder is named by the commit
+
+
+def open_reference(
+    path: str | None,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    location: str,
+    revision: str | None,
+    max_length: int | None,
+) -> Reference:
+    """Return the model that judges the rows, checked but not loaded.
+
+    Args:
+        path: Folder of a finished run; None for the base model as it was pretrained.
+        task: That of the run to come, which knows its labels.
+        tokenizer: That of the run to come.
+        location: Its base model.
+        revision: The revision of that.
+        max_length: Tokens that a row of it may have.
+
+    Raises:
+        HftuneError: There is no such run, or it was trained on something else.
+    """
+    opened = partial(Reference, location=location, revision=revision)
+    if path is None:
+        return opened(
+            name="the pretrained model",
+            task=task,
+            tokenizer=tokenizer,
+            run=None,
+            max_length=max_length,
+        )
+    try:
+        run = load(path)
+    except HftuneError as error:
+        raise HftuneError(f"{KEY}: {error.message}", hint=error.hint) from error
+    judge = run.task
+    if run.facts.task != task.name or judge.problem_type != task.problem_type:
+        said, wanted = (one.problem_type or one.name for one in (judge, task))
+        raise HftuneError(f"{KEY}: {path} is of {said}, and these rows of {wanted}")
+    if unknown := sorted(set(task.label_names) - set(judge.label_names)):
+        raise HftuneError(
+            f"{KEY}: {path} does not know the labels {', '.join(unknown[:20])}",
+            hint=f"it knows {', '.join(judge.label_names[:20])}",
+        )
+    if not task.label_names and run.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise HftuneError(f"{KEY}: {path} reads other tokens than the model that is to be trained")
+    return opened(
+        name=path,
+        task=judge,
+        tokenizer=run.tokenizer,
+        run=run,
+        max_length=run.facts.max_length,
+    )
+
+
+def reference_losses(
+    reference: Reference, selected: Dataset, train: Encoded, arguments: TrainingArguments
+) -> NDArray[np.float64]:
+    """Return the loss of each training row, shape ``(N,)``; the main process judges for all.
+
+    Args:
+        reference: The judge.
+        selected: Training rows, one column a role.
+        train: The same rows encoded for the model that is to be trained.
+        arguments: Know the device, the batch size and the processes.
+
+    Raises:
+        HftuneError: Rows cannot be judged one by one.
+    """
+    rows = train.rows
+    if reference.task.label_names:  # the order of the labels and the tokens are the judge's own
+        check_aligned(KEY, reference.task, selected, train)
+        encoded = encode_part(reference.task, selected, reference.tokenizer, reference.max_length)
+        check_aligned(KEY, reference.task, selected, encoded)
+        rows = encoded.rows
+    size = arguments.per_device_eval_batch_size
+    losses = once(arguments, partial(_judged, reference, rows, arguments, size))
+    if not np.isfinite(losses).all():
+        row = int(np.flatnonzero(~np.isfinite(losses))[0]) + 1
+        raise HftuneError(f"{KEY}: {reference.name} has no finite loss on training row {row}")
+    return losses
+
+
+def _judged(
+    reference: Reference, rows: Dataset, arguments: TrainingArguments, size: int
+) -> NDArray[np.float64]:
+    folder = cache_folder("difficulty") / _key(reference, rows)
+    files = {start: folder / f"{start}.npy" for start in range(0, len(rows), PART)}
+    missing = [start for start, file in files.items() if not file.exists()]
+    if missing:
+        say(f"curriculum: {reference.name} judges {len(rows)} rows, once for this content")
+        model = reference.model(arguments)
+        for start in _tracked(missing):
+            part = rows.select(range(start, min(start + PART, len(rows))))
+            content = io.BytesIO()
+            np.save(content, _losses(model, reference, part, size), allow_pickle=False)
+            atomic_write(files[start], content.getvalue())
+    parts = [np.load(file, allow_pickle=False) for file in files.values()]
+    losses: NDArray[np.float64] = np.concatenate(parts)
+    return losses
+
+
+def _losses(model: Any, reference: Reference, part: Dataset, size: int) -> NDArray[np.float64]:
+    """The losses of a part, judged in the order of their lengths, so that little is padding."""
+    task = reference.task
+    collate: Any = task.collator(reference.tokenizer, model)
+    lengths = [len(ids) for ids in part["input_ids"][:]]
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    losses = np.empty(len(part))
+    for begin in range(0, len(part), size):
+        indices = order[begin : begin + size]
+        made = collate([part[index] for index in indices])
+        batch = {key: value.to(model.device) for key, value in made.items()}
+        with torch.inference_mode():
+            logits = forward(model, batch).logits
+            found = row_losses(
+                logits, batch["labels"], problem_type=task.problem_type, causal=task.causal
+            )
+        losses[indices] = found.double().cpu().numpy()
+    return losses
+
+
+def _tracked(starts: Sequence[int]) -> Iterator[int]:
+    from rich.progress import track
+
+    yield from track(
+        starts, "judging rows", console=console(), transient=True, disable=not console().is_terminal
+    )
+
+
+def _key(reference: Reference, rows: Dataset) -> str:
+    """Digest of all that decides the losses."""
+    said = {
+        "versions": [VERSION, torch.__version__, transformers.__version__],
+        "model": reference.identity(),
+        "task": [reference.task.name, reference.task.problem_type],
+        "part": PART,
+    }
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    digest_rows(digest, rows)
+    return digest.hexdigest()

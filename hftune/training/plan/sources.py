@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several sources in one run: each selected by its own columns, split before they are mixed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hftune.core.errors import HftuneError, RecipeError
+from hftune.core.files import sha256_of
+from hftune.data.arrow import picked
+from hftune.data.load_rows import load_part, load_parts
+from hftune.data.mixture import interleaved, shares, stacked
+from hftune.data.section import SourceItem
+from hftune.data.source_files import source_files
+from hftune.data.split import Keys, split_indices
+from hftune.recipe.recipe import Recipe
+from hftune.tasks.task import Task
+
+ORIGIN = "_source"
+TRAIN_ON_ALL = "set data.validation_size: 0 to train without evaluation"
+
+
+@dataclass
+class Mixture:
+    """The sources' rows in two parts.
+
+    Attributes:
+        train: Training rows, mixed.
+        validation: Validation rows of all sources, none twice; None if nothing is held out.
+        columns: Role to column name, where all sources agree.
+        sources: A record of each source for data.json.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    columns: dict[str, str]
+    sources: list[dict[str, Any]]
+
+
+def source_items(path: Any) -> list[SourceItem]:
+    """Return the sources of a list that has a mapping in it; none for anything else."""
+    if not isinstance(path, list) or all(isinstance(item, str) for item in path):
+        return []
+    return [SourceItem(path=item) if isinstance(item, str) else item for item in path]
+
+
+def read_mixture(
+    recipe: Recipe, task: Task, items: list[SourceItem], given: Dataset | None = None
+) -> Mixture:
+    """Read each source, hold validation rows out, and mix what is left.
+
+    A text or group that stands in several sources is on one side of the split.
+
+    Args:
+        recipe: Says how the sources are split and mixed.
+        task: Selects the columns.
+        items: The sources.
+        given: Validation rows in place of ``data.validation``.
+
+    Raises:
+        HftuneError: A source is missing or broken, or sources do not go together.
+    """
+    data, seed = recipe.data, recipe.training["seed"]
+    for key in ("name", "split", "revision"):
+        if getattr(data, key) is not None:
+            raise RecipeError([f"data.{key}: say it in the item of data.path that it is for"])
+    names = _names(items)
+    parts, columns = [], []
+    for item, name in zip(items, names, strict=True):
+        rows, found = _selected(item, name, task, data.columns)
+        parts.append(rows)
+        columns.append(found)
+    rows = _grouped(stacked(parts, names))
+    origins = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    chances = shares([item.weight for item in items], [len(part) for part in parts])
+    train, validation = np.arange(len(rows)), None
+    if given is None and data.validation is not None:
+        given = load_part(data.validation, "validation")
+    if given is not None:
+        present = {r: c for r, c in data.columns.items() if c in given.column_names}
+        validation = task.select(given, task.columns(given.column_names, present))
+    elif data.validation_size:
+        train, held_out = hold_out(rows, task, data.validation_size, seed, origins)
+        validation = picked(rows, held_out)
+    of_source = [train[origins[train] == number] for number in range(len(parts))]
+    empty = [name for name, indices in zip(names, of_source, strict=True) if not len(indices)]
+    if empty:
+        raise HftuneError(f"{empty[0]}: all its rows are held out, or stand in another source")
+    if chances is None:
+        drawn = picked(rows, train)
+        counts = [len(indices) for indices in of_source]
+    else:
+        numbered = rows.add_column(ORIGIN, origins)
+        pieces = [numbered.select(indices) for indices in of_source]
+        drawn = interleaved(pieces, chances, data.stopping_strategy, seed)
+        counts = np.bincount(drawn[ORIGIN][:], minlength=len(parts)).tolist()
+        drawn = drawn.remove_columns(ORIGIN)
+    records = [
+        {
+            "path": name,
+            "files": {str(file): sha256_of(file) for file in source_files(item.path)},
+            "columns": found,
+            "rows": len(part),
+            "train_rows": len(indices),
+            "drawn_rows": count,
+            "weight": item.weight,
+            "share": count / len(drawn),
+        }
+        for item, name, found, part, indices, count in zip(
+            items, names, columns, parts, of_source, counts, strict=True
+        )
+    ]
+    agreed = set.intersection(*(set(found.items()) for found in columns))
+    return Mixture(drawn, validation, dict(sorted(agreed)), records)
+
+
+def hold_out(
+    rows: Dataset,
+    task: Task,
+    size: float | int,
+    seed: int,
+    origins: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the indices of training and validation rows.
+
+    Args:
+        rows: Selected rows.
+        task: Says what must stay together and what both parts shall hold alike.
+        size: A share below 1, or a number of rows.
+        seed: Same seed, same parts.
+        origins: Number of the source of each row, which both parts shall hold alike, too.
+
+    Raises:
+        RecipeError: The size leaves one part empty.
+    """
+    if size > 1 and size != int(size):
+        raise RecipeError(
+            [f"data.validation_size: a share below 1 or a number of rows, not {size}"]
+        )
+    if size >= len(rows):
+        raise RecipeError(
+            [f"data.validation_size: {size} of {len(rows)} rows leaves none to train"]
+        )
+    keys, strata = task.split_keys(rows)
+    if origins is not None:
+        alike = [0] * len(rows) if strata is None else strata
+        strata = list(zip(origins.tolist(), alike, strict=True))
+    kept, held_out = split_indices(keys, strata, size, seed)
+    if not len(held_out):
+        raise RecipeError([_nothing_held_out(rows, keys, strata, size)], hint=TRAIN_ON_ALL)
+    return kept, held_out
+
+
+def _nothing_held_out(rows: Dataset, keys: Keys, strata: Keys | None, size: float | int) -> str:
+    """Why no row can be held out, in words."""
+    wanted = round(size * len(rows)) if size < 1 else int(size)
+    if not wanted:
+        return f"data.validation_size: {size} of {len(rows)} rows is none"
+    apart = len(np.unique(np.asarray(keys)))
+    start = "data: no validation part can be split off: equal texts and groups stay together, and "
+    if apart == 1:
+        return f"{start}here all rows do"
+    if "label" in rows.column_names and strata is not None and apart == len(set(strata)):
+        return f"{start}each label has one text or group"
+    return f"{start}none of the {apart} blocks that this makes fits the {wanted} rows wanted"
+
+
+def _selected(
+    item: SourceItem, name: str, task: Task, general: dict[str, str]
+) -> tuple[Dataset, dict[str, str]]:
+    """The item's rows in the task's columns; its own columns go over those of the section."""
+    try:
+        rows, _ = load_parts(item.path, name=item.name, split=item.split, revision=item.revision)
+        columns = task.columns(rows.column_names, item.columns or general)
+        selected = task.select(rows, columns)
+    except HftuneError as error:
+        known = error.message.startswith(name)
+        message = error.message if known else f"{name}: {error.message}"
+        raise HftuneError(message, hint=error.hint) from error
+    return _text_groups(selected), columns
+
+
+def _grouped(rows: Dataset) -> Dataset:
+    """Rows of sources without groups get one each, since equal groups stay together."""
+    if "group" not in rows.column_names:
+        return rows
+    groups = [f"no group {n}" if g is None else g for n, g in enumerate(rows["group"])]
+    return rows.remove_columns("group").add_column("group", groups)
+
+
+def _text_groups(rows: Dataset) -> Dataset:
+    """Groups as text, so that those of several sources are of one type."""
+    if "group" not in rows.column_names:
+        return rows
+    groups = [None if value is None else str(value) for value in rows["group"]]
+    return rows.remove_columns("group").add_column("group", groups)
+
+
+def _names(items: list[SourceItem]) -> list[str]:
+    """What to call each source: its path, and a number where two have the same."""
+    paths = [item.path if isinstance(item.path, str) else ", ".join(item.path) for item in items]
+    return [
+        path if paths.count(path) == 1 else f"{path} ({number})"
+        for number, path in enumerate(paths, start=1)
+    ]

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of the rows: decided by seed and epoch alone, the same on every process.
+
+Accelerate deals batches out to the processes in turn and, when they do not come out even, starts
+again from the first rows, which then count twice. Here blank rows, whose labels are all -100, fill
+the last batches, so two processes see what one would see.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from hftune.data.sampling.row_sampler import Draw, Place
+from hftune.optimization.schedule_factors import Span
+from hftune.tasks.task import blank_row
+
+Strategy = Literal["random", "sequential", "group_by_length"]
+
+
+class SeededSampler(Sampler[int]):
+    """Indices of one epoch, padded with the blank row's index.
+
+    Args:
+        rows: How many rows there are; the blank row's index is ``rows``.
+        strategy: ``TrainingArguments.train_sampling_strategy``.
+        seed: With the epoch, decides the order.
+        multiple: The number of indices is padded up to a multiple of this.
+        lengths: Tokens of each row, for ``group_by_length``.
+        group: Rows of one optimizer step, for ``group_by_length`` and a curriculum.
+        drawing: Chooses the rows of an epoch; without it each stands once.
+        span: How long run and epoch are, for a curriculum.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        strategy: Strategy,
+        seed: int,
+        *,
+        multiple: int = 1,
+        lengths: Sequence[int] = (),
+        group: int = 1,
+        drawing: Draw | None = None,
+        span: Span | None = None,
+    ) -> None:
+        self.rows = rows
+        self.strategy = strategy
+        self.seed = seed
+        self.multiple = multiple
+        self.lengths = list(lengths)
+        self.group = group
+        self.drawing = drawing
+        self.span = Span(1) if span is None else span
+        self.size = rows if drawing is None else drawing.size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.multiple) * self.multiple
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._order()
+        yield from [self.rows] * (len(self) - self.size)
+
+    def _order(self) -> list[int]:
+        if self.strategy == "sequential":
+            return list(range(self.rows))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self.drawing is not None:
+            return self._drawn(self.drawing, generator)
+        if self.strategy == "group_by_length":
+            return list(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+        return list(map(int, torch.randperm(self.rows, generator=generator)))
+
+    def _drawn(self, drawing: Draw, generator: torch.Generator) -> list[int]:
+        place = Place(self.epoch, self.span.epoch or 1, self.span.total, self.group)
+        drawn = drawing.rows(generator, place)
+        if self.strategy == "group_by_length":
+            lengths = [self.lengths[index] for index in drawn]
+            order = get_length_grouped_indices(lengths, self.group, generator=generator)
+            return [drawn[number] for number in order]
+        return drawn
+
+
+class Epochs(TrainerCallback):
+    """Tells the sampler which epoch begins.
+
+    The Trainer does so too, but does not reach it behind the wrappers of several processes and of
+    a run that was resumed in the middle of an epoch.
+    """
+
+    def __init__(self) -> None:
+        self.sampler: Any = None
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the epoch out of the Trainer's state; a stream has none."""
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class WithBlankRow(Dataset[dict[str, Any]]):
+    """Rows of a dataset, and one more at the end that counts nothing."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return blank_row(self.rows[0]) if index == len(self.rows) else self.rows[index]
