@@ -23,9 +23,9 @@ import torch
 from transformers import AutoModel
 
 from hftune.core.files import atomic_write_json
-from hftune.methods.method import MethodContext
 from hftune.methods.prune import Prune
 from hftune.models.load import model_location
+from hftune.tasks.context import RunContext
 
 RESULTS = Path(__file__).parent / "results" / "pruning.json"
 ROWS, TOKENS = 32, 64
@@ -77,7 +77,7 @@ def pruned(place: str, way: dict[str, Any] | None) -> Any:
     if way is None:
         return model
     method = Prune(**way)
-    method.apply(model, MethodContext(task="text-classification"))
+    method.apply(model, RunContext(task="text-classification"))
     method.prune(model, method.config.sparsity)
     return method.finish(model)
 

@@ -3,11 +3,10 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
-from transformers import TrainingArguments
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
@@ -19,21 +18,33 @@ Found = TypeVar("Found")
 PATIENCE = timedelta(days=1)
 
 
-def once(arguments: TrainingArguments, action: Callable[[], Answer]) -> Answer:
+class Processes(Protocol):
+    """Whoever knows the processes of a run: ``TrainingArguments``, or a ``RunContext``."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+
+    @property
+    def process_index(self) -> int:
+        """Of this process; 0 is the main one."""
+
+
+def once(processes: Processes, action: Callable[[], Answer]) -> Answer:
     """Run ``action`` in the main process and return its answer in every process.
 
     Args:
-        arguments: Know the processes.
+        processes: Number of processes, and which this is.
         action: Its answer must pickle.
 
     Raises:
         HftuneError: ``action`` raised it; every process raises it then.
     """
-    if arguments.world_size == 1:
+    if processes.world_size == 1:
         return action()
     outcome: list[Any] = [None, None]
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
-    if arguments.process_index == 0:
+    if processes.process_index == 0:
         try:
             outcome[0] = action()
         except HftuneError as error:
@@ -47,7 +58,7 @@ def once(arguments: TrainingArguments, action: Callable[[], Answer]) -> Answer:
 
 
 def found_or_made(
-    arguments: TrainingArguments,
+    processes: Processes,
     find: Callable[[], Found | None],
     make: Callable[[], object],
     says: str,
@@ -57,7 +68,7 @@ def found_or_made(
     Machines may share a cache or have their own, and all processes have to go the same way.
 
     Args:
-        arguments: Know the processes.
+        processes: Number of processes, and which this is.
         find: Looks for it.
         make: Makes what is found then.
         says: Printed where it is found at once.
@@ -66,17 +77,17 @@ def found_or_made(
         None in every process, if one does not find it even then.
     """
     found = find()
-    if in_all(arguments, found is not None):
+    if in_all(processes, found is not None):
         say(says)
         return found
-    once(arguments, make)
+    once(processes, make)
     found = find()
-    return found if in_all(arguments, found is not None) else None
+    return found if in_all(processes, found is not None) else None
 
 
-def in_all(arguments: TrainingArguments, holds: bool) -> bool:
+def in_all(processes: Processes, holds: bool) -> bool:
     """Tell whether something holds in every process."""
-    if arguments.world_size == 1:
+    if processes.world_size == 1:
         return holds
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     held = torch.tensor(holds, dtype=torch.int32)

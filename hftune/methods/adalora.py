@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.core.errors import HftuneError
-from hftune.methods.method import MethodContext
 from hftune.methods.peft import Peft
+from hftune.tasks.context import RunContext
 
 ORTHOGONALITY_WEIGHT = AdaLoraConfig.orth_reg_weight
 #: Our word for a part of the state -> the dictionary of PEFT's allocator that it is kept in.
@@ -66,7 +66,7 @@ class AdaLora(Peft):
         super().__init__(name, options)
         self.ranks: dict[str, list[bool]] | None = None
 
-    def config(self, context: MethodContext, **overrides: Any) -> PeftConfig:
+    def config(self, context: RunContext, **overrides: Any) -> PeftConfig:
         """Build the PEFT config with the phases in steps; see :class:`Peft`."""
         steps = phases(self.options, context.num_training_steps)
         return super().config(context, **overrides, **steps)

@@ -12,8 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
-from hftune.methods.method import Method, MethodContext
+from hftune.methods.method import Method
 from hftune.models.module_names import check_pattern, is_named, places
+from hftune.tasks.context import RunContext
 
 #: ``bias``, and in some models ``q_bias``, ``in_proj_bias`` or ``bias_ih_l0``.
 BIAS = re.compile(r"(.*[._])?bias(_[^.]*)?")
@@ -35,7 +36,7 @@ class BitFit(Method):
         },
     )
 
-    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+    def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Switch the biases on, and the head of a task that is not the model's own.
 
         Raises:

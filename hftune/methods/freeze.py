@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
-from hftune.methods.method import Method, MethodContext
+from hftune.methods.method import Method
 from hftune.methods.unfreezing import Phases, Unfreeze, Unfreezing
 from hftune.models.module_names import (
     Pattern,
@@ -27,6 +27,7 @@ from hftune.models.module_names import (
     layer_names,
     places,
 )
+from hftune.tasks.context import RunContext
 
 Layers = int | str | list[int | str]
 
@@ -95,7 +96,7 @@ class Freeze(Method):
         """Whether there is a schedule."""
         return bool(self.options.head_only_steps or self.options.unfreeze_every)
 
-    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+    def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Switch on what trains at some time; see :class:`Method`.
 
         Raises:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from hftune.methods.method import Method, MethodContext
+from hftune.methods.method import Method
+from hftune.tasks.context import RunContext
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOnly(Method):
     """Train the classification head alone; it takes no options."""
 
-    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+    def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Freeze the trunk and leave the head and the new modules training."""
         model.requires_grad_(True)
         model.base_model.requires_grad_(False)

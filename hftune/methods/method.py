@@ -3,37 +3,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
-
-@dataclass(frozen=True, kw_only=True)
-class MethodContext:
-    """What a method may know of the run it serves.
-
-    Attributes:
-        task: The Hub's name of the task.
-        new_modules: Names of modules that the checkpoint lacks; they train and are saved.
-        num_training_steps: Optimizer steps of the whole run.
-        learning_rate: The schedule's highest.
-        steps_per_epoch: Optimizer steps of one pass over the rows; None for a stream.
-        gradient_checkpointing: Whether activations are recomputed in the backward pass.
-        mixed_precision: Whether the forward pass runs under autocast.
-        revision: Of the base model on the Hub.
-        tokenizer: Of the base model.
-    """
-
-    task: str
-    new_modules: tuple[str, ...] = ()
-    num_training_steps: int = 1
-    learning_rate: float = 5e-5
-    steps_per_epoch: int | None = None
-    gradient_checkpointing: bool = False
-    mixed_precision: bool = False
-    revision: str | None = None
-    tokenizer: PreTrainedTokenizerBase | None = None
+from hftune.tasks.context import RunContext
 
 
 class Method(ABC):
@@ -53,7 +27,7 @@ class Method(ABC):
         """Whether weights begin or cease to train during the run."""
         return False
 
-    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+    def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
         """Try the method on a model without weights, so that misfits show before loading.
 
         Args:
@@ -69,7 +43,7 @@ class Method(ABC):
         return self.apply(skeleton, context)
 
     @abstractmethod
-    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+    def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Return the model ready to train, with ``requires_grad`` set on what trains."""
 
     def penalty(self, model: nn.Module) -> Tensor | None:

@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
 from hftune.methods import method_row
-from hftune.methods.method import Method, MethodContext
+from hftune.methods.method import Method
 from hftune.methods.peft_tuners import register_tuners
+from hftune.tasks.context import RunContext
 
 #: PEFT types that need more than a config -> what it is.
 NOT_FROM_A_RECIPE = {
@@ -74,7 +75,7 @@ class Peft(Method):
         self.options = options
         self.config_class = peft_configs()[name]
 
-    def config(self, context: MethodContext, **overrides: Any) -> PeftConfig:
+    def config(self, context: RunContext, **overrides: Any) -> PeftConfig:
         """Build the PEFT config, with the recipe's options and ``overrides`` over them.
 
         Raises:
@@ -107,7 +108,7 @@ class Peft(Method):
         except (ValueError, TypeError, ImportError) as error:
             raise HftuneError(f"method {self.name}: {error}") from error
 
-    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+    def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
         """Put the adapter on a model without weights; see :class:`Method`."""
         missing = [key for key in NEEDS.get(self.name, ()) if not self.options.get(key)]
         if missing:
@@ -135,7 +136,7 @@ class Peft(Method):
                 f"method {self.name} does not fit {type(skeleton).__name__}: {error}", hint=hint
             ) from error
 
-    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+    def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Wrap the model; see :class:`Method`."""
         if getattr(model, "is_quantized", False):  # recomputation is the Trainer's to switch on
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -150,13 +151,13 @@ class Peft(Method):
                 f"method {self.name} {why}, and those of {type(model).__name__} differ: {error}",
                 hint="method.target_modules: a pattern for layers of one width",
             ) from error
-        if context.mixed_precision:
+        if context.mixed_precision != "no":
             for parameter in adapted.parameters():
                 if parameter.requires_grad:  # small updates vanish in half precision
                     parameter.data = parameter.data.float()
         return adapted
 
-    def _spared_heads(self, model: PreTrainedModel, context: MethodContext) -> dict[str, Any]:
+    def _spared_heads(self, model: PreTrainedModel, context: RunContext) -> dict[str, Any]:
         """Keep all-linear, which is some types' default, off the head of a tagger: it trains whole.
 
         PEFT does so by itself for classifiers of sequences and for language models.

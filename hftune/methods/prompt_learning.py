@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.methods.method import MethodContext
 from hftune.methods.peft import Peft
+from hftune.tasks.context import RunContext
 
 #: The types whose virtual tokens stand in the input, where prefix tuning's are keys and values.
 IN_THE_INPUT = ("prompt_tuning", "p_tuning")
@@ -33,7 +33,7 @@ class PromptLearning(Peft):
     # PEFT saves what the network makes, and would load that as what the network reads.
     state_is_whole = True
 
-    def config(self, context: MethodContext, **overrides: Any) -> PeftConfig:
+    def config(self, context: RunContext, **overrides: Any) -> PeftConfig:
         """Build the PEFT config with the tokenizer of the run; see :class:`Peft`."""
         known: dict[str, Any] = {}
         given = self.options.get("num_transformer_submodules") is not None
@@ -47,7 +47,7 @@ class PromptLearning(Peft):
                 known["tokenizer_kwargs"] = {"revision": context.revision}
         return super().config(context, **overrides, **known)
 
-    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+    def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
         """Refuse heads that would read padding, and texts that do not fit; see :class:`Method`."""
         if self.name in IN_THE_INPUT and "score" in dict(skeleton.named_children()):
             raise HftuneError(

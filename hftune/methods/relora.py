@@ -26,8 +26,8 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.steps import steps_of
 from hftune.methods.merging import merged_low_rank
-from hftune.methods.method import MethodContext
 from hftune.methods.peft import Peft
+from hftune.tasks.context import RunContext
 
 Reset = Literal["magnitude", "random", "zero"]
 #: Options of LoRA that a merged and restarted adapter cannot keep.
@@ -151,7 +151,7 @@ class ReLora(Peft):
         """Whether a warm start trains other weights first."""
         return bool(self.restarts.warm_start_steps)
 
-    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+    def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
         """Refuse what cannot be merged and begun anew; see :class:`Method`."""
         for option, why in CONTRADICTING.items():
             if self.options.get(option):
@@ -167,7 +167,7 @@ class ReLora(Peft):
         adapted = super().check(skeleton, context)
         return adapted if adapted is None else self._all_that_trains(adapted)
 
-    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+    def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Wrap the model; with a warm start every weight is set to train."""
         self.cycles = Cycles.of(self.restarts, context.num_training_steps)
         return self._all_that_trains(super().apply(model, context))

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.core.steps import steps_of
-from hftune.methods.method import MethodContext
+from hftune.tasks.context import RunContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Phases:
     last: int
 
     @classmethod
-    def of(cls, given: Unfreezing, turns: set[int], context: MethodContext) -> "Phases":
+    def of(cls, given: Unfreezing, turns: set[int], context: RunContext) -> "Phases":
         """Turn shares and epochs into steps.
 
         Args:

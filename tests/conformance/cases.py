@@ -14,9 +14,10 @@ from transformers import BitsAndBytesConfig, TrainerControl, TrainerState, Train
 from transformers.trainer_callback import CallbackHandler
 
 from hftune.methods import PEFT_TYPES, ROWS, make_method, method_row
-from hftune.methods.method import Method, MethodContext
+from hftune.methods.method import Method
 from hftune.models.load import keep_unpacked
 from hftune.recipe.defaults import NF4
+from hftune.tasks.context import RunContext
 
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
@@ -158,11 +159,11 @@ def seed(number: int) -> None:
     torch.default_generator.manual_seed(number)
 
 
-def context_of(kind: str, **more: Any) -> MethodContext:
+def context_of(kind: str, **more: Any) -> RunContext:
     """Return what a method may know; the head of a classifier counts as new."""
     task = KINDS[kind][0]
     new = ("classifier",) if "classification" in task else ()
-    return MethodContext(task=task, new_modules=new, num_training_steps=STEPS, **more)
+    return RunContext(task=task, new_modules=new, num_training_steps=STEPS, **more)
 
 
 def apply(name: str, kind: str, bases: Bases, **more: Any) -> tuple[Any, Method, nn.Module]:

@@ -65,10 +65,10 @@ def test_a_language_model_keeps_its_pretrained_head(seq2seq_models: Any) -> None
     from transformers import AutoModelForSeq2SeqLM
 
     from hftune.methods.bitfit import BitFit
-    from hftune.methods.method import MethodContext
+    from hftune.tasks.context import RunContext
 
     model = AutoModelForSeq2SeqLM.from_pretrained(seq2seq_models["bart"])
-    BitFit().apply(model, MethodContext(task="text2text-generation"))
+    BitFit().apply(model, RunContext(task="text2text-generation"))
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trains == {name for name, _ in model.named_parameters() if name.endswith(".bias")}
     assert len(trains) > 20
@@ -76,11 +76,11 @@ def test_a_language_model_keeps_its_pretrained_head(seq2seq_models: Any) -> None
 
 def test_a_convolutional_model_has_no_table_of_tokens() -> None:
     from hftune.methods.bitfit import BitFit
-    from hftune.methods.method import MethodContext
+    from hftune.tasks.context import RunContext
     from tests.methods.tiny_models import build
 
     model = build("convnext")
-    BitFit().apply(model, MethodContext(task="image-classification", new_modules=("classifier",)))
+    BitFit().apply(model, RunContext(task="image-classification", new_modules=("classifier",)))
     trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     biases = {name for name, _ in model.named_parameters() if name.endswith(".bias")}
     assert trains == biases | {"classifier.weight"}

@@ -125,7 +125,7 @@ def test_gradients_recomputed_and_in_half_precision(name: str, kind: str, bases:
         for key, value in expected.items():
             torch.testing.assert_close(recomputed[key], value, atol=1e-6, rtol=1e-4)
 
-    _, method, model = apply(name, kind, bases, mixed_precision=True)
+    _, method, model = apply(name, kind, bases, mixed_precision="bf16")
     close(backward(model, method, kind, autocast=True), loss, 0.1)
     halved = gradients(model)
     assert halved.keys() == expected.keys()

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 import hftune
 from hftune import HftuneError, Recipe, Run
 from hftune.methods.freeze import Freeze, FreezeConfig, trained_layers
-from hftune.methods.method import MethodContext
 from hftune.methods.unfreezing import Phases, Unfreezing
+from hftune.tasks.context import RunContext
 from hftune.training.build import build_model, build_trainer
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.plan.prepare import prepare
@@ -159,7 +159,7 @@ def test_training_that_does_not_go_with_a_schedule(
 
 def test_the_turns_of_a_run() -> None:
     """Six layers and a head in 100 steps, counted by hand."""
-    context = MethodContext(task="x", num_training_steps=100, steps_per_epoch=12)
+    context = RunContext(task="x", num_training_steps=100, steps_per_epoch=12)
     every = set(range(7))
 
     def begins(turns: set[int], **given: Any) -> list[int]:
@@ -186,7 +186,7 @@ def test_the_turns_of_a_run() -> None:
 def test_a_schedule_longer_than_the_run_names_one_that_fits(
     given: dict[str, Any], fits: int
 ) -> None:
-    context = MethodContext(task="x", num_training_steps=100, steps_per_epoch=40)
+    context = RunContext(task="x", num_training_steps=100, steps_per_epoch=40)
     with pytest.raises(HftuneError, match="the run has 100") as raised:
         Phases.of(Unfreezing(**given), set(range(7)), context)
     assert raised.value.hint == f"train longer, or unfreeze_every: {fits}"
@@ -196,7 +196,7 @@ def test_a_schedule_longer_than_the_run_names_one_that_fits(
 
 
 def test_a_stream_has_no_epochs() -> None:
-    context = MethodContext(task="x", num_training_steps=100)
+    context = RunContext(task="x", num_training_steps=100)
     with pytest.raises(HftuneError, match="no epochs"):
         Phases.of(Unfreezing(unfreeze_every="epoch"), {0, 1, 2}, context)
 
@@ -293,7 +293,7 @@ def test_the_layers_of_a_convolutional_model_are_its_stages() -> None:
     """It has no table of tokens."""
     from tests.methods.tiny_models import build
 
-    context = MethodContext(task="image-classification")
+    context = RunContext(task="image-classification")
     model = Freeze(train_modules=["classifier"]).apply(build("convnext"), context)
     trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trains == {"classifier.weight", "classifier.bias"}

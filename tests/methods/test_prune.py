@@ -23,11 +23,11 @@ from transformers.pytorch_utils import Conv1D
 
 import hftune
 from hftune import HftuneError, Recipe, Run
-from hftune.methods.method import MethodContext
 from hftune.methods.prune.method import Prune, forget_pruned
 from hftune.methods.prune.schedule import Sparsities
 from hftune.methods.prune.units import FEED_FORWARD, HEADS, unit_layers
 from hftune.methods.prune.weights import keep_largest, keep_two_of_four, prunable_weights
+from hftune.tasks.context import RunContext
 from hftune.training.checkpoints import latest_checkpoint
 from tests.stop_at import StopAt
 
@@ -76,8 +76,8 @@ def hidden(model: Any) -> Tensor:
         return model(input_ids=ids, **more).last_hidden_state
 
 
-def context(steps: int = 10) -> MethodContext:
-    return MethodContext(task="text-classification", num_training_steps=steps)
+def context(steps: int = 10) -> RunContext:
+    return RunContext(task="text-classification", num_training_steps=steps)
 
 
 @pytest.mark.parametrize("kind", FEED_FORWARD)

@@ -12,8 +12,8 @@ from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.model import DiffPruningModel
-from hftune.methods.method import MethodContext
 from hftune.methods.peft import Peft
+from hftune.tasks.context import RunContext
 
 #: How far a gate can travel before the projection, in units of log alpha; closing takes about 11.
 GATE_TRAVEL = 40.0
@@ -24,7 +24,7 @@ SCHEDULED = 0.8
 class DiffPruning(Peft):
     """A difference on every weight that ends sparse; see :mod:`hftune.methods.diff_pruning`."""
 
-    def config(self, context: MethodContext, **overrides: Any) -> PeftConfig:
+    def config(self, context: RunContext, **overrides: Any) -> PeftConfig:
         """Build the config; the gates' rate follows from the run's rate and length.
 
         Raises:

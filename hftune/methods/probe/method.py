@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from hftune.core.errors import HftuneError
-from hftune.methods.method import Method, MethodContext
+from hftune.methods.method import Method
 from hftune.models.pooling import Pooling
+from hftune.tasks.context import RunContext
 
 Classifier = Literal["logistic_regression", "ridge", "mlp", "gradient_boosting"]
 Selection = Literal["variance_threshold", "select_k_best", "rfe"]
@@ -82,7 +83,7 @@ class Probe(Method):
     def __init__(self, **options: Any) -> None:
         self.config = ProbeConfig(**options)
 
-    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+    def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
         """Refuse a layer that the trunk does not have; see :class:`Method`."""
         layers = skeleton.config.get_text_config().num_hidden_layers
         if not -layers - 1 <= self.config.layer <= layers:
@@ -92,7 +93,7 @@ class Probe(Method):
             )
         return self.apply(skeleton, context)
 
-    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+    def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Freeze everything."""
         return model.requires_grad_(False)
 

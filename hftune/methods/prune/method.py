@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import say
-from hftune.methods.method import Method, MethodContext
+from hftune.methods.method import Method
 from hftune.methods.prune.config import PruneConfig
 from hftune.methods.prune.schedule import Sparsities
 from hftune.methods.prune.units import (
@@ -32,6 +32,7 @@ from hftune.methods.prune.weights import (
     keep_two_of_four,
     prunable_weights,
 )
+from hftune.tasks.context import RunContext
 
 MASK, SCORE = "mask.", "score."
 
@@ -57,14 +58,14 @@ class Prune(Method):
         self.scores: dict[str, Tensor] = {}
         self._pruned: dict[str, dict[str, int]] = {}
 
-    def check(self, skeleton: PreTrainedModel, context: MethodContext) -> nn.Module | None:
+    def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
         """Refuse what cannot be pruned so, or is never pruned; see :class:`Method`."""
         model = self.apply(skeleton, context)
         if self.config.cuts:
             check_loads(skeleton, self.units, units_left(self.units, self.config.sparsity))
         return model
 
-    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+    def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Switch every gradient on; the first pruning comes as training begins."""
         self.sparsities = self.config.sparsities(context.num_training_steps)
         self.masks, self.scores = {}, {}

@@ -26,11 +26,12 @@ from hftune.data.sampling.curriculum import Curriculum
 from hftune.data.sampling.row_sampler import Draw
 from hftune.distillation.teachers import NamedTeacher
 from hftune.losses.loss import Loss
-from hftune.methods.method import Method, MethodContext
+from hftune.methods.method import Method
 from hftune.models.meta_model import empty_model
 from hftune.optimization.schedule_factors import Span
 from hftune.recipe.recipe import Recipe
 from hftune.regularization.regularizers import Regularization
+from hftune.tasks.context import RunContext
 from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.tasks.task import Encoded, Task
 from hftune.training.distributed.launcher import Launch
@@ -106,10 +107,10 @@ class Plan:
     unlabelled: Encoded | None = None
     whole_config: PreTrainedConfig | None = None
 
-    def context(self, new_modules: tuple[str, ...] = ()) -> MethodContext:
+    def context(self, new_modules: tuple[str, ...] = ()) -> RunContext:
         """Return what the method may know."""
         arguments = self.arguments
-        return MethodContext(
+        return RunContext(
             task=self.task.name,
             new_modules=new_modules,
             num_training_steps=self.span.total,
@@ -118,7 +119,12 @@ class Plan:
             gradient_checkpointing=bool(
                 arguments.gradient_checkpointing or arguments.activation_checkpointing
             ),
-            mixed_precision=mixed_precision(arguments) != "no",
+            mixed_precision=mixed_precision(arguments),
+            seed=arguments.seed,
+            device=arguments.device,
+            eval_batch_size=arguments.per_device_eval_batch_size,
+            world_size=arguments.world_size,
+            process_index=arguments.process_index,
             revision=self.recipe.model.revision,
             tokenizer=self.tokenizer,
         )

@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from hftune.methods.head_only import HeadOnly
-from hftune.methods.method import MethodContext
 from hftune.optimization.make_optimizer import state_bytes
 from hftune.speed.padding_free import padding_free
+from hftune.tasks.context import RunContext
 from hftune.training.memory.activations import kept_bytes
 from hftune.training.memory.estimate import estimate_memory
 
@@ -70,7 +70,7 @@ def test_counted_exactly(head_only: bool, optimizer: str, states: int) -> None:
     trunk, head = bert_parameters(BERT)
     trained = head if head_only else trunk + head
     if head_only:
-        HeadOnly().apply(model, MethodContext(task="text-classification"))
+        HeadOnly().apply(model, RunContext(task="text-classification"))
     found = estimate_memory(model, rows=1, length=1, state_bytes=state_bytes(optimizer, None))
     assert found.weights == 4 * (trunk + head)
     assert found.gradients == 4 * trained
@@ -81,7 +81,7 @@ def test_counted_exactly(head_only: bool, optimizer: str, states: int) -> None:
 def test_only_frozen_weights_are_small() -> None:
     model = classifier()
     trunk, head = bert_parameters(BERT)
-    HeadOnly().apply(model, MethodContext(task="text-classification"))
+    HeadOnly().apply(model, RunContext(task="text-classification"))
     half = estimate_memory(model, rows=1, length=1, bytes_per_weight=2)
     assert half.weights == 2 * trunk + 4 * head
     width, inner = BERT.hidden_size, BERT.intermediate_size

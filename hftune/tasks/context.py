@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts about a run that a technique may ask for."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Facts about the run that a method, a teacher or a probe serves.
+
+    Attributes:
+        task: The Hub's name of the task.
+        new_modules: Names of modules that the checkpoint lacks; they train and are saved.
+        num_training_steps: Optimizer steps of the whole run.
+        learning_rate: The schedule's highest.
+        steps_per_epoch: Optimizer steps of one pass over the rows; None for a stream.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        mixed_precision: Precision of the forward pass: ``no``, ``bf16``, ``fp16`` or ``fp8``.
+        revision: Of the base model on the Hub.
+        tokenizer: Of the base model.
+        seed: Of all draws.
+        device: Of the model and its batches.
+        eval_batch_size: Rows of one batch, where nothing trains.
+        world_size: Number of processes.
+        process_index: Of this process; 0 is the main one.
+    """
+
+    task: str
+    new_modules: tuple[str, ...] = ()
+    num_training_steps: int = 1
+    learning_rate: float = 5e-5
+    steps_per_epoch: int | None = None
+    gradient_checkpointing: bool = False
+    mixed_precision: str = "no"
+    revision: str | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    seed: int = 42
+    device: torch.device = CPU
+    eval_batch_size: int = 8
+    world_size: int = 1
+    process_index: int = 0
