@@ -30,7 +30,7 @@ from fidelity.cells import RESULTS, Cell, Cells, spread
 from transformers import TrainerCallback
 
 import hftune
-from hftune.data.load_rows import load_part
+from hftune.data.load_rows import load_split
 from hftune.runs.run import Run
 from hftune.tasks.text_classification import TextClassification
 from hftune.training.plan.sources import hold_out
@@ -85,7 +85,7 @@ def main() -> None:
 def divided(data: str, seed: int) -> dict[str, Dataset]:
     """Return rows with labels, rows whose labels are not looked at, and rows to judge on."""
     task = TextClassification()
-    rows = load_part(data)
+    rows = load_split(data)
     rows = task.select(rows, task.columns(rows.column_names, named(data)))
     drawn = np.random.default_rng(seed).permutation(len(rows))[: SETTINGS["rows"]]
     rows = rows.select(drawn)

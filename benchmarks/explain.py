@@ -22,17 +22,17 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
 import hftune
-from hftune.models.load import load_tokenizer, model_location
-from hftune.models.save import ModelFacts, save_model
+from hftune.models.load import load_tokenizer, pretrained_path
+from hftune.models.save import ModelMetadata, save_model
 from hftune.tasks import TASKS
 
 RESULTS = Path(__file__).parent / "results" / "explain.json"
 CASES = {
-    "demo:minilm": ModelFacts(
+    "demo:minilm": ModelMetadata(
         task="text-classification", base_model="demo:minilm", label_names=["LABEL_0", "LABEL_1"]
     ),
-    "demo:smollm2": ModelFacts(task="text-generation", base_model="demo:smollm2"),
-    "random T5, as t5-small": ModelFacts(task="text2text-generation", base_model="none"),
+    "demo:smollm2": ModelMetadata(task="text-generation", base_model="demo:smollm2"),
+    "random T5, as t5-small": ModelMetadata(task="text2text-generation", base_model="none"),
 }
 TEXT = "The river runs past the old mill and turns south before it meets the sea. " * 8
 TOKENS = 64
@@ -53,12 +53,12 @@ def main() -> None:
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measure(name: str, facts: ModelFacts) -> dict[str, Any]:
+def measure(name: str, facts: ModelMetadata) -> dict[str, Any]:
     """Save the model as a run would, load it, and time what a user waits for."""
     with tempfile.TemporaryDirectory() as place:
         folder, output = Path(place) / "model", Path(place) / "out"
         t5 = facts.task == "text2text-generation"
-        location = random_t5(Path(place) / "t5") if t5 else model_location(name)
+        location = random_t5(Path(place) / "t5") if t5 else pretrained_path(name)
         base = TASKS[facts.task].resolve()().auto_model.from_pretrained(location)
         save_model(folder, base, load_tokenizer(location), facts, "")
         run = hftune.load(folder)
@@ -90,7 +90,7 @@ def random_t5(folder: Path) -> str:
     size = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
     tokens = {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 102}
     T5ForConditionalGeneration(T5Config(vocab_size=30522, **size, **tokens)).save_pretrained(folder)
-    load_tokenizer(model_location("demo:minilm")).save_pretrained(folder)
+    load_tokenizer(pretrained_path("demo:minilm")).save_pretrained(folder)
     return str(folder)
 
 

@@ -184,11 +184,11 @@ def plain_trainer(plan: Any, model: Any, clock: "Clock") -> Trainer:
     arguments: TrainingArguments = plan.arguments
     arguments.use_liger_kernel = "liger_kernel" in best_packages()
     kept = ("input_ids", "attention_mask", "labels")
-    columns = [column for column in plan.train.rows.column_names if column not in kept]
+    columns = [column for column in plan.train.dataset.column_names if column not in kept]
     return Trainer(
         model=model,
         args=arguments,
-        train_dataset=plan.train.rows.remove_columns(columns),
+        train_dataset=plan.train.dataset.remove_columns(columns),
         data_collator=plan.task.collator(plan.tokenizer, model),
         callbacks=[clock],
     )
@@ -210,7 +210,7 @@ def trl_trainer(plan: Any, model: Any, clock: "Clock") -> Any:
         save_strategy="no",
         report_to="none",
     )
-    rows = plan.train.rows.select_columns(["input_ids", "labels"])
+    rows = plan.train.dataset.select_columns(["input_ids", "labels"])
     return SFTTrainer(model=model, args=config, train_dataset=rows, callbacks=[clock],
                       processing_class=plan.tokenizer)  # fmt: skip
 

@@ -28,7 +28,7 @@ import numpy as np
 from datasets import Dataset
 
 import hftune
-from hftune.data.load_rows import load_part
+from hftune.data.load_rows import load_split
 from hftune.runs.run import Run
 from hftune.tasks.text_classification import TextClassification
 from hftune.training.plan.sources import hold_out
@@ -83,7 +83,7 @@ def main() -> None:
 def parts(data: str, ratio: float | None, number: int, seed: int) -> tuple[Dataset, Dataset]:
     """Return rows to train and choose on, and rows to judge on."""
     task = TextClassification()
-    rows = load_part(data)
+    rows = load_split(data)
     rows = task.select(rows, task.columns(rows.column_names, {}))
     size = min(TEST_ROWS, round(TEST_SHARE * len(rows)))
     kept, judged = hold_out(rows, task, size, seed)
@@ -148,7 +148,7 @@ def measure(
 
 def judge(run: Run, test: Dataset, counts: dict[str, int], **decisions: Any) -> dict[str, float]:
     """Return the figures of one way to decide; the rarest class is that of the training rows."""
-    run.facts.task_options.update(decisions)
+    run.metadata.task_options.update(decisions)
     found = hftune.evaluate(run, test)
     rarest = min(counts, key=lambda label: counts[label])
     figures = {name: found[f"eval_{name}"] for name in FIGURES}

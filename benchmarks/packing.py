@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hftune.data.docstrings import docstring_rows
 from hftune.data.packing import Ints, first_fit_decreasing, pack
-from hftune.models.load import load_tokenizer, model_location
+from hftune.models.load import load_tokenizer, pretrained_path
 from hftune.speed.padding_free import padding_free
 from hftune.training.callbacks.throughput import peak_memory
 
@@ -44,7 +44,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(steps(sys.argv[1])))
         return
-    tokenizer: Any = load_tokenizer(model_location("demo:minilm"))
+    tokenizer: Any = load_tokenizer(pretrained_path("demo:minilm"))
     figures = {}
     for kind, (longest, budget) in KINDS.items():
         ids = tokenizer(texts()[kind], truncation=True, max_length=longest)["input_ids"]
@@ -113,7 +113,7 @@ def alone(how: str) -> Any:
 def steps(how: str) -> dict[str, float]:
     """Return what a few forward and backward passes of MiniLM take, on one thread."""
     torch.set_num_threads(1)
-    location = model_location("demo:minilm")
+    location = pretrained_path("demo:minilm")
     tokenizer: Any = load_tokenizer(location)
     ids = tokenizer(texts()["summaries"])["input_ids"]
     lengths = np.array([len(row) for row in ids])

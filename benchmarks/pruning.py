@@ -24,7 +24,7 @@ from transformers import AutoModel
 
 from hftune.core.files import atomic_write_json
 from hftune.methods.prune import Prune
-from hftune.models.load import model_location
+from hftune.models.load import pretrained_path
 from hftune.tasks.context import RunContext
 
 RESULTS = Path(__file__).parent / "results" / "pruning.json"
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    place = model_location(options.model)
+    place = pretrained_path(options.model)
     models = {name: pruned(place, way) for name, way in WAYS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for round_number in range(options.rounds + 1):

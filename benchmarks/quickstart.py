@@ -79,8 +79,8 @@ def measure(seed: int, overrides: list[str]) -> dict[str, float | int | str]:
     baseline, chosen = tfidf(plan)
     return {
         "seed": seed,
-        "train_rows": len(plan.train.rows),
-        "validation_rows": len(plan.validation.rows),
+        "train_rows": len(plan.train.dataset),
+        "validation_rows": len(plan.validation.dataset),
         "hftune": round(f1, 4),
         "tfidf": round(baseline, 4),
         "tfidf_settings": chosen,

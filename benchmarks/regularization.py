@@ -17,7 +17,7 @@ from datasets import Dataset
 from fidelity.cells import RESULTS, Cell, Cells, spread
 
 import hftune
-from hftune.data.load_rows import load_part
+from hftune.data.load_rows import load_split
 from hftune.tasks.text_classification import TextClassification
 from hftune.training.plan.sources import hold_out
 
@@ -62,7 +62,7 @@ def main() -> None:
 def rows(seed: int) -> tuple[Dataset, Dataset]:
     """Return rows to train on, and rows to judge by; no module is torn apart."""
     task = TextClassification()
-    every = load_part(SETTINGS["data"])
+    every = load_split(SETTINGS["data"])
     every = task.select(every, task.columns(every.column_names, {}))
     taught, judged = (
         every.select(part).shuffle(seed=seed) for part in hold_out(every, task, 0.3, seed)

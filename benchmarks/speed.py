@@ -120,8 +120,11 @@ def made(work: str, side: str, path: str, folder: str) -> Iterator[Any]:
 
     assert plan.validation is not None
     kept = ("input_ids", "attention_mask", "labels")
-    rows = {name: part.rows.remove_columns([c for c in part.rows.column_names if c not in kept])
-            for name, part in (("train", plan.train), ("validation", plan.validation))}  # fmt: skip
+    splits = {"train": plan.train.dataset, "validation": plan.validation.dataset}
+    rows = {
+        name: rows.remove_columns([c for c in rows.column_names if c not in kept])
+        for name, rows in splits.items()
+    }
     plan.arguments.prediction_loss_only = False
     yield transformers.Trainer(
         model=model,

@@ -102,7 +102,7 @@ def measure(path: Path) -> dict[str, float]:
     from torch.utils.data import DataLoader
 
     from hftune import Recipe
-    from hftune.data.load_rows import load_part
+    from hftune.data.load_rows import load_split
     from hftune.training.plan.prepare import prepare
 
     recipe = Recipe(**RECIPE, data={**DATA, "path": str(path)}, training={"max_steps": 100})
@@ -118,7 +118,7 @@ def measure(path: Path) -> dict[str, float]:
         pass
     last = time.perf_counter()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    load_part(str(path))
+    load_split(str(path))
     whole = time.perf_counter()
     return {
         "prepare_seconds": round(prepared - begin, 2),

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 import hftune
-from hftune.models.load import model_location
+from hftune.models.load import pretrained_path
 
 RESULTS = Path(__file__).parent / "results" / "token_classification.json"
 MAX_LENGTH = 128
@@ -177,7 +177,7 @@ def with_trainer(
     clock: Clock,
 ) -> float:
     """Return the entity F1 of a script that knows nothing of hftune."""
-    location = model_location(model)
+    location = pretrained_path(model)
     tokenizer = AutoTokenizer.from_pretrained(location)
     set_seed(shared["seed"])
     network = AutoModelForTokenClassification.from_pretrained(location, num_labels=len(names))

@@ -99,7 +99,7 @@ def plain(plan: Any, model: Any) -> Any:
     import transformers
 
     kept = ("input_ids", "attention_mask", "labels")
-    rows = plan.train.rows
+    rows = plan.train.dataset
     return transformers.Trainer(
         model=model,
         args=plan.arguments,

@@ -14,7 +14,7 @@ from hftune.core.errors import HftuneError
 from hftune.data.chat_template import Message
 from hftune.methods.peft_tuners import register_tuners
 from hftune.models.load_generator import WRITERS, load_language_model
-from hftune.models.save import read_facts
+from hftune.models.save import read_metadata
 from hftune.runs.conversation import Conversation
 from hftune.runs.run import RECIPE_FILE, Run
 
@@ -125,7 +125,7 @@ def _load(model: Run | str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
 
 
 def _is_run(run: Run) -> bool:
-    finished = read_facts(run.model_path) is not None
+    finished = read_metadata(run.model_path) is not None
     return finished or (run.path / RECIPE_FILE).is_file()
 
 

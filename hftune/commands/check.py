@@ -85,13 +85,13 @@ def _print_rows(plan: Plan) -> None:
     parts = {"train": plan.train, "unlabelled": plan.unlabelled, "validation": plan.validation}
     for name, part in parts.items():
         if part is not None:
-            lengths = np.percentile(part.lengths, (50, 90, 99, 100), method="inverted_cdf")
-            ratio = part.cut / len(part.lengths)
-            about = "" if part.drawn_from is None else "about "
+            lengths = np.percentile(part.sizes, (50, 90, 99, 100), method="inverted_cdf")
+            ratio = part.num_truncated / len(part.sizes)
+            about = "" if part.sampled_from is None else "about "
             share = f"{about}{round(ratio * part.num_rows)} ({ratio:.1%})"
             table.add_row(name, str(part.num_rows), *(f"{n:.0f}" for n in lengths), share)
     console().print(table)
-    if any(part is not None and part.drawn_from is not None for part in parts.values()):
+    if any(part is not None and part.sampled_from is not None for part in parts.values()):
         say(f"tokens are counted on {ENCODED_ROWS} rows of a large part, all else on all rows")
     limit = "no limit" if plan.max_length is None else f"{plan.max_length} tokens"
     say(f"longest row taken: {limit}")
@@ -135,8 +135,8 @@ def _to_the_right(table: Table) -> None:
 
 def _print_examples(plan: Plan) -> None:
     """Show rows as the model gets them; what is trained is green."""
-    for index in range(min(EXAMPLES, len(plan.train.rows))):
-        row = plan.train.rows[index]
+    for index in range(min(EXAMPLES, len(plan.train.dataset))):
+        row = plan.train.dataset[index]
         labels = row["labels"]
         if plan.task.problem_type is not None:
             text = Text(str(plan.tokenizer.decode(row["input_ids"][:SHOWN_TOKENS])))

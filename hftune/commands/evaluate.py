@@ -14,11 +14,11 @@ from transformers.trainer_pt_utils import nested_concat, nested_numpify
 from hftune.core.console import console, say, warn
 from hftune.core.files import atomic_write_json
 from hftune.data.arrow import column_array, lengths, picked
-from hftune.data.load_rows import load_part
+from hftune.data.load_rows import load_split
 from hftune.evaluation.external import Metric
 from hftune.report.summary import print_metrics
 from hftune.runs.run import Run, load
-from hftune.training.plan.preprocess import encode_part
+from hftune.training.plan.preprocess import preprocess_split
 
 
 def evaluate(
@@ -48,19 +48,19 @@ def evaluate(
     from rich.progress import track
 
     run = load(run) if not isinstance(run, Run) else run
-    task, facts = run.task, run.facts
-    task.measure_also(metrics)
-    given = data if isinstance(data, Dataset) else load_part(data)
-    columns = task.columns(given.column_names, _present(facts.columns, given))
+    task, metadata = run.task, run.metadata
+    task.add_metrics(metrics)
+    given = data if isinstance(data, Dataset) else load_split(data)
+    columns = task.columns(given.column_names, _present(metadata.columns, given))
     rows = task.select(given, columns)
     task.check(rows, "given")
-    encoded = encode_part(task, rows, run.tokenizer, facts.max_length)
-    if encoded.cut:
-        warn(f"cut at {facts.max_length} tokens: {encoded.cut} of {len(given)} rows")
+    encoded = preprocess_split(task, rows, run.tokenizer, metadata.max_length)
+    if encoded.num_truncated:
+        warn(f"cut at {metadata.max_length} tokens: {encoded.num_truncated} of {len(given)} rows")
 
-    order = np.argsort(-lengths(column_array(encoded.rows, "input_ids")), kind="stable")
+    order = np.argsort(-lengths(column_array(encoded.dataset, "input_ids")), kind="stable")
     batches = DataLoader(
-        picked(encoded.rows, order),
+        picked(encoded.dataset, order),
         batch_size=batch_size,
         collate_fn=task.collator(run.tokenizer, run.model),
     )
@@ -82,7 +82,7 @@ def evaluate(
     }
     if per_class := task.per_class(kept):
         figures["eval_per_class"] = per_class
-    figures["eval_samples"] = len(encoded.rows)
+    figures["eval_samples"] = len(encoded.dataset)
     print_metrics(figures)
     if output is not None:
         atomic_write_json(output, figures)

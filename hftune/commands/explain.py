@@ -16,8 +16,8 @@ from hftune.core.files import atomic_write
 from hftune.interpret.attention import AttentionMap, attention_maps, remarks, sharpest_head
 from hftune.interpret.inputs import (
     Reading,
+    prediction_of,
     read_and_write,
-    read_off,
     read_pair,
     read_prompt,
     read_words,
@@ -88,20 +88,20 @@ def explain(
         HftuneError: The model has no attention to show, or an option does not go with its task.
     """
     run = load(run) if not isinstance(run, Run) else run
-    if run.facts.probe is not None:
+    if run.metadata.probe is not None:
         raise HftuneError("explain cannot tell yet what a probe reads from its frozen trunk")
-    _check_options(run.facts.task, text, text_pair, generate=generate, raw=raw)
+    _check_options(run.metadata.task, text, text_pair, generate=generate, raw=raw)
     if output is not None and output.exists() and not output.is_dir():
         raise HftuneError(f"--output: {output} is a file; a folder is needed")
     reading = _read(run, text, text_pair, generate=generate, raw=raw, max_length=max_length)
     inputs = {name: value.to(run.model.device) for name, value in reading.inputs.items()}
     maps, outputs = attention_maps(run.model, inputs, reading.tokens, reading.decoder_tokens)
-    prediction = reading.prediction or read_off(run, outputs.logits)
+    prediction = reading.prediction or prediction_of(run, outputs.logits)
     folder = output if output is not None else _free_folder(run, text)
     record: dict[str, Any] = {
         "note": NOTE,
         "model": str(run.path),
-        "task": run.facts.task,
+        "task": run.metadata.task,
         "text": text,
         "text_pair": text_pair,
         "prediction": prediction,
@@ -146,11 +146,11 @@ def _read(
     raw: bool,
     max_length: int,
 ) -> Reading:
-    if run.facts.task == CLASSIFICATION:
+    if run.metadata.task == CLASSIFICATION:
         return read_pair(run, text, text_pair, max_length)
-    if run.facts.task == TAGGING:
+    if run.metadata.task == TAGGING:
         return read_words(run, text, max_length)
-    if run.facts.task == TEXT2TEXT:
+    if run.metadata.task == TEXT2TEXT:
         return read_and_write(run, text, generate, max_length)
     return read_prompt(run, text, generate or 0, raw, max_length)
 

@@ -19,12 +19,12 @@ from hftune.methods.merging import merged
 from hftune.methods.peft_tuners import register_tuners
 from hftune.models.adapter import is_adapter
 from hftune.models.combine import COMBINATIONS, combine
-from hftune.models.load import load_base, load_saved, model_location
-from hftune.models.save import ModelFacts, save_model
+from hftune.models.load import load_base, load_saved, pretrained_path
+from hftune.models.save import ModelMetadata, save_model
 from hftune.runs.run import Run, load
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-#: What runs must share to be added up: field of the facts -> what it is called.
+#: What runs must share to be added up: field of the metadata -> what it is called.
 SHARED = {
     "task": "task",
     "base_model": "base model",
@@ -75,13 +75,13 @@ def export(
     _check_runs(all_runs)
     _check_options(combination, density, dtype)
 
-    facts = _facts(all_runs)
+    metadata = _facts(all_runs)
     plain = all_runs[0].task.auto_model
     register_tuners()
     if len(all_runs) == 1 and shares == [1.0]:
         model = _merged(all_runs[0], checked=True)
     else:
-        model, new = load_base(facts, plain)
+        model, new = load_base(metadata, plain)
         if new and not math.isclose(sum(shares), 0, abs_tol=1e-9):
             _say_heads(new)
         elif new:
@@ -96,29 +96,29 @@ def export(
                 own[name].copy_(value)
     model.to(_dtype(dtype, all_runs[0]))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    card = _card(facts, all_runs, shares, combination, density)
-    save_model(folder, model, all_runs[0].tokenizer, facts, card)
+    card = _card(metadata, all_runs, shares, combination, density)
+    save_model(folder, model, all_runs[0].tokenizer, metadata, card)
     say(f"model: {folder}, {str(model.dtype).removeprefix('torch.')}")
     return Run(folder)
 
 
 def _merged(run: Run, *, checked: bool = False) -> Any:
     """A run's model without an adapter, in float32."""
-    facts = dataclasses.replace(run.facts, quantization=None)
-    if run.facts.quantization is not None:
+    metadata = dataclasses.replace(run.metadata, quantization=None)
+    if run.metadata.quantization is not None:
         warn(
             f"{run.path} was trained on quantized weights: its adapter goes into the whole ones, "
             "so logits differ by the rounding of the base"
         )
-    model = load_saved(run.model_path, facts, run.task.auto_model)
+    model = load_saved(run.model_path, metadata, run.task.auto_model)
     if not is_adapter(run.model_path):
         return model
     if not checked:
-        return merged(model, facts.method)
+        return merged(model, metadata.method)
     ids = probe_ids(run.tokenizer)
-    decodes = facts.task == "text2text-generation"
+    decodes = metadata.task == "text2text-generation"
     before = logits_of(model, ids, decodes=decodes)
-    plain = merged(model, facts.method)
+    plain = merged(model, metadata.method)
     after = logits_of(plain, ids, decodes=decodes)
     change = max(
         ((after[row] - due).abs().max() / (1 + due.abs().max())).item()
@@ -162,10 +162,10 @@ def _check_options(combination: str, density: float | None, dtype: str) -> None:
 
 def _check_runs(runs: Sequence[Run]) -> None:
     for run in runs:
-        facts = run.facts
-        if facts.probe is not None:
+        metadata = run.metadata
+        if metadata.probe is not None:
             raise HftuneError(f"{run.path}: a probe is no Transformers model, and cannot be merged")
-        method = facts.method
+        method = metadata.method
         if (why := method_row(method).no_merge) is not None:
             raise HftuneError(
                 f"{run.path}: {method} {why}, so it cannot be merged into its base",
@@ -174,13 +174,13 @@ def _check_runs(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
         for field, name in SHARED.items():
-            mine, other = getattr(first.facts, field), getattr(run.facts, field)
+            mine, other = getattr(first.metadata, field), getattr(run.metadata, field)
             if mine != other:
                 raise HftuneError(
                     f"{first.path} and {run.path} have another {name}: {mine} and {other}",
                     hint="only runs from one base, for one task with the same labels, add up",
                 )
-        problem_types = [one.facts.task_options.get("problem_type") for one in (first, run)]
+        problem_types = [one.metadata.task_options.get("problem_type") for one in (first, run)]
         if problem_types[0] != problem_types[1]:
             raise HftuneError(
                 f"{first.path} and {run.path} have another problem type: "
@@ -188,16 +188,16 @@ def _check_runs(runs: Sequence[Run]) -> None:
             )
 
 
-def _facts(runs: Sequence[Run]) -> ModelFacts:
+def _facts(runs: Sequence[Run]) -> ModelMetadata:
     """What the plain model must remember."""
-    facts = dataclasses.replace(runs[0].facts, quantization=None, tuner_module=None)
+    metadata = dataclasses.replace(runs[0].metadata, quantization=None, tuner_module=None)
     if len(runs) == 1:
-        return facts
-    options = dict(facts.task_options)
+        return metadata
+    options = dict(metadata.task_options)
     if options.pop("thresholds", None) is not None:
         say("thresholds belong to each run; the combined model has none of its own")
-    methods = sorted({run.facts.method for run in runs})
-    return dataclasses.replace(facts, method=" and ".join(methods), task_options=options)
+    methods = sorted({run.metadata.method for run in runs})
+    return dataclasses.replace(metadata, method=" and ".join(methods), task_options=options)
 
 
 def _say_heads(new: Sequence[str]) -> None:
@@ -210,15 +210,15 @@ def _dtype(given: str, run: Run) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, given)
         return dtype
     adapter = is_adapter(run.model_path)
-    place = model_location(run.facts.base_model) if adapter else str(run.model_path)
+    place = pretrained_path(run.metadata.base_model) if adapter else str(run.model_path)
     config = AutoConfig.from_pretrained(
-        place, revision=run.facts.base_revision if adapter else None
+        place, revision=run.metadata.base_revision if adapter else None
     )
     return config.dtype or torch.float32
 
 
 def _card(
-    facts: ModelFacts,
+    metadata: ModelMetadata,
     runs: Sequence[Run],
     weights: Sequence[float],
     combination: str,
@@ -226,7 +226,7 @@ def _card(
 ) -> str:
     one = len(runs) == 1 and weights[0] == 1
     known = one and (runs[0].path / "metrics.json").exists()
-    card = model_card(facts, runs[0].metrics if known else {}, adapter=False)
+    card = model_card(metadata, runs[0].metrics if known else {}, adapter=False)
     if one:
         return card
     how = combination if density is None else f"{combination}, density {density:g}"

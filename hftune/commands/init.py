@@ -17,7 +17,7 @@ from hftune.core.files import atomic_write
 from hftune.core.shipped import PACKAGE, shipped_folder
 from hftune.core.suggest import did_you_mean
 from hftune.data.contents import describe_columns
-from hftune.data.load_rows import load_parts
+from hftune.data.load_rows import load_splits
 from hftune.recipe.json_schema import choice_names, recipe_schema
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.schema_file import SCHEMA_FILE
@@ -78,7 +78,7 @@ def init(
         output = Path(_prompt("Recipe", str(output)))
     if output.exists() and not force:
         raise HftuneError(f"{output} exists", hint="name another with --output, or add --force")
-    rows, validation = load_parts(data)
+    rows, validation = load_splits(data)
     _say_rows(data, rows)
     guess = _choose_guess(_guesses(rows, columns, task, ask=ask), columns, rows, ask=ask)
     draft = Draft(

@@ -14,7 +14,7 @@ from datasets import Dataset
 from hftune.core.console import console, say, warn
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import as_dataset, column_array, joined
-from hftune.data.load_rows import load_part
+from hftune.data.load_rows import load_split
 from hftune.runs.run import Run, load
 from hftune.tasks.task import PredictArguments
 
@@ -54,18 +54,18 @@ def predict(
     run = load(run) if not isinstance(run, Run) else run
     if output is not None and output.suffix != ".jsonl":
         raise HftuneError(f"{output}: predictions are written as .jsonl")
-    rows = data if isinstance(data, Dataset) else load_part(data)
-    task, facts = run.task, run.facts
-    known = {r: c for r, c in facts.columns.items() if c in rows.column_names}
+    rows = data if isinstance(data, Dataset) else load_split(data)
+    task, metadata = run.task, run.metadata
+    known = {r: c for r, c in metadata.columns.items() if c in rows.column_names}
     selected = task.select(rows, task.columns(rows.column_names, known, answers=False))
-    if facts.columns.keys() & CONVERSATIONS and "prompt" in selected.column_names:
+    if metadata.columns.keys() & CONVERSATIONS and "prompt" in selected.column_names:
         warn(
             "the model learned from conversations, and these prompts reach it without its chat "
             "template; a column messages or instruction goes through it"
         )
     run.model.eval()
     how = PredictArguments(
-        max_length=facts.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
+        max_length=metadata.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
     task.prepare_predictions(run.model, run.tokenizer, selected, how)
     starts = range(0, len(rows), CHUNK)

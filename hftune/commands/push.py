@@ -63,7 +63,7 @@ def push(
             target = check_target(repo, public=public, revision=revision)
         with tempfile.TemporaryDirectory(prefix="hftune-push-") as folder:
             staged = stage(
-                run.model_path, run.facts, Path(folder), repo=repo, revision=revision, base=base
+                run.model_path, run.metadata, Path(folder), repo=repo, revision=revision, base=base
             )
             check_fits(staged, target)
             _print(staged, target)
@@ -102,7 +102,7 @@ def _print(staged: Staged, target: Target) -> None:
     if staged.left_out:
         say(f"left out: {', '.join(staged.left_out)}")
     if staged.adapter:
-        say(f"base model: {staged.facts.base_model}")
+        say(f"base model: {staged.metadata.base_model}")
 
 
 def _check_loads(run: Run, staged: Staged, offline: bool) -> None:
@@ -110,7 +110,7 @@ def _check_loads(run: Run, staged: Staged, offline: bool) -> None:
     say("loading it in a fresh process ...")
     try:
         check_round_trip(
-            staged.folder, staged.facts, run.model, run.tokenizer, adapter=staged.adapter
+            staged.folder, staged.metadata, run.model, run.tokenizer, adapter=staged.adapter
         )
     except RunError as error:
         if not offline:

@@ -25,7 +25,7 @@ from hftune.hub.push_request import PushOrder, check_push
 from hftune.losses.loss import Loss
 from hftune.methods import TUNERS, method_row
 from hftune.methods.probe.method import Probe
-from hftune.models.save import ModelFacts, save_model
+from hftune.models.save import ModelMetadata, save_model
 from hftune.recipe.recipe import Recipe
 from hftune.report.summary import print_fit, print_samples, print_summary
 from hftune.runs.run import RECIPE_FILE, Run, choose_folder, claimed, environment
@@ -186,13 +186,13 @@ def _fit(fitting: "Fitting", order: PushOrder | None) -> Run:
     with claimed(folder):
         run = Run(folder)
         alone = {"mixed_precision": "no", "distribution": {"type": "NO", "machines": 1}}
-        facts = environment(plan.arguments, **alone)
-        _write_story(plan, folder, facts, plan.recipe.to_yaml(method=fitting.method))
+        metadata = environment(plan.arguments, **alone)
+        _write_story(plan, folder, metadata, plan.recipe.to_yaml(method=fitting.method))
         fitted = fit_probe(fitting)
         lines = [json.dumps({"step": step, **one}) for step, one in enumerate(fitted.tried, 1)]
         atomic_write(folder / "log.jsonl", "".join(f"{line}\n" for line in lines))
         atomic_write_json(folder / "metrics.json", fitted.figures)
-        remembered = dataclasses.replace(model_facts(plan), probe=fitted.head.facts())
+        remembered = dataclasses.replace(model_facts(plan), probe=fitted.head.metadata())
         card = model_card(remembered, fitted.figures, adapter=True)
         save_model(run.model_path, fitted.head, plan.tokenizer, remembered, card)
         print_fit(folder, fitted.figures)
@@ -228,10 +228,10 @@ def _resumed_folder(recipe: Recipe, launch: Launch) -> Path:
 def _say_rows(plan: Plan) -> None:
     parts = {"train": plan.train, "unlabelled": plan.unlabelled, "validation": plan.validation}
     known = {name: part for name, part in parts.items() if part is not None}
-    say("rows: " + ", ".join(f"{len(part.rows)} {name}" for name, part in known.items()))
+    say("rows: " + ", ".join(f"{len(part.dataset)} {name}" for name, part in known.items()))
     if plan.token_batches is not None:
         say(f"batches: {plan.token_batches}")
-    cut = sum(part.cut for part in known.values())
+    cut = sum(part.num_truncated for part in known.values())
     if cut:
         say(f"{number_of(cut, 'row is', 'rows are')} cut at {plan.max_length} tokens")
     for remark in plan.remarks():
@@ -248,22 +248,24 @@ def _begin(plan: Plan, folder: Path, trainer: HftuneTrainer, resume: bool) -> No
 
 def _write_start(plan: Plan, folder: Path, trainer: HftuneTrainer) -> None:
     accelerator, arguments = trainer.accelerator, plan.arguments
-    facts = environment(
+    metadata = environment(
         arguments, **precision_in_force(accelerator), distribution=distribution(accelerator)
     )
     if plan.base_fingerprint is not None:
-        facts["base_fingerprint"] = plan.base_fingerprint
-    in_force: dict[str, Any] = {name: facts["mixed_precision"] == name for name in ("bf16", "fp16")}
+        metadata["base_fingerprint"] = plan.base_fingerprint
+    in_force: dict[str, Any] = {
+        name: metadata["mixed_precision"] == name for name in ("bf16", "fp16")
+    }
     if arguments.metric_for_best_model is not None:
         in_force["metric_for_best_model"] = arguments.metric_for_best_model
         in_force["greater_is_better"] = arguments.greater_is_better
-    _write_story(plan, folder, facts, plan.recipe.to_yaml(plan.loss_choice, **in_force))
+    _write_story(plan, folder, metadata, plan.recipe.to_yaml(plan.loss_choice, **in_force))
 
 
-def _write_story(plan: Plan, folder: Path, facts: dict[str, Any], resolved: str) -> None:
+def _write_story(plan: Plan, folder: Path, metadata: dict[str, Any], resolved: str) -> None:
     """Write what is known before the run: recipe, environment and data."""
-    atomic_write(folder / RECIPE_FILE, f"# {in_a_line(facts)}\n{resolved}")
-    atomic_write_json(folder / "environment.json", facts)
+    atomic_write(folder / RECIPE_FILE, f"# {in_a_line(metadata)}\n{resolved}")
+    atomic_write_json(folder / "environment.json", metadata)
     atomic_write_json(folder / "data.json", plan.report())
     say(f"run folder: {folder}")
 
@@ -272,7 +274,7 @@ def _final_evaluation(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
     """Evaluate the model that is kept, class by class where there are classes."""
     if plan.validation is None:
         return {}
-    output: Any = trainer.predict(plan.validation.rows, metric_key_prefix="eval")
+    output: Any = trainer.predict(plan.validation.dataset, metric_key_prefix="eval")
     kept, task = output.predictions, plan.task
     task.calibrate(kept)
     metrics = {f"eval_{name}": value for name, value in task.all_metrics(kept).items()}
@@ -292,8 +294,8 @@ def _write_end(
     from hftune.report.training_curves import draw_curves
 
     adapter = isinstance(model, PeftModel)
-    facts = model_facts(plan)
-    card = model_card(facts, metrics, adapter=adapter)
+    metadata = model_facts(plan)
+    card = model_card(metadata, metrics, adapter=adapter)
     atomic_write_json(run.path / "metrics.json", metrics)
     lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     log = [json.loads(line) for line in lines]
@@ -303,7 +305,7 @@ def _write_end(
     if wrong := verdict(norms):
         warn(wrong)
     # Last, since a run with a model is a finished one.
-    save_model(run.model_path, model, plan.tokenizer, facts, card, weights)
+    save_model(run.model_path, model, plan.tokenizer, metadata, card, weights)
     print_samples(samples)
     print_summary(run.path, plan.task.name, metrics)
 
@@ -324,14 +326,14 @@ def _push(run: Run, order: PushOrder) -> str | None:
         ) from error
 
 
-def model_facts(plan: Plan) -> ModelFacts:
+def model_facts(plan: Plan) -> ModelMetadata:
     """Return what the saved model must remember of its plan."""
     recipe = plan.recipe
     config = {**recipe.model.config, **plan.config_changes}
     if recipe.model.classifier_pooling == "mean" and "classifier_pooling" in plan.config.to_dict():
         config["classifier_pooling"] = "mean"  # the architecture's own switch
     options = plan.task.options()
-    return ModelFacts(
+    return ModelMetadata(
         task=recipe.task,
         base_model=recipe.model.path,
         base_revision=recipe.model.revision,

@@ -14,7 +14,7 @@ from hftune.data.stream import unreadable
 DEMO = "demo:docstrings"
 
 
-def load_parts(
+def load_splits(
     path: str | list[str],
     validation: str | list[str] | None = None,
     *,
@@ -54,14 +54,14 @@ def load_parts(
     ):
         return rows, take(splits, validation, "data.validation", path)
     if validation is not None:
-        return rows, load_part(validation)
+        return rows, load_split(validation)
     if split is None and "validation" in splits:
         return rows, take(splits, "validation", "data.validation", path)
     return rows, None
 
 
-def load_part(path: str | list[str], split: str | None = None) -> Dataset:
-    """Return the rows of one part; see :func:`load_parts`.
+def load_split(path: str | list[str], split: str | None = None) -> Dataset:
+    """Return the rows of one part; see :func:`load_splits`.
 
     Args:
         path: Where they are.

@@ -21,7 +21,7 @@ COMPARED = 50
 TEXTS = ("text", "text_pair", "prompt", "completion", "target", "tokens", "messages")
 
 
-def settle_labels(task: Task, teachers: Sequence[NamedTeacher], recipe: Recipe) -> None:
+def resolve_labels(task: Task, teachers: Sequence[NamedTeacher], recipe: Recipe) -> None:
     """Give a task that does not know its labels those of the first teacher.
 
     So a class without a labelled row is taught, too.

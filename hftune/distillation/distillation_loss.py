@@ -34,7 +34,7 @@ from hftune.distillation.teacher import (
     taught,
 )
 from hftune.losses.chunked_head import whole_logits
-from hftune.losses.loss import ROW, Batch, LabelFacts, Loss, counted, targets
+from hftune.losses.loss import ROW, Batch, LabelStats, Loss, counted, targets
 
 
 class Distillation(Loss):
@@ -61,16 +61,16 @@ class Distillation(Loss):
         self.share = 1.0
         self.projections = nn.ModuleDict()
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Learn what kind of labels there are; see :class:`Loss`.
 
         Raises:
             HftuneError: An option means nothing for them.
         """
-        super().fit(facts)
-        self.task_loss.fit(facts)
-        self.problem_type = facts.problem_type
-        self.num_classes = len(facts.classes)
+        super().fit(stats)
+        self.task_loss.fit(stats)
+        self.problem_type = stats.problem_type
+        self.num_classes = len(stats.classes)
         if self.problem_type == REGRESSION and self.section.temperature is not None:
             raise HftuneError("distillation.temperature: a teacher's number has none to divide")
         if self.section.top_k is not None and self.section.top_k >= self.num_classes:

@@ -22,10 +22,10 @@ from hftune.models.load import (
     load_finetuned,
     load_tokenizer,
     load_weights,
-    model_location,
+    pretrained_path,
 )
 from hftune.models.load_generator import load_language_model
-from hftune.models.save import ModelFacts, read_facts
+from hftune.models.save import ModelMetadata, read_metadata
 from hftune.recipe.recipe import Recipe
 from hftune.tasks import TASKS
 from hftune.tasks.task import Task
@@ -44,7 +44,7 @@ class NamedTeacher:
         path: As the recipe names it.
         folder: Its files, or its Hub id.
         base: Folder or Hub id of what it is an adapter for; None of a whole model.
-        facts: What hftune remembers of it; None of a model that it did not train.
+        metadata: What hftune remembers of it; None of a model that it did not train.
         config: Its model's.
         tokenizer: Its own.
     """
@@ -52,15 +52,15 @@ class NamedTeacher:
     path: str
     folder: str
     base: str | None
-    facts: ModelFacts | None
+    metadata: ModelMetadata | None
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def label_names(self) -> list[str]:
         """Its labels by id; empty where they have no names."""
-        if self.facts is not None:
-            return self.facts.label_names
+        if self.metadata is not None:
+            return self.metadata.label_names
         by_id: Any = self.config.id2label or {}
         names = [str(by_id[index]) for index in range(len(by_id))]
         return [] if all(map(UNNAMED.fullmatch, names)) else names
@@ -68,8 +68,8 @@ class NamedTeacher:
     @property
     def problem_type(self) -> str | None:
         """Its ``config.problem_type``; None where nobody said."""
-        if self.facts is not None:
-            return self.facts.task_options.get("problem_type")
+        if self.metadata is not None:
+            return self.metadata.task_options.get("problem_type")
         return self.config.problem_type
 
     def order(self, names: Sequence[str]) -> list[int] | None:
@@ -101,36 +101,36 @@ def find_teachers(recipe: Recipe) -> list[NamedTeacher]:
 
 def _find(path: str, task: str) -> NamedTeacher:
     with _said_of(path):
-        folder = Path(path) / "model" if read_facts(Path(path) / "model") else Path(path)
+        folder = Path(path) / "model" if read_metadata(Path(path) / "model") else Path(path)
         if (folder / "recipe.yaml").exists():
             raise HftuneError(f"{path}: the run has no finished model")
-        facts = read_facts(folder)
-        if facts is not None:
-            return _finetuned(path, folder, facts, task)
+        metadata = read_metadata(folder)
+        if metadata is not None:
+            return _finetuned(path, folder, metadata, task)
         if is_adapter(folder):
             return _plain_adapter(path, folder, task)
-        location = model_location(path)
+        location = pretrained_path(path)
         config = load_config(location, {})
         _check_head(path, config, task)
-        return NamedTeacher(path=path, folder=location, base=None, facts=None, config=config,
+        return NamedTeacher(path=path, folder=location, base=None, metadata=None, config=config,
                        tokenizer=load_tokenizer(location))  # fmt: skip
 
 
-def _finetuned(path: str, folder: Path, facts: ModelFacts, task: str) -> NamedTeacher:
-    if facts.task != task:
-        raise HftuneError(f"{path}: it was trained for {facts.task}, and the student for {task}")
-    if facts.probe is not None:
+def _finetuned(path: str, folder: Path, metadata: ModelMetadata, task: str) -> NamedTeacher:
+    if metadata.task != task:
+        raise HftuneError(f"{path}: it was trained for {metadata.task}, and the student for {task}")
+    if metadata.probe is not None:
         raise HftuneError(
             f"{path}: a probe is no teacher: its answers come from outside the network",
             hint="take a run of another method",
         )
-    base = model_location(facts.base_model) if is_adapter(folder) else None
+    base = pretrained_path(metadata.base_model) if is_adapter(folder) else None
     if base is None:
         config = load_config(str(folder), {})
     else:
-        check_adapter_files(folder, facts.adapter_sha256)
-        config = load_config(base, facts.config, facts.base_revision)
-    return NamedTeacher(path=path, folder=str(folder), base=base, facts=facts, config=config,
+        check_adapter_files(folder, metadata.adapter_sha256)
+        config = load_config(base, metadata.config, metadata.base_revision)
+    return NamedTeacher(path=path, folder=str(folder), base=base, metadata=metadata, config=config,
                    tokenizer=load_tokenizer(str(folder)))  # fmt: skip
 
 
@@ -141,9 +141,9 @@ def _plain_adapter(path: str, folder: Path, task: str) -> NamedTeacher:
             hint="merge it with PEFT, set id2label in the config, and name the merged model",
         )
     check_adapter_files(folder)
-    base = model_location(str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path))
+    base = pretrained_path(str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path))
     with_tokens = (folder / "tokenizer_config.json").exists()
-    return NamedTeacher(path=path, folder=str(folder), base=base, facts=None,
+    return NamedTeacher(path=path, folder=str(folder), base=base, metadata=None,
                    config=load_config(base, {}),
                    tokenizer=load_tokenizer(str(folder) if with_tokens else base))  # fmt: skip
 
@@ -187,9 +187,9 @@ def load_teacher(teacher: NamedTeacher, task: Task, device: torch.device, *, eag
         HftuneError: Its weights are missing or damaged.
     """
     with _said_of(teacher.path):
-        if teacher.facts is not None:
+        if teacher.metadata is not None:
             register_tuners()
-            model = load_finetuned(Path(teacher.folder), teacher.facts, task.auto_model)
+            model = load_finetuned(Path(teacher.folder), teacher.metadata, task.auto_model)
         elif teacher.base is not None:
             model, _ = load_language_model(teacher.folder)
         else:
@@ -200,7 +200,7 @@ def load_teacher(teacher: NamedTeacher, task: Task, device: torch.device, *, eag
                     f"it has no trained head for {task.name}: it lacks {', '.join(missing[:3])}",
                     hint="fine-tune it first: hftune train, with it as the model",
                 )
-    quantized = teacher.facts is not None and teacher.facts.quantization is not None
+    quantized = teacher.metadata is not None and teacher.metadata.quantization is not None
     model = model if quantized else model.to(device)
     if eager:
         try:

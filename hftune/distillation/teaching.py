@@ -39,9 +39,9 @@ CACHE = "answers"
 def training_rows(plan: Plan) -> Dataset:
     """Return what trains: with a teacher also rows without labels, and each has its number."""
     if not isinstance(plan.loss, Distillation):
-        return plan.train.rows
-    bare = None if plan.unlabelled is None else plan.unlabelled.rows
-    rows = all_training_rows(plan.train.rows, bare)
+        return plan.train.dataset
+    bare = None if plan.unlabelled is None else plan.unlabelled.dataset
+    rows = all_training_rows(plan.train.dataset, bare)
     return rows.add_column(ROW, np.arange(len(rows)))
 
 

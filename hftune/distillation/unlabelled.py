@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hftune.core.console import number_of, say
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import column_array, picked
-from hftune.data.load_rows import load_part
+from hftune.data.load_rows import load_split
 from hftune.data.same import column_keys
 from hftune.data.select import is_text
 from hftune.recipe.recipe import Recipe
@@ -82,7 +82,7 @@ def unlabelled_rows(
         HftuneError: The rows are missing or broken.
     """
     if recipe.data.unlabelled is not None:
-        given = load_part(recipe.data.unlabelled, "train")
+        given = load_split(recipe.data.unlabelled, "train")
         named = {r: c for r, c in recipe.data.columns.items() if c in given.column_names}
         columns = task.columns(given.column_names, named, answers=False)
         more = task.select(given, columns)
@@ -106,8 +106,8 @@ def all_training_rows(labelled: Dataset, bare: Dataset | None) -> Dataset:
     """Return encoded rows with labels and, behind them, those without.
 
     Args:
-        labelled: Encoded, with labels.
-        bare: Encoded, without; their labels become those of a blank row.
+        labelled: Preprocessed, with labels.
+        bare: Preprocessed, without; their labels become those of a blank row.
     """
     if bare is None:
         return labelled

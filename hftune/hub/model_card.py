@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hftune.methods.probe.card_lines import probe_code
-from hftune.models.save import ModelFacts
+from hftune.models.save import ModelMetadata
 
 AUTO_CLASSES = {
     "text-classification": "SequenceClassification",
@@ -67,91 +67,93 @@ DECIDED = (
 MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-def model_card(facts: ModelFacts, metrics: Mapping[str, Any], *, adapter: bool) -> str:
+def model_card(metadata: ModelMetadata, metrics: Mapping[str, Any], *, adapter: bool) -> str:
     """Return the text of README.md, with the Hub's metadata on top.
 
     Args:
-        facts: What was trained on what.
+        metadata: What was trained on what.
         metrics: ``metrics.json``; the ``eval_`` figures are shown.
         adapter: Whether the folder holds an adapter and needs its base.
     """
-    library = "sklearn" if facts.probe else "peft" if adapter else "transformers"
-    lines = ["---", f"library_name: {library}", f"pipeline_tag: {facts.task}", "tags:"]
-    lines += ["- hftune", f"- {facts.method}"]
-    if HUB_ID.fullmatch(facts.base_model):
-        lines.append(f"base_model: {facts.base_model}")
-    lines += ["---", "", f"# {facts.base_model}, fine-tuned: {facts.method}", ""]
-    lines += [f"A model for {facts.task}, made with hftune."]
-    if facts.label_names:
-        lines += ["", f"Labels: {', '.join(f'`{name}`' for name in facts.label_names)}."]
+    library = "sklearn" if metadata.probe else "peft" if adapter else "transformers"
+    lines = ["---", f"library_name: {library}", f"pipeline_tag: {metadata.task}", "tags:"]
+    lines += ["- hftune", f"- {metadata.method}"]
+    if HUB_ID.fullmatch(metadata.base_model):
+        lines.append(f"base_model: {metadata.base_model}")
+    lines += ["---", "", f"# {metadata.base_model}, fine-tuned: {metadata.method}", ""]
+    lines += [f"A model for {metadata.task}, made with hftune."]
+    if metadata.label_names:
+        lines += ["", f"Labels: {', '.join(f'`{name}`' for name in metadata.label_names)}."]
     figures = [(name, metrics.get(f"eval_{name}")) for name in CARD_METRICS]
     if any(value is not None for _, value in figures):
         lines += ["", "| on the validation rows | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]
-    lines += ["", "## Use", "", "```python", *_loading(facts, adapter), "```"]
-    if facts.tuner_module:
+    lines += ["", "## Use", "", "```python", *_loading(metadata, adapter), "```"]
+    if metadata.tuner_module:
         lines.append(
-            OWN_TYPE.format(module=facts.tuner_module, kind=facts.method, KIND=facts.method.upper())
+            OWN_TYPE.format(
+                module=metadata.tuner_module, kind=metadata.method, KIND=metadata.method.upper()
+            )
         )
-    if adapter and facts.no_merge:
+    if adapter and metadata.no_merge:
         lines += [
             "",
-            f"The adapter cannot be merged into its base: {facts.method} {facts.no_merge}.",
+            f"The adapter cannot be merged into its base: {metadata.method} {metadata.no_merge}.",
         ]
-    elif facts.tuner_module:
+    elif metadata.tuner_module:
         lines += ["", "`hftune export` merges it into its base, which then needs neither."]
-    if _needs_mean_pooling(facts):
+    if _needs_mean_pooling(metadata):
         lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
-    if decided := [word for key, word in DECIDED_BY.items() if facts.task_options.get(key)]:
+    if decided := [word for key, word in DECIDED_BY.items() if metadata.task_options.get(key)]:
         lines += ["", DECIDED.format(by=" and ".join(decided))]
-    if facts.max_length is not None and facts.task != "text-generation":
-        lines += ["", f"Texts were cut at {facts.max_length} tokens."]
+    if metadata.max_length is not None and metadata.task != "text-generation":
+        lines += ["", f"Texts were cut at {metadata.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def card_for_hub(
-    card: str, facts: ModelFacts, *, base_model: str, repo: str, revision: str | None = None
+    card: str, metadata: ModelMetadata, *, base_model: str, repo: str, revision: str | None = None
 ) -> str:
     """Return a card, perhaps edited by hand since, that names Hub ids in place of local folders.
 
     Args:
         card: The text of README.md.
-        facts: What it was written from.
+        metadata: What it was written from.
         base_model: How the base model is called on another machine.
         repo: Where the model will be.
         revision: The branch there, where it is not the main one.
     """
     place = json.dumps(repo) + (f", revision={json.dumps(revision)}" if revision else "")
-    card = card.replace(f"# {facts.base_model}, fine-tuned", f"# {base_model}, fine-tuned")
+    card = card.replace(f"# {metadata.base_model}, fine-tuned", f"# {base_model}, fine-tuned")
     card = card.replace(FOLDER, place)
     header = re.match(r"---\n(.*?\n)---\n", card, re.DOTALL)
     if header is None:
         return card
-    lines = header[1].replace(f"base_model: {facts.base_model}\n", "")
+    lines = header[1].replace(f"base_model: {metadata.base_model}\n", "")
     if HUB_ID.fullmatch(base_model) and "base_model:" not in lines:
         lines += f"base_model: {base_model}\n"
     return f"---\n{lines}---\n{card[header.end() :]}"
 
 
-def loading_code(facts: ModelFacts, *, adapter: bool, place: str, **options: str) -> str:
+def loading_code(metadata: ModelMetadata, *, adapter: bool, place: str, **options: str) -> str:
     """Return the card's own lines as a program that makes ``model`` and ``tokenizer``.
 
     A probe's make ``features`` and ``probe``, too.
 
     Args:
-        facts: What was trained on what.
+        metadata: What was trained on what.
         adapter: Whether the folder holds an adapter.
         place: Where the model is loaded from.
         options: More arguments of the model's ``from_pretrained``.
     """
-    lines = _loading(facts, adapter, json.dumps(place), options)
-    if _needs_mean_pooling(facts):
+    lines = _loading(metadata, adapter, json.dumps(place), options)
+    if _needs_mean_pooling(metadata):
         lines += MEAN_POOLING_CODE.findall(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
     return "\n".join(lines) + "\n"
 
 
-def _needs_mean_pooling(facts: ModelFacts) -> bool:
-    return facts.classifier_pooling == "mean" and "classifier_pooling" not in facts.config
+def _needs_mean_pooling(metadata: ModelMetadata) -> bool:
+    return metadata.classifier_pooling == "mean" and "classifier_pooling" not in metadata.config
 
 
 def _encoder(adapter: bool) -> str:
@@ -159,30 +161,33 @@ def _encoder(adapter: bool) -> str:
 
 
 def _loading(
-    facts: ModelFacts, adapter: bool, place: str = FOLDER, options: Mapping[str, str] | None = None
+    metadata: ModelMetadata,
+    adapter: bool,
+    place: str = FOLDER,
+    options: Mapping[str, str] | None = None,
 ) -> list[str]:
-    if facts.probe:
-        return probe_code(facts, place, options or {})
-    kind = AUTO_CLASSES[facts.task]
+    if metadata.probe:
+        return probe_code(metadata, place, options or {})
+    kind = AUTO_CLASSES[metadata.task]
     auto = f"AutoPeftModelFor{kind}" if adapter else f"AutoModelFor{kind}"
     arguments = [place, *(f"{key}={value!r}" for key, value in (options or {}).items())]
-    if adapter and facts.label_names:
+    if adapter and metadata.label_names:
         labels = "{" + ", ".join(
             f"{index}: {json.dumps(name, ensure_ascii=False)}"
-            for index, name in enumerate(facts.label_names)
+            for index, name in enumerate(metadata.label_names)
         ) + "}"  # fmt: skip
-        arguments += [f"num_labels={len(facts.label_names)}", f"id2label={labels}"]
-    elif adapter and facts.num_labels:
-        arguments.append(f"num_labels={facts.num_labels}")
+        arguments += [f"num_labels={len(metadata.label_names)}", f"id2label={labels}"]
+    elif adapter and metadata.num_labels:
+        arguments.append(f"num_labels={metadata.num_labels}")
     if adapter:
-        arguments += [f"{key}={value!r}" for key, value in facts.config.items()]
+        arguments += [f"{key}={value!r}" for key, value in metadata.config.items()]
     names = "AutoTokenizer"
-    if facts.quantization:
+    if metadata.quantization:
         names = "AutoTokenizer, BitsAndBytesConfig"
-        fields = ", ".join(f"{key}={value!r}" for key, value in facts.quantization.items())
+        fields = ", ".join(f"{key}={value!r}" for key, value in metadata.quantization.items())
         arguments.append(f"quantization_config=BitsAndBytesConfig({fields})")
-    registers = [f"import {facts.tuner_module}  # tells PEFT of the type"] * bool(
-        facts.tuner_module
+    registers = [f"import {metadata.tuner_module}  # tells PEFT of the type"] * bool(
+        metadata.tuner_module
     )
     return [
         *registers,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hftune.core.errors import RunError
 from hftune.hub.model_card import loading_code
-from hftune.models.save import ModelFacts
+from hftune.models.save import ModelMetadata
 
 TOLERANCE = 1e-5
 LENGTHS = (3, 8, 13)
@@ -73,13 +73,13 @@ PROBE_LOGITS = {
 
 
 def check_round_trip(
-    folder: Path, facts: ModelFacts, model: Any, tokenizer: Any, *, adapter: bool
+    folder: Path, metadata: ModelMetadata, model: Any, tokenizer: Any, *, adapter: bool
 ) -> None:
     """Load a folder in a fresh process and compare logits and tokens with the run's.
 
     Args:
         folder: What would be sent.
-        facts: The facts in it.
+        metadata: The metadata in it.
         model: The run's model, in evaluation mode and float32.
         tokenizer: The run's tokenizer.
         adapter: Whether the folder holds an adapter; its base comes from where the folder says.
@@ -91,18 +91,18 @@ def check_round_trip(
     tokens = [tokenizer(text)["input_ids"] for text in TEXTS]
     with tempfile.TemporaryDirectory(prefix="hftune-") as place:
         here = Path(place)
-        decodes = facts.task == "text2text-generation"
+        decodes = metadata.task == "text2text-generation"
         save_file(logits_of(model, ids, decodes=decodes), here / "logits.safetensors")
         asked = {
             "ids": ids,
             "texts": TEXTS,
             "decodes": decodes,
-            "movable": facts.quantization is None and facts.probe is None,
+            "movable": metadata.quantization is None and metadata.probe is None,
         }
         (here / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
-        lines = loading_code(facts, adapter=adapter, place=str(folder), dtype="float32")
+        lines = loading_code(metadata, adapter=adapter, place=str(folder), dtype="float32")
         done = subprocess.run(
-            [sys.executable, "-c", lines + COMPARISON.replace("GIVEN", _given(facts))],
+            [sys.executable, "-c", lines + COMPARISON.replace("GIVEN", _given(metadata))],
             cwd=here,
             env=_plain_environment(),
             capture_output=True,
@@ -112,7 +112,7 @@ def check_round_trip(
         if done.returncode != 0:
             raise RunError(
                 "a fresh process cannot load what would be sent: " + _last_line(done.stderr),
-                hint=_base_hint(facts) if adapter else None,
+                hint=_base_hint(metadata) if adapter else None,
             )
         answer = json.loads((here / "answer.json").read_text(encoding="utf-8"))
     if answer["tokens"] != tokens:
@@ -121,20 +121,22 @@ def check_round_trip(
         raise RunError(
             f"a fresh process gives other logits than the run: they differ by "
             f"{answer['difference']:.1e} of the largest, and {TOLERANCE:.0e} is allowed",
-            hint=_base_hint(facts) if adapter else None,
+            hint=_base_hint(metadata) if adapter else None,
         )
 
 
-def _given(facts: ModelFacts) -> str:
-    if facts.probe is None:
+def _given(metadata: ModelMetadata) -> str:
+    if metadata.probe is None:
         return LOGITS
-    given = PROBE_LOGITS[facts.task_options["problem_type"]]
-    return given.replace("probe_labels", str(len(facts.label_names)))
+    given = PROBE_LOGITS[metadata.task_options["problem_type"]]
+    return given.replace("probe_labels", str(len(metadata.label_names)))
 
 
-def _base_hint(facts: ModelFacts) -> str:
-    return f"on another machine the base model is {facts.base_model} on the Hub: does it hold the "\
-        "weights that the run started from, and may your token read it?"  # fmt: skip
+def _base_hint(metadata: ModelMetadata) -> str:
+    return (
+        f"on another machine the base model is {metadata.base_model} on the Hub: does it hold "
+        "the weights that the run started from, and may your token read it?"
+    )
 
 
 def probe_ids(tokenizer: Any) -> list[list[int]]:

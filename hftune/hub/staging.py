@@ -17,7 +17,7 @@ from hftune.core.errors import HftuneError
 from hftune.hub.leaks import find_leak, known_secrets
 from hftune.hub.model_card import card_for_hub
 from hftune.hub.sanitize import clean_json, clean_recipe, public_base
-from hftune.models.save import FACTS_FILE, ModelFacts
+from hftune.models.save import METADATA_FILE, ModelMetadata
 
 CARD, RECIPE, METRICS = "README.md", "recipe.yaml", "metrics.json"
 PROBE = "probe.skops"
@@ -27,7 +27,7 @@ SENTENCE_PIECES = ("*.model", "*.spm")  # not text, but names would be legible i
 
 #: Files of model/ that may leave. What is not listed stays, pickles before all.
 MODEL_FILES = (
-    CARD, FACTS_FILE, *WEIGHTS, *VOCABULARIES,
+    CARD, METADATA_FILE, *WEIGHTS, *VOCABULARIES,
     "model.safetensors.index.json", "config.json", "generation_config.json",
     "adapter_config.json", "probe.json", "tokenizer_config.json", "special_tokens_map.json",
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
@@ -46,14 +46,14 @@ class Staged:
         folder: The folder.
         sizes: Name in the repository to bytes.
         left_out: What lies in the run and stays there.
-        facts: The facts as they are sent.
+        metadata: The metadata as they are sent.
         adapter: Whether the weights are an adapter.
     """
 
     folder: Path
     sizes: dict[str, int]
     left_out: list[str]
-    facts: ModelFacts
+    metadata: ModelMetadata
     adapter: bool
 
     @property
@@ -70,7 +70,7 @@ def is_weights(name: str) -> bool:
 
 def stage(
     model_folder: Path,
-    facts: ModelFacts,
+    metadata: ModelMetadata,
     into: Path,
     *,
     repo: str,
@@ -83,7 +83,7 @@ def stage(
 
     Args:
         model_folder: A run's ``model/``; recipe and metrics are looked for beside it.
-        facts: What the folder remembers.
+        metadata: What the folder remembers.
         into: An empty folder.
         repo: The repository that it is for.
         revision: The branch there, where it is not the main one.
@@ -92,11 +92,11 @@ def stage(
     Raises:
         HftuneError: An adapter's base is not on the Hub, or a file holds what must not leave.
     """
-    adapter = facts.probe is not None or (model_folder / "adapter_config.json").exists()
+    adapter = metadata.probe is not None or (model_folder / "adapter_config.json").exists()
     public = dataclasses.replace(
-        facts,
-        base_model=public_base(facts.base_model, adapter=adapter, named=base),
-        base_revision=facts.base_revision if base is None else None,
+        metadata,
+        base_model=public_base(metadata.base_model, adapter=adapter, named=base),
+        base_revision=metadata.base_revision if base is None else None,
     )
     sources, left_out = _choose(model_folder)
     for name, source in sources.items():
@@ -107,7 +107,7 @@ def stage(
         elif name == CARD:
             written = source.read_text(encoding="utf-8")
             card = card_for_hub(
-                written, facts, base_model=public.base_model, repo=repo, revision=revision
+                written, metadata, base_model=public.base_model, repo=repo, revision=revision
             )
             target.write_text(card, encoding="utf-8")
         elif (text := _cleaned(name, source, public)) is not None:
@@ -119,13 +119,13 @@ def stage(
         "the run's folder": model_folder.parent,
         "the model's folder": model_folder,
         "the working folder": Path.cwd(),
-        "the base model's folder": facts.base_model,
+        "the base model's folder": metadata.base_model,
     })  # fmt: skip
     return Staged(
         folder=into,
         sizes={name: source.stat().st_size for name, source in _walk(into)},
         left_out=left_out,
-        facts=public,
+        metadata=public,
         adapter=adapter,
     )
 
@@ -155,9 +155,9 @@ def _choose(model_folder: Path) -> tuple[dict[str, Path], list[str]]:
     return sources, left_out
 
 
-def _cleaned(name: str, source: Path, public: ModelFacts) -> str | None:
+def _cleaned(name: str, source: Path, public: ModelMetadata) -> str | None:
     """Return a text file's content for other machines; None for one that goes as it is."""
-    if name == FACTS_FILE:
+    if name == METADATA_FILE:
         return json.dumps(dataclasses.asdict(public), indent=2, ensure_ascii=False) + "\n"
     if name == RECIPE:
         return clean_recipe(source.read_text(encoding="utf-8"), public.base_model)

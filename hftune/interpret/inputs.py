@@ -53,7 +53,7 @@ def read_pair(run: Run, text: str, text_pair: str | None, max_length: int) -> Re
 def read_words(run: Run, text: str, max_length: int) -> Reading:
     """Read a text as a tagger does; its words stand between white space."""
     encoded = _cut(run, text, None, max_length)
-    limit = encoded.inputs["input_ids"].shape[1] if encoded.cut else None
+    limit = encoded.inputs["input_ids"].shape[1] if encoded.num_truncated else None
     words = WORD.findall(text)
     rows = Dataset.from_dict({"text": [text], "tokens": [words]})
     how = PredictArguments(max_length=limit, batch_size=1)
@@ -130,15 +130,18 @@ def read_prompt(run: Run, text: str, generate: int, raw: bool, max_length: int) 
             f"--generate: {generate} tokens leave no room for the text",
             hint="generate fewer, or raise --max-length",
         )
-    columns = run.facts.columns
+    columns = run.metadata.columns
     trained_on_prompts = "prompt" in columns and "messages" not in columns
     if raw or tokenizer.chat_template is None or trained_on_prompts:
         encoded = encode_prompt(tokenizer, text, max_length=limit)
     else:
         prompt = render(tokenizer, [{"role": "user", "content": text}], prompt=True)
         encoded = encode_prompt(tokenizer, prompt, text, max_length=limit)
-    if encoded.cut:
-        warn(f"the first {encoded.cut} tokens were cut: {limit} of the prompt are read at most")
+    if encoded.num_truncated:
+        warn(
+            f"the first {encoded.num_truncated} tokens were cut: {limit} of the prompt are read at "
+            "most"
+        )
     if not generate:
         return Reading(inputs=encoded.inputs, tokens=encoded.tokens)
     ids = _generate(run, {**GREEDY, "max_new_tokens": generate}, encoded.inputs)
@@ -150,7 +153,7 @@ def read_prompt(run: Run, text: str, generate: int, raw: bool, max_length: int) 
     )
 
 
-def read_off(run: Run, logits: torch.Tensor) -> dict[str, Any]:
+def prediction_of(run: Run, logits: torch.Tensor) -> dict[str, Any]:
     """Return what a classifier or a language model says by its logits, the best first."""
     problem = run.task.problem_type
     if problem == "regression":
@@ -168,11 +171,11 @@ def read_off(run: Run, logits: torch.Tensor) -> dict[str, Any]:
 
 
 def _cut(run: Run, text: str, text_pair: str | None, max_length: int) -> EncodedText:
-    known = run.facts.max_length
+    known = run.metadata.max_length
     limit = max_length if known is None else min(known, max_length)
     encoded = encode_text(run.tokenizer, text, text_pair, max_length=limit)
-    if encoded.cut:
-        warn(f"the last {encoded.cut} tokens were cut: {limit} are read at most")
+    if encoded.num_truncated:
+        warn(f"the last {encoded.num_truncated} tokens were cut: {limit} are read at most")
     return encoded
 
 

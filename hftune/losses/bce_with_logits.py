@@ -17,7 +17,7 @@ from hftune.core.errors import HftuneError
 from hftune.losses.label_weights import label_weights
 from hftune.losses.loss import (
     Batch,
-    LabelFacts,
+    LabelStats,
     Loss,
     counted,
     forward,
@@ -42,17 +42,17 @@ class BceWithLogits(Loss):
     def __post_init__(self) -> None:
         self.weight: Tensor | None = None
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Turn names into ids and ``balanced`` into numbers; see :class:`Loss`.
 
         Raises:
             HftuneError: A label is unknown, the list has the wrong length, or a weight is not
                 above zero; label smoothing is asked for.
         """
-        super().fit(facts)
-        refuse_smoothing(facts, "one label a text only")
+        super().fit(stats)
+        refuse_smoothing(stats, "one label a text only")
         if self.pos_weight is not None:
-            self.weight = pos_weight_tensor(self.pos_weight, facts)
+            self.weight = pos_weight_tensor(self.pos_weight, stats)
 
     def denominator(self, batch: Batch) -> Tensor:
         """Return the number of cells that have a label; see :class:`Loss`."""
@@ -70,7 +70,7 @@ class BceWithLogits(Loss):
         return total, outputs
 
 
-def pos_weight_tensor(given: PosWeight, facts: LabelFacts) -> Tensor:
+def pos_weight_tensor(given: PosWeight, stats: LabelStats) -> Tensor:
     """Return one weight a label, float32, shape ``(C,)``.
 
     Raises:
@@ -78,9 +78,9 @@ def pos_weight_tensor(given: PosWeight, facts: LabelFacts) -> Tensor:
             zero.
     """
     if given == "balanced":
-        positives = torch.tensor(facts.counts, dtype=torch.float32)
-        return (facts.rows - positives).clamp(min=1) / positives.clamp(min=1)
-    weights = label_weights("loss.pos_weight", given, facts.classes)
+        positives = torch.tensor(stats.counts, dtype=torch.float32)
+        return (stats.rows - positives).clamp(min=1) / positives.clamp(min=1)
+    weights = label_weights("loss.pos_weight", given, stats.classes)
     if weights.min() <= 0:
         raise HftuneError("loss.pos_weight: weights must be above zero")
     return weights

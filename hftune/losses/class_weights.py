@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hftune.core.errors import HftuneError
 from hftune.losses.label_weights import label_weights
-from hftune.losses.loss import Batch, LabelFacts, Loss, counted, targets
+from hftune.losses.loss import Batch, LabelStats, Loss, counted, targets
 
 ClassWeights = Literal["balanced", "inverse", "effective_number"] | list[float] | dict[str, float]
 DEFAULT_BETA = 0.999
@@ -39,20 +39,20 @@ class ClassWeighted(Loss):
         self.weight: Tensor | None = None
         self.counts: Tensor | None = None
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Turn names into ids and counts into weights; see :class:`Loss`.
 
         Raises:
             HftuneError: A class is unknown, the list has the wrong length, a weight is negative, or
                 ``beta`` has no use.
         """
-        super().fit(facts)
+        super().fit(stats)
         if self.beta is not None and self.class_weights != "effective_number":
             raise HftuneError("loss.beta is that of class_weights: effective_number")
-        self.counts = torch.tensor(facts.counts, dtype=torch.float32)
+        self.counts = torch.tensor(stats.counts, dtype=torch.float32)
         if self.class_weights is not None:
             self.weight = class_weight_tensor(
-                self.class_weights, facts.classes, facts.counts, self.beta
+                self.class_weights, stats.classes, stats.counts, self.beta
             )
 
     def prior(self) -> Tensor | None:

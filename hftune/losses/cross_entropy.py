@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hftune.losses.chunked_head import summed_at_labels
 from hftune.losses.class_weights import ClassWeighted
-from hftune.losses.loss import Batch, LabelFacts, aligned, forward
+from hftune.losses.loss import Batch, LabelStats, aligned, forward
 
 
 @dataclass(kw_only=True)
@@ -39,10 +39,10 @@ class CrossEntropy(ClassWeighted):
         self.label_smoothing = 0.0
         self.adjustment: Tensor | None = None
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Learn the weights, the class shares and the smoothing; see :class:`ClassWeighted`."""
-        super().fit(facts)
-        self.label_smoothing = facts.label_smoothing
+        super().fit(stats)
+        self.label_smoothing = stats.label_smoothing
         if self.logit_adjustment is not None:
             assert self.counts is not None
             counts = self.counts.clamp(min=1)

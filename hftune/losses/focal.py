@@ -20,7 +20,7 @@ from hftune.losses.chunked_head import summed_at_labels
 from hftune.losses.class_weights import ClassWeighted
 from hftune.losses.loss import (
     Batch,
-    LabelFacts,
+    LabelStats,
     aligned,
     counted,
     forward,
@@ -45,14 +45,14 @@ class Focal(ClassWeighted):
     gamma: float = 2.0
     pos_weight: PosWeight | None = None
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Learn the weights; see :class:`ClassWeighted`.
 
         Raises:
             HftuneError: Weights of the other kind of labels, or label smoothing, are asked for.
         """
-        refuse_smoothing(facts, "cross-entropy, not with focal loss")
-        several = facts.problem_type == MULTI_LABEL
+        refuse_smoothing(stats, "cross-entropy, not with focal loss")
+        several = stats.problem_type == MULTI_LABEL
         if several and self.class_weights is not None:
             raise HftuneError(
                 "loss.class_weights: classes do not compete where a text may have several labels",
@@ -63,9 +63,9 @@ class Focal(ClassWeighted):
                 "loss.pos_weight: it weighs the positives of texts with several labels",
                 hint="weigh the classes: class_weights: balanced",
             )
-        super().fit(facts)
+        super().fit(stats)
         if self.pos_weight is not None:
-            self.weight = pos_weight_tensor(self.pos_weight, facts)
+            self.weight = pos_weight_tensor(self.pos_weight, stats)
 
     def denominator(self, batch: Batch) -> Tensor:
         """Return the summed weight of the labels, or the number of cells; see :class:`Loss`."""

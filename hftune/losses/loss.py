@@ -23,7 +23,7 @@ ROW = "row"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelFacts:
+class LabelStats:
     """What a loss may learn of the training labels.
 
     Attributes:
@@ -55,9 +55,9 @@ class Loss(ABC):
 
     causal = False
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Learn from the training data what the options need; call the base class's first."""
-        self.causal = facts.causal
+        self.causal = stats.causal
 
     def check(self, model: nn.Module) -> None:
         """Raise :class:`HftuneError` if the loss cannot work with a model, seen without weights."""
@@ -89,9 +89,9 @@ class Loss(ABC):
         """
 
 
-def refuse_smoothing(facts: LabelFacts, why: str) -> None:
+def refuse_smoothing(stats: LabelStats, why: str) -> None:
     """Raise :class:`HftuneError` if ``training.label_smoothing_factor`` is given."""
-    if facts.label_smoothing:
+    if stats.label_smoothing:
         raise HftuneError(f"training.label_smoothing_factor goes with {why}")
 
 

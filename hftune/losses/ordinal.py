@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
 from hftune.losses.class_weights import ClassWeighted
-from hftune.losses.loss import Batch, LabelFacts, aligned, forward, refuse_smoothing
+from hftune.losses.loss import Batch, LabelStats, aligned, forward, refuse_smoothing
 
 
 @dataclass(kw_only=True)
@@ -29,19 +29,19 @@ class Ordinal(ClassWeighted):
             estimation", 2020, arXiv:1901.07884.
     """
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Check that the classes have an order; see :class:`ClassWeighted`.
 
         Raises:
             HftuneError: Their names are no numbers and the recipe does not list them, or label
                 smoothing is asked for.
         """
-        super().fit(facts)
-        refuse_smoothing(facts, "cross-entropy, not with ordinal classes")
-        if not facts.listed and not all(map(_is_number, facts.classes)):
+        super().fit(stats)
+        refuse_smoothing(stats, "cross-entropy, not with ordinal classes")
+        if not stats.listed and not all(map(_is_number, stats.classes)):
             raise HftuneError(
                 "loss: ordinal needs the order of the classes, and their names are no numbers",
-                hint=f"data.label_names: [...], the lowest first; now: {', '.join(facts.classes)}",
+                hint=f"data.label_names: [...], the lowest first; now: {', '.join(stats.classes)}",
             )
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:

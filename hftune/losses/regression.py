@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hftune.losses.loss import (
     Batch,
-    LabelFacts,
+    LabelStats,
     Loss,
     counted,
     forward,
@@ -27,14 +27,14 @@ from hftune.losses.loss import (
 class Regression(Loss):
     """The error of the only logit."""
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Refuse label smoothing, which numbers have no use for; see :class:`Loss`.
 
         Raises:
             HftuneError: Label smoothing is asked for.
         """
-        super().fit(facts)
-        refuse_smoothing(facts, "classes, not with numbers")
+        super().fit(stats)
+        refuse_smoothing(stats, "classes, not with numbers")
 
     @abstractmethod
     def error(self, predicted: Tensor, labels: Tensor) -> Tensor:

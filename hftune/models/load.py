@@ -37,7 +37,7 @@ from hftune.models.adapter import (
 )
 from hftune.models.demo_models import demo_model_path
 from hftune.models.pooling import Pooling, pool_by_mean
-from hftune.models.save import ModelFacts, read_facts
+from hftune.models.save import ModelMetadata, read_metadata
 
 DEMO = "demo:"
 #: Our word for a pooling -> its switch in ``1_Pooling/config.json``.
@@ -48,7 +48,7 @@ POOLING_MODES: dict[Pooling, str] = {
 }
 
 
-def model_location(path: str) -> str:
+def pretrained_path(path: str) -> str:
     """Return a Hub id as it is, a demo model's folder, or a checked local folder.
 
     Raises:
@@ -75,16 +75,16 @@ def model_location(path: str) -> str:
 
 def _what_is_there(folder: Path) -> str | None:
     """What to name in place of a folder without a model of its own."""
-    if read_facts(folder / "model") is not None:
+    if read_metadata(folder / "model") is not None:
         return f"it is a run; its model is {folder / 'model'}"
-    facts = read_facts(folder)
-    base = "its base model" if facts is None else f"its base model, {facts.base_model}"
+    metadata = read_metadata(folder)
+    base = "its base model" if metadata is None else f"its base model, {metadata.base_model}"
     if is_adapter(folder):
         return (
             f"it is an adapter, which is not trained on: name {base}, or merge it first: "
             f"hftune export {folder} --output FOLDER"
         )
-    if facts is not None and facts.probe is not None:
+    if metadata is not None and metadata.probe is not None:
         return f"it is a probe, which is fitted anew: name {base}"
     return None
 
@@ -178,7 +178,7 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
 
     Args:
         auto_model: The ``AutoModelFor...`` class.
-        location: What :func:`model_location` returned.
+        location: What :func:`pretrained_path` returned.
         options: For ``from_pretrained``.
 
     Raises:
@@ -223,36 +223,36 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
     return model, sorted({*report["missing_keys"], *resized})
 
 
-def load_base(facts: ModelFacts, auto_model: Any) -> tuple[Any, list[str]]:
+def load_base(metadata: ModelMetadata, auto_model: Any) -> tuple[Any, list[str]]:
     """Return the base of a fine-tuned model, and the names of what its checkpoint lacks.
 
     Args:
-        facts: What the fine-tuned model's folder remembers.
+        metadata: What the fine-tuned model's folder remembers.
         auto_model: The ``AutoModelFor...`` class.
     """
-    location = model_location(facts.base_model)
-    config = load_config(location, facts.config, facts.base_revision)
-    if facts.label_names:
-        config.id2label = dict(enumerate(facts.label_names))
-        config.label2id = {name: index for index, name in enumerate(facts.label_names)}
-    elif facts.num_labels:
-        config.num_labels = facts.num_labels
+    location = pretrained_path(metadata.base_model)
+    config = load_config(location, metadata.config, metadata.base_revision)
+    if metadata.label_names:
+        config.id2label = dict(enumerate(metadata.label_names))
+        config.label2id = {name: index for index, name in enumerate(metadata.label_names)}
+    elif metadata.num_labels:
+        config.num_labels = metadata.num_labels
     return load_weights(
         auto_model,
         location,
         dtype=torch.float32,
         config=config,
-        revision=facts.base_revision,
-        quantization_config=quantization_config(facts.quantization),
+        revision=metadata.base_revision,
+        quantization_config=quantization_config(metadata.quantization),
     )
 
 
-def load_saved(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
+def load_saved(folder: Path, metadata: ModelMetadata, auto_model: Any) -> Any:
     """Return a saved model where its weights were loaded, on the CPU but for quantized ones.
 
     Args:
         folder: A run's ``model/``.
-        facts: What the folder remembers.
+        metadata: What the folder remembers.
         auto_model: The ``AutoModelFor...`` class.
 
     Raises:
@@ -260,8 +260,8 @@ def load_saved(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
     """
     adapter = is_adapter(folder)
     if adapter:
-        check_adapter_files(folder, facts.adapter_sha256)
-        model, missing = load_base(facts, auto_model)
+        check_adapter_files(folder, metadata.adapter_sha256)
+        model, missing = load_base(metadata, auto_model)
     else:
         model, missing = load_weights(auto_model, str(folder), dtype=torch.float32)
         if missing:
@@ -269,29 +269,29 @@ def load_saved(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
                 f"{folder}: its weights are damaged: they lack {', '.join(missing[:3])}",
                 hint="copy the folder again",
             )
-    if facts.classifier_pooling == "mean":
+    if metadata.classifier_pooling == "mean":
         pool_by_mean(model)
     if adapter:
         weights = loaded_weights(model, missing)
-        check_base(folder, facts.base_model, facts.base_fingerprint, weights)
+        check_base(folder, metadata.base_model, metadata.base_fingerprint, weights)
         model = put_adapter(model, str(folder))
     return model.eval()
 
 
-def load_finetuned(folder: Path, facts: ModelFacts, auto_model: Any) -> Any:
+def load_finetuned(folder: Path, metadata: ModelMetadata, auto_model: Any) -> Any:
     """Return a saved model in evaluation mode, on the first accelerator or the CPU.
 
     Args:
         folder: A run's ``model/``.
-        facts: What the folder remembers.
+        metadata: What the folder remembers.
         auto_model: The ``AutoModelFor...`` class.
 
     Raises:
         HftuneError: A file is missing or damaged, or the base is not the one that was trained on.
     """
-    model = load_saved(folder, facts, auto_model)
+    model = load_saved(folder, metadata, auto_model)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model if facts.quantization else model.to(device)
+    return model if metadata.quantization else model.to(device)
 
 
 def _hub_hint(error: BaseException | None) -> str | None:

@@ -17,8 +17,8 @@ from hftune.models.adapter import (
     is_adapter,
     put_adapter,
 )
-from hftune.models.load import DEMO, load_config, load_tokenizer, load_weights, model_location
-from hftune.models.save import FACTS_FILE, ModelFacts, read_facts, read_facts_file
+from hftune.models.load import DEMO, load_config, load_tokenizer, load_weights, pretrained_path
+from hftune.models.save import METADATA_FILE, ModelMetadata, read_metadata, read_metadata_file
 
 #: The classes whose models write text.
 WRITERS = (AutoModelForCausalLM, AutoModelForSeq2SeqLM)
@@ -45,8 +45,8 @@ def load_language_model(path: str) -> tuple[Any, PreTrainedTokenizerBase]:
     revision = None if adapter is None else adapter.revision
     model, location = _base_model(base, revision)
     if adapter is not None:
-        facts = _facts(path)
-        expected = None if facts is None else facts.base_fingerprint
+        metadata = _facts(path)
+        expected = None if metadata is None else metadata.base_fingerprint
         check_base(path, base, expected, model.named_parameters())
     if adapter is None:
         return model, load_tokenizer(location)
@@ -57,7 +57,7 @@ def load_language_model(path: str) -> tuple[Any, PreTrainedTokenizerBase]:
 
 
 def _base_model(path: str, revision: str | None) -> tuple[Any, str]:
-    location = model_location(path)
+    location = pretrained_path(path)
     config = load_config(location, {}, revision)
     made_for = ", ".join(config.architectures or ())
     if "Classification" in made_for:
@@ -96,13 +96,13 @@ def _adapter_config(path: str) -> PeftConfig | None:
     return config
 
 
-def _facts(path: str) -> ModelFacts | None:
+def _facts(path: str) -> ModelMetadata | None:
     """What hftune remembers of an adapter; None of one that it did not make."""
     folder = Path(path)
     if folder.is_dir():
-        return read_facts(folder)
-    found = _on_the_hub(path, FACTS_FILE)
-    return None if found is None else read_facts_file(Path(found))
+        return read_metadata(folder)
+    found = _on_the_hub(path, METADATA_FILE)
+    return None if found is None else read_metadata_file(Path(found))
 
 
 def _on_the_hub(path: str, name: str) -> str | None:

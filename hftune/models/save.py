@@ -15,11 +15,11 @@ from hftune.core.errors import HftuneError, first_line
 from hftune.core.files import atomic_write, atomic_write_json, sha256_of
 from hftune.models.adapter import ADAPTER_WEIGHTS
 
-FACTS_FILE = "hftune.json"
+METADATA_FILE = "hftune.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelMetadata:
     """What a saved model's own files do not tell; kept as ``hftune.json`` beside the weights.
 
     Attributes:
@@ -66,7 +66,7 @@ def save_model(
     folder: Path,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    facts: ModelFacts,
+    metadata: ModelMetadata,
     card: str,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
@@ -76,7 +76,7 @@ def save_model(
         folder: Where the model goes.
         model: A PEFT model, of which the adapter is saved, a Transformers model, or a probe's head.
         tokenizer: Saved beside it.
-        facts: What loading must know.
+        metadata: What loading must know.
         card: The text of README.md.
         weights: State dict of the whole model where ``model`` holds only this process's shards.
     """
@@ -87,8 +87,10 @@ def save_model(
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         if (partial / ADAPTER_WEIGHTS).exists():
-            facts = dataclasses.replace(facts, adapter_sha256=sha256_of(partial / ADAPTER_WEIGHTS))
-        atomic_write_json(partial / FACTS_FILE, dataclasses.asdict(facts))
+            metadata = dataclasses.replace(
+                metadata, adapter_sha256=sha256_of(partial / ADAPTER_WEIGHTS)
+            )
+        atomic_write_json(partial / METADATA_FILE, dataclasses.asdict(metadata))
         atomic_write(partial / "README.md", card)
         if folder.exists():
             folder.replace(old)
@@ -102,20 +104,20 @@ def save_model(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def read_facts(folder: Path) -> ModelFacts | None:
+def read_metadata(folder: Path) -> ModelMetadata | None:
     """Return what a folder remembers, or None when hftune did not save it.
 
     Raises:
         HftuneError: The file is damaged.
     """
-    path = folder / FACTS_FILE
-    return read_facts_file(path) if path.exists() else None
+    path = folder / METADATA_FILE
+    return read_metadata_file(path) if path.exists() else None
 
 
-def read_facts_file(path: Path) -> ModelFacts:
-    """Return what ``hftune.json`` says; see :func:`read_facts`."""
+def read_metadata_file(path: Path) -> ModelMetadata:
+    """Return what ``hftune.json`` says; see :func:`read_metadata`."""
     try:
-        return ModelFacts(**json.loads(path.read_text(encoding="utf-8")))
+        return ModelMetadata(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise HftuneError(
             f"{path}: damaged, or of another version of hftune: {first_line(error)}",

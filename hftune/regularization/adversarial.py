@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hftune.core.rng import Draws
-from hftune.losses.loss import Batch, LabelFacts, Loss, in_full, refuse_encoder_decoder
+from hftune.losses.loss import Batch, LabelStats, Loss, in_full, refuse_encoder_decoder
 from hftune.models.structure import pretrained_in
 
 #: What keeps a row without a gradient where it is.
@@ -40,10 +40,10 @@ class Adversarial(Loss):
         self.task_loss = task_loss
         self.epsilon = epsilon
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Let the task's loss learn from the labels; see :class:`Loss`."""
-        super().fit(facts)
-        self.task_loss.fit(facts)
+        super().fit(stats)
+        self.task_loss.fit(stats)
 
     def check(self, model: nn.Module) -> None:
         """Raise :class:`HftuneError` if the model reads in two places, or the loss does not fit."""

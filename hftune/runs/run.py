@@ -18,7 +18,7 @@ from hftune.core.errors import HftuneError
 from hftune.methods.peft_tuners import register_tuners
 from hftune.methods.probe.saved_probe import load_probe
 from hftune.models.load import load_finetuned, load_tokenizer
-from hftune.models.save import ModelFacts, read_facts
+from hftune.models.save import ModelMetadata, read_metadata
 from hftune.recipe.recipe import Recipe
 from hftune.tasks import TASKS
 from hftune.tasks.task import Task
@@ -45,7 +45,7 @@ class Run:
     @property
     def model_path(self) -> Path:
         """The adapter or model with its tokenizer and card; the run may be named by it, too."""
-        return self.path if read_facts(self.path) is not None else self.path / "model"
+        return self.path if read_metadata(self.path) is not None else self.path / "model"
 
     @property
     def checkpoints(self) -> Path:
@@ -54,7 +54,7 @@ class Run:
 
     def check_finished(self) -> None:
         """Raise :class:`HftuneError` if there is no finished model."""
-        if read_facts(self.model_path) is None:
+        if read_metadata(self.model_path) is None:
             raise HftuneError(
                 f"{self.path}: no finished model in it",
                 hint="give a run folder, such as runs/quickstart, or its model folder",
@@ -72,24 +72,24 @@ class Run:
         return figures
 
     @cached_property
-    def facts(self) -> ModelFacts:
+    def metadata(self) -> ModelMetadata:
         """What the saved model remembers.
 
         Raises:
             HftuneError: The folder holds no finished model.
         """
         self.check_finished()
-        facts = read_facts(self.model_path)
-        assert facts is not None
-        return facts
+        metadata = read_metadata(self.model_path)
+        assert metadata is not None
+        return metadata
 
     @cached_property
     def model(self) -> Any:
         """The fine-tuned model, in evaluation mode."""
-        if self.facts.probe is not None:
-            return load_probe(self.model_path, self.facts)
+        if self.metadata.probe is not None:
+            return load_probe(self.model_path, self.metadata)
         register_tuners()
-        return load_finetuned(self.model_path, self.facts, self.task.auto_model)
+        return load_finetuned(self.model_path, self.metadata, self.task.auto_model)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -99,8 +99,8 @@ class Run:
     @property
     def task(self) -> Task:
         """The task, with its label names."""
-        make_task = TASKS[self.facts.task].resolve()
-        task: Task = make_task(self.facts.label_names, **self.facts.task_options)
+        make_task = TASKS[self.metadata.task].resolve()
+        task: Task = make_task(self.metadata.label_names, **self.metadata.task_options)
         return task
 
 

@@ -18,7 +18,7 @@ from hftune.evaluation.language_modelling import language_modelling_metrics
 from hftune.losses.of_rows import token_losses, token_losses_of
 from hftune.models.structure import num_positions
 from hftune.tasks.inference import GREEDY, free_positions
-from hftune.tasks.task import AllKept, Kept, Task
+from hftune.tasks.task import EvalArrays, EvalOutputs, Task
 
 #: Short, so that evaluation stays cheap.
 MAX_NEW_TOKENS = 64
@@ -64,7 +64,7 @@ class GenerationTask(Task):
         """Whether evaluation lets the model write."""
         return self.generation is not None
 
-    def settle_length(self, config: PreTrainedConfig, default: int = MAX_NEW_TOKENS) -> None:
+    def resolve_length(self, config: PreTrainedConfig, default: int = MAX_NEW_TOKENS) -> None:
         """Decide how long a written text may be.
 
         Raises:
@@ -96,26 +96,26 @@ class GenerationTask(Task):
         tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), num_classes))))
         return [*tokens, *(f"<unused {i}>" for i in range(len(tokens), num_classes))]
 
-    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+    def eval_outputs(self, logits: Tensor, labels: Tensor) -> EvalOutputs:
         """Keep the summed loss and the number of trained tokens of each row."""
         sums, tokens = token_losses(logits, labels, causal=self.causal)
         return {"loss": sums, "tokens": tokens}
 
-    def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
+    def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> EvalOutputs:
         """Keep the loss and, where evaluation generates, what was asked, meant and written.
 
         The three are token ids ``(B, length)``, padded with -100.
         """
         if self.causal:
             sums, tokens = token_losses_of(model, inputs)
-            kept: Kept = {"loss": sums, "tokens": tokens}
+            outputs: EvalOutputs = {"loss": sums, "tokens": tokens}
         else:
-            kept = super().evaluation_step(model, inputs)
+            outputs = super().evaluation_step(model, inputs)
         if self.generation is None:
-            return kept
+            return outputs
         ids, mask, references = self.questions(model, inputs)
         return {
-            **kept,
+            **outputs,
             "sources": ids.masked_fill(mask == 0, -100),
             "references": references,
             "generated": self._write(model, ids, mask),
@@ -149,25 +149,25 @@ class GenerationTask(Task):
         padding = tokenizer.pad_token_id
         return int(tokenizer.eos_token_id if padding is None else padding)
 
-    def metrics(self, kept: AllKept) -> dict[str, float]:
+    def metrics(self, outputs: EvalArrays) -> dict[str, float]:
         """Return the token-weighted loss and perplexity, and how good the written texts are."""
-        figures = language_modelling_metrics(kept["loss"], kept["tokens"])
-        if "generated" in kept:
-            figures |= generation_metrics(*self.judged(kept))
+        figures = language_modelling_metrics(outputs["loss"], outputs["tokens"])
+        if "generated" in outputs:
+            figures |= generation_metrics(*self.predictions_and_references(outputs))
         return figures
 
-    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+    def predictions_and_references(self, outputs: EvalArrays) -> tuple[list[Any], list[Any]]:
         """Return the written texts and the references; see :class:`Task`."""
-        return self._written(kept["generated"]), self._given(kept["references"])
+        return self._written(outputs["generated"]), self._given(outputs["references"])
 
-    def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:
+    def samples(self, outputs: EvalArrays, number: int) -> list[dict[str, str]]:
         """Return the first rows' ``source``, ``reference`` and ``prediction``."""
-        if "generated" not in kept:
+        if "generated" not in outputs:
             return []
         columns = {
-            "source": self._given(kept["sources"][:number]),
-            "reference": self._given(kept["references"][:number]),
-            "prediction": self._written(kept["generated"][:number]),
+            "source": self._given(outputs["sources"][:number]),
+            "reference": self._given(outputs["references"][:number]),
+            "prediction": self._written(outputs["generated"][:number]),
         }
         rows = zip(*columns.values(), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]

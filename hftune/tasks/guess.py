@@ -118,7 +118,7 @@ def _guess(
         columns = {role: column for role, (column, _) in chosen.items()}
         columns = task.columns(rows.column_names, {**given, **columns})
         selected = task.select(rows, columns)
-        task.learn(selected, None)
+        task.fit_labels(selected, None)
         described = {item.column: item.describe() for item in contents}
         reasons = {role: f"its name; {described[column]}" for role, column in columns.items()}
         reasons |= {role: why for role, (_, why) in chosen.items()}

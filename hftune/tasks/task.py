@@ -22,35 +22,36 @@ from hftune.losses.loss import ROW, forward
 
 
 @dataclass
-class Encoded:
-    """Rows as tokens.
+class ProcessedDataset:
+    """Rows as the model takes them.
 
     Attributes:
-        rows: ``input_ids``, ``attention_mask``, ``labels`` and what else the model takes.
-        cut: How many rows were longer than the limit.
-        untrained: How many rows had no trained token left and were dropped.
-        lengths: Tokens of each row before cutting.
-        expanded: How many conversations became one row for each assistant turn.
-        drawn_from: How many rows there are, where a sample of them is encoded.
+        dataset: ``input_ids``, ``attention_mask``, ``labels`` and other inputs of the model.
+        num_truncated: Number of rows that were longer than the limit.
+        num_without_labels: Number of rows that had no trained token left and were dropped.
+        sizes: Tokens of each row before truncation.
+        expanded: Number of additional rows, where a conversation became one row for each assistant
+            turn.
+        sampled_from: Number of rows of which ``dataset`` is a sample; None if it has all of them.
     """
 
-    rows: Dataset
-    cut: int = 0
-    untrained: int = 0
-    lengths: list[int] = field(default_factory=list)
+    dataset: Dataset
+    num_truncated: int = 0
+    num_without_labels: int = 0
+    sizes: list[int] = field(default_factory=list)
     expanded: int = 0
-    drawn_from: int | None = None
+    sampled_from: int | None = None
 
     @property
     def num_rows(self) -> int:
         """How many rows there are, those beside the sample included."""
-        return len(self.rows) if self.drawn_from is None else self.drawn_from
+        return len(self.dataset) if self.sampled_from is None else self.sampled_from
 
 
 #: What evaluation keeps of a batch: tensors whose first axis is the row, padded with -100.
-Kept = dict[str, Tensor]
+EvalOutputs = dict[str, Tensor]
 #: The same of all rows, as arrays.
-AllKept = Mapping[str, NDArray[Any]]
+EvalArrays = Mapping[str, NDArray[Any]]
 
 
 class NothingTrainedError(NothingToTrainError):
@@ -60,7 +61,7 @@ class NothingTrainedError(NothingToTrainError):
         encoded: What is known of them, without a row.
     """
 
-    def __init__(self, rows: int, max_length: int | None, encoded: Encoded) -> None:
+    def __init__(self, rows: int, max_length: int | None, encoded: ProcessedDataset) -> None:
         super().__init__(
             f"none of the {rows} rows has a trained token after cutting to {max_length}"
         )
@@ -96,7 +97,8 @@ class Task(ABC):
         best_metric: What the best model is chosen by if the recipe does not say.
         default_loss: The loss if the recipe does not say.
         problem_type: ``config.problem_type`` of a classifier.
-        gives_predictions: Whether evaluation keeps predictions; see :meth:`judged`.
+        gives_predictions: Whether evaluation keeps predictions, so that
+            :meth:`predictions_and_references` can be asked.
         streamed: Whether rows come a few at a time, so that nothing can be asked of all of them.
     """
 
@@ -138,7 +140,7 @@ class Task(ABC):
         """Return the rows with one column a role, checked; the message names bad rows."""
 
     @abstractmethod
-    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+    def fit_labels(self, train: Dataset, validation: Dataset | None) -> None:
         """Take from the selected rows what the task must know, such as label names."""
 
     @abstractmethod
@@ -155,9 +157,9 @@ class Task(ABC):
         """Return what must not stand in both parts, and what both parts shall hold alike."""
 
     @abstractmethod
-    def encode(
+    def preprocess(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-    ) -> Encoded:
+    ) -> ProcessedDataset:
         """Turn selected rows into tokens and labels; rows without answers get no labels."""
 
     @abstractmethod
@@ -188,19 +190,19 @@ class Task(ABC):
         """Return what the user should know of selected training rows."""
         return []
 
-    def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Kept:
+    def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> EvalOutputs:
         """Run the model on a batch and return what evaluation keeps of it."""
-        return self.keep(forward(model, inputs).logits, inputs["labels"])
+        return self.eval_outputs(forward(model, inputs).logits, inputs["labels"])
 
     @abstractmethod
-    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+    def eval_outputs(self, logits: Tensor, labels: Tensor) -> EvalOutputs:
         """Return the few numbers a row that the metrics need, labels among them."""
 
     @abstractmethod
-    def metrics(self, kept: AllKept) -> dict[str, float]:
-        """Return the metrics of all rows from what :meth:`keep` kept."""
+    def metrics(self, outputs: EvalArrays) -> dict[str, float]:
+        """Return the metrics of all rows from what :meth:`eval_outputs` kept."""
 
-    def measure_also(self, metrics: Sequence[Metric]) -> None:
+    def add_metrics(self, metrics: Sequence[Metric]) -> None:
         """Have metrics of other libraries computed beside the task's own.
 
         Args:
@@ -217,25 +219,25 @@ class Task(ABC):
             )
         self.external_metrics = load_metrics(metrics, self.metric_names)
 
-    def all_metrics(self, kept: AllKept) -> dict[str, float]:
+    def all_metrics(self, outputs: EvalArrays) -> dict[str, float]:
         """Return :meth:`metrics` and those of other libraries that were asked for."""
-        metrics = self.metrics(kept)
+        metrics = self.metrics(outputs)
         for external in self.external_metrics:
-            metrics |= external.compute(*self.judged(kept))
+            metrics |= external.compute(*self.predictions_and_references(outputs))
         return metrics
 
-    def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
+    def per_class(self, outputs: EvalArrays) -> dict[str, dict[str, float]]:
         """Return label name -> metrics; empty where the task has no labels."""
         return {}
 
     @abstractmethod
-    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+    def predictions_and_references(self, outputs: EvalArrays) -> tuple[list[Any], list[Any]]:
         """Return predictions and references of all rows, as metrics of other libraries take them.
 
         Only asked of a task that :attr:`gives_predictions`.
         """
 
-    def samples(self, kept: AllKept, number: int) -> list[dict[str, str]]:
+    def samples(self, outputs: EvalArrays, number: int) -> list[dict[str, str]]:
         """Return the first rows with what the model wrote; none where it writes nothing."""
         return []
 
@@ -243,7 +245,7 @@ class Task(ABC):
         """Take the class shares that the model's probabilities will assume; None if unknown."""
         return None
 
-    def calibrate(self, kept: AllKept) -> None:
+    def calibrate(self, outputs: EvalArrays) -> None:
         """Take from the validation rows, after training, what predictions need."""
         return None
 

@@ -30,7 +30,7 @@ from hftune.data.split import Keys, joined_keys
 from hftune.models.structure import num_positions
 from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, unknown_token_id
 from hftune.tasks.inference import generated
-from hftune.tasks.task import Encoded, PredictArguments
+from hftune.tasks.task import PredictArguments, ProcessedDataset
 
 
 class Text2TextGeneration(GenerationTask):
@@ -80,7 +80,7 @@ class Text2TextGeneration(GenerationTask):
             }
         )
 
-    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+    def fit_labels(self, train: Dataset, validation: Dataset | None) -> None:
         """Check the rows; there is nothing else to know of them."""
         self.check(train, "training")
         if validation is not None:
@@ -113,12 +113,12 @@ class Text2TextGeneration(GenerationTask):
             raise RecipeError(
                 [f"data.max_target_length: {asked} is beyond the model's {positions} positions"]
             )
-        self.settle_length(config, asked or MAX_NEW_TOKENS)
+        self.resolve_length(config, asked or MAX_NEW_TOKENS)
         return {}
 
-    def encode(
+    def preprocess(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-    ) -> Encoded:
+    ) -> ProcessedDataset:
         """Tokenize and cut; the end of a target that is cut is not trained; see :class:`Task`."""
         self.tokenizer = tokenizer
         texts = self._sources(rows)
@@ -130,7 +130,7 @@ class Text2TextGeneration(GenerationTask):
         columns = {name: tokens[name] for name in ("input_ids", "attention_mask")}
         if "target" in rows.column_names:
             columns["labels"] = self._labels(rows["target"][:], tokenizer, max_length)
-        return Encoded(Dataset.from_dict(columns), cut=cut, lengths=lengths)
+        return ProcessedDataset(Dataset.from_dict(columns), num_truncated=cut, sizes=lengths)
 
     def _sources(self, rows: Dataset) -> list[str]:
         prefix = self.source_prefix or ""

@@ -30,7 +30,7 @@ from hftune.tasks.class_prior import Prior, as_shares, shares_by_name
 from hftune.tasks.inference import scores
 from hftune.tasks.problem_types import SINGLE_LABEL, make_problem_type, problem_type_of
 from hftune.tasks.problem_types.problem_type import LabelSet, ProblemType, Thresholds
-from hftune.tasks.task import AllKept, Encoded, Kept, PredictArguments, Task
+from hftune.tasks.task import EvalArrays, EvalOutputs, PredictArguments, ProcessedDataset, Task
 
 SHOWN_LABELS = 20
 #: Validation rows of a label from which on its threshold is more than chance, roughly.
@@ -158,20 +158,20 @@ class TextClassification(Task):
         )
 
     def _labels(self, rows: Dataset, column: str) -> Any:
-        self._settle_problem_type(rows, column)
+        self._resolve_problem_type(rows, column)
         feature = rows.features[column]
         if isinstance(feature, ClassLabel):
             self._declared = self._declared or list(feature.names)
         return self.kind.read(rows, column)
 
-    def _settle_problem_type(self, rows: Dataset, column: str) -> None:
+    def _resolve_problem_type(self, rows: Dataset, column: str) -> None:
         if self.problem_type is None:
             named = bool(self.label_names)
             self.problem_type = problem_type_of(rows, column, self.label_separator, named=named)
             if self.problem_type != SINGLE_LABEL:
                 say(f"problem type: {self.problem_type} (say otherwise: model.config.problem_type)")
 
-    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+    def fit_labels(self, train: Dataset, validation: Dataset | None) -> None:
         """Collect the label names, unless they are known already.
 
         Raises:
@@ -213,9 +213,9 @@ class TextClassification(Task):
         groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
         return joined_keys(texts, *groups), self.kind.strata(rows)
 
-    def encode(
+    def preprocess(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-    ) -> Encoded:
+    ) -> ProcessedDataset:
         """Tokenize, cut and encode the labels; see :class:`Task`."""
         pairs = rows["text_pair"][:] if "text_pair" in rows.column_names else None
         tokens = tokenizer(rows["text"][:], pairs, truncation=False, verbose=False)
@@ -226,7 +226,7 @@ class TextClassification(Task):
         columns = dict(tokens)
         if "label" in rows.column_names:
             columns["labels"] = self.kind.encode(rows["label"][:], self.label_names)
-        return Encoded(Dataset.from_dict(columns), cut=cut, lengths=lengths)
+        return ProcessedDataset(Dataset.from_dict(columns), num_truncated=cut, sizes=lengths)
 
     def collator(
         self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
@@ -261,37 +261,37 @@ class TextClassification(Task):
         """Return what the labels' kind remarks; see :class:`Task`."""
         return self.kind.remarks(rows)
 
-    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+    def eval_outputs(self, logits: Tensor, labels: Tensor) -> EvalOutputs:
         """Keep the logits of each row and its labels."""
         return {"scores": logits.float(), "labels": labels}
 
-    def metrics(self, kept: AllKept) -> dict[str, float]:
+    def metrics(self, outputs: EvalArrays) -> dict[str, float]:
         """Return what the problem type measures."""
-        scores = kept["scores"]
-        return self.kind.metrics(scores, kept["labels"], self._known(scores))
+        scores = outputs["scores"]
+        return self.kind.metrics(scores, outputs["labels"], self._known(scores))
 
-    def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
+    def per_class(self, outputs: EvalArrays) -> dict[str, dict[str, float]]:
         """Return precision, recall, F1 and support of each label, and its share if estimated."""
-        scores = kept["scores"]
-        rows = self.kind.per_class(scores, kept["labels"], self._known(scores))
+        scores = outputs["scores"]
+        rows = self.kind.per_class(scores, outputs["labels"], self._known(scores))
         if self._estimates:
             for name, share in zip(self.label_names, self._shares(scores), strict=True):
                 rows[name]["prior"] = float(share)
         return rows
 
-    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+    def predictions_and_references(self, outputs: EvalArrays) -> tuple[list[Any], list[Any]]:
         """Return ids, rows of 0 and 1, or numbers; see :class:`Task`."""
-        scores = kept["scores"]
+        scores = outputs["scores"]
         predicted = self.kind.predicted(scores, self._known(scores))
-        return predicted.tolist(), kept["labels"].tolist()
+        return predicted.tolist(), outputs["labels"].tolist()
 
-    def calibrate(self, kept: AllKept) -> None:
+    def calibrate(self, outputs: EvalArrays) -> None:
         """Find the thresholds that ``best_f1`` asks for."""
         if self.thresholds == "best_f1":
-            scores = self._known(kept["scores"]).corrected(kept["scores"])
-            best = self.kind.best_thresholds(scores, kept["labels"])
+            scores = self._known(outputs["scores"]).corrected(outputs["scores"])
+            best = self.kind.best_thresholds(scores, outputs["labels"])
             self.thresholds = dict(zip(self.label_names, best.tolist(), strict=True))
-            counts = self.kind.counts(kept["labels"], len(self.label_names))
+            counts = self.kind.counts(outputs["labels"], len(self.label_names))
             if few := [n for n, count in zip(self.label_names, counts, strict=True) if count < FEW]:
                 warn(
                     f"fewer than {FEW} validation rows chose the thresholds of {shown(few)}: "
@@ -316,9 +316,9 @@ class TextClassification(Task):
         if len(rows) > JUDGED:
             drawn = np.random.default_rng(0).permutation(len(rows))[:JUDGED]
             rows = rows.select(np.sort(drawn))
-        encoded = self.encode(rows, tokenizer, how.max_length)
+        encoded = self.preprocess(rows, tokenizer, how.max_length)
         collate = self.collator(tokenizer)
-        found = [logits for _, logits in scores(model, encoded.rows, collate, how.batch_size)]
+        found = [logits for _, logits in scores(model, encoded.dataset, collate, how.batch_size)]
         shares = self._shares(torch.stack(found).numpy())
         self.prior = dict(zip(self.label_names, shares.tolist(), strict=True))
         said = ", ".join(f"{name} {share:.1%}" for name, share in self.prior.items())
@@ -355,13 +355,15 @@ class TextClassification(Task):
         how: PredictArguments,
     ) -> list[dict[str, Any]]:
         """Return ``prediction`` and ``scores``; see :class:`Task`."""
-        encoded = self.encode(rows, tokenizer, how.max_length)
-        if encoded.cut:
-            warn(f"cut at {how.max_length} tokens: {encoded.cut} of {len(rows)} rows")
+        encoded = self.preprocess(rows, tokenizer, how.max_length)
+        if encoded.num_truncated:
+            warn(f"cut at {how.max_length} tokens: {encoded.num_truncated} of {len(rows)} rows")
         answers: list[dict[str, Any]] = [{}] * len(rows)
         self.prepare_predictions(model, tokenizer, rows, how)
         known = self._known()
-        for index, logits in scores(model, encoded.rows, self.collator(tokenizer), how.batch_size):
+        for index, logits in scores(
+            model, encoded.dataset, self.collator(tokenizer), how.batch_size
+        ):
             answers[index] = self.kind.answer(logits, known)
         return answers
 

@@ -40,7 +40,7 @@ from hftune.data.shapes import ROLES, select_shape, shape_columns
 from hftune.data.split import Keys, joined_keys
 from hftune.tasks.generation import GenerationTask
 from hftune.tasks.inference import free_positions, generated
-from hftune.tasks.task import Encoded, NothingTrainedError, PredictArguments
+from hftune.tasks.task import NothingTrainedError, PredictArguments, ProcessedDataset
 from hftune.tasks.trained_spans import documents, encode_spans
 
 
@@ -94,7 +94,7 @@ class TextGeneration(GenerationTask):
         selected, self.shape = select_shape(rows, columns, self.system_prompt)
         return selected
 
-    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+    def fit_labels(self, train: Dataset, validation: Dataset | None) -> None:
         """Check the rows and say how they are read; there is nothing else to know of them."""
         self.check(train, "training")
         if validation is not None:
@@ -133,9 +133,9 @@ class TextGeneration(GenerationTask):
         groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
         return joined_keys(questions, *groups), None
 
-    def encode(
+    def preprocess(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-    ) -> Encoded:
+    ) -> ProcessedDataset:
         """Tokenize, mark what is trained, cut from the right; see :class:`Task`.
 
         Plain text is cut into blocks instead, of which all is trained.
@@ -165,7 +165,7 @@ class TextGeneration(GenerationTask):
         if "messages" in rows.column_names and len(lengths) > len(rows):
             expanded = len(lengths) - len(rows)
         untrained = len(lengths) - len(columns["labels"])
-        encoded = Encoded(Dataset.from_dict(columns), cut, untrained, lengths, expanded)
+        encoded = ProcessedDataset(Dataset.from_dict(columns), cut, untrained, lengths, expanded)
         if not columns["labels"]:
             raise NothingTrainedError(len(rows), max_length, encoded)
         return encoded
@@ -234,7 +234,7 @@ class TextGeneration(GenerationTask):
                 f"model.path: {config.model_type} is an encoder with a decoder",
                 hint="take task: text2text-generation",
             )
-        self.settle_length(config)
+        self.resolve_length(config)
         return {}
 
     def questions(self, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,7 +35,7 @@ from hftune.evaluation.tagging import per_tag_metrics, tagging_metrics
 from hftune.losses.loss import aligned, counted, forward
 from hftune.tasks.inference import batches_by_length
 from hftune.tasks.tags import lists_of, ordered_tags, placed_entities
-from hftune.tasks.task import AllKept, Encoded, Kept, PredictArguments, Task
+from hftune.tasks.task import EvalArrays, EvalOutputs, PredictArguments, ProcessedDataset, Task
 from hftune.tasks.words import WORD, tokenize_words
 
 
@@ -113,7 +113,7 @@ class TokenClassification(Task):
                 )
         return tags
 
-    def learn(self, train: Dataset, validation: Dataset | None) -> None:
+    def fit_labels(self, train: Dataset, validation: Dataset | None) -> None:
         """Collect the tags, unless they are known already; say how they are read.
 
         Raises:
@@ -162,9 +162,9 @@ class TokenClassification(Task):
         ]
         return joined_keys(column_keys(rows, "tokens"), *groups), rarest
 
-    def encode(
+    def preprocess(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-    ) -> Encoded:
+    ) -> ProcessedDataset:
         """Tokenize and give each word's tag to its first sub-word; see :class:`Task`.
 
         Rows without words are dropped where there are tags. Words that were cut, or that the
@@ -174,7 +174,7 @@ class TokenClassification(Task):
         columns = {key: list(tokens[key]) for key in tokens if key != "offset_mapping"}
         cut = sum(length > (max_length or math.inf) for length in lengths)
         if "tags" not in rows.column_names:
-            return Encoded(Dataset.from_dict(columns), cut=cut, lengths=lengths)
+            return ProcessedDataset(Dataset.from_dict(columns), num_truncated=cut, sizes=lengths)
         ids = {name: index for index, name in enumerate(self.label_names)}
         columns["labels"] = [
             _labels(len(row), [ids[tag] for tag in tags], first)
@@ -186,7 +186,7 @@ class TokenClassification(Task):
                 f"none of the {len(rows)} rows has a word with a tag after cutting to {max_length}"
             )
         kept = {key: list(itertools.compress(column, trained)) for key, column in columns.items()}
-        return Encoded(Dataset.from_dict(kept), cut, trained.count(False), lengths)
+        return ProcessedDataset(Dataset.from_dict(kept), cut, trained.count(False), lengths)
 
     def collator(
         self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
@@ -214,7 +214,7 @@ class TokenClassification(Task):
         """Return the tags; see :class:`Task`."""
         return self.label_names
 
-    def keep(self, logits: Tensor, labels: Tensor) -> Kept:
+    def eval_outputs(self, logits: Tensor, labels: Tensor) -> EvalOutputs:
         """Keep each row's summed loss, its number of words, and predicted ids beside labels."""
         here = counted(labels)
         losses = F.cross_entropy(*aligned(logits, labels, causal=False), reduction="none")
@@ -228,21 +228,26 @@ class TokenClassification(Task):
             "labels": labels,
         }
 
-    def metrics(self, kept: AllKept) -> dict[str, float]:
+    def metrics(self, outputs: EvalArrays) -> dict[str, float]:
         """Return the loss a word, and how well entities or plain tags are found."""
-        loss = float(kept["loss"].sum(dtype=np.float64) / kept["words"].sum())
-        return {"loss": loss, **tagging_metrics(*self.judged(kept), entities=self.has_entities)}
+        loss = float(outputs["loss"].sum(dtype=np.float64) / outputs["words"].sum())
+        return {
+            "loss": loss,
+            **tagging_metrics(
+                *self.predictions_and_references(outputs), entities=self.has_entities
+            ),
+        }
 
-    def per_class(self, kept: AllKept) -> dict[str, dict[str, float]]:
+    def per_class(self, outputs: EvalArrays) -> dict[str, dict[str, float]]:
         """Return precision, recall, F1 and support of each kind of entity, or each plain tag."""
-        return per_tag_metrics(*self.judged(kept), self.label_names)
+        return per_tag_metrics(*self.predictions_and_references(outputs), self.label_names)
 
-    def judged(self, kept: AllKept) -> tuple[list[Any], list[Any]]:
+    def predictions_and_references(self, outputs: EvalArrays) -> tuple[list[Any], list[Any]]:
         """Return a list of tags a row, as seqeval takes them; see :class:`Task`."""
         names = np.array(self.label_names, dtype=object)
         rows = [
             (names[predicted[labels != -100]].tolist(), names[labels[labels != -100]].tolist())
-            for predicted, labels in zip(kept["predicted"], kept["labels"], strict=True)
+            for predicted, labels in zip(outputs["predicted"], outputs["labels"], strict=True)
         ]
         return [predicted for predicted, _ in rows], [labels for _, labels in rows]
 
@@ -258,7 +263,7 @@ class TokenClassification(Task):
         A word that was cut, or that the tokenizer makes nothing of, has null for both.
         """
         rows = rows.remove_columns("tags") if "tags" in rows.column_names else rows
-        encoded = self.encode(rows, tokenizer, how.max_length).rows
+        encoded = self.preprocess(rows, tokenizer, how.max_length).dataset
         _, firsts, _ = tokenize_words(rows, tokenizer, how.max_length, warns=False)
         collate = self.collator(tokenizer)
         answers: list[dict[str, Any]] = [{}] * len(rows)

@@ -42,12 +42,12 @@ class EncodedText:
     Attributes:
         inputs: What the model takes, tensors of shape ``(1, T)``.
         tokens: The T tokens.
-        cut: How many tokens were beyond the limit.
+        num_truncated: How many tokens were beyond the limit.
     """
 
     inputs: BatchEncoding
     tokens: list[Token]
-    cut: int = 0
+    num_truncated: int = 0
 
 
 def encode_text(
@@ -70,7 +70,9 @@ def encode_text(
         current = {0: "text", 1: "text_pair"}.get(part, current) if part is not None else current
         segments.append(current)
     ids = inputs["input_ids"][0].tolist()
-    return EncodedText(inputs=inputs, tokens=read_tokens(tokenizer, ids, segments), cut=cut)
+    return EncodedText(
+        inputs=inputs, tokens=read_tokens(tokenizer, ids, segments), num_truncated=cut
+    )
 
 
 def encode_prompt(
@@ -106,7 +108,9 @@ def encode_prompt(
         stop = start + len(text.strip())
         if start >= 0:  # else the template rewrote the text
             segments = ["text" if i < stop and j > start else "template" for i, j in offsets]
-    return EncodedText(inputs=inputs, tokens=read_tokens(tokenizer, ids, segments), cut=cut)
+    return EncodedText(
+        inputs=inputs, tokens=read_tokens(tokenizer, ids, segments), num_truncated=cut
+    )
 
 
 def read_tokens(

@@ -87,7 +87,7 @@ def _initialize(plan: Plan, model: Any, missing: Sequence[str]) -> list[str]:
     """Draw new weights as the recipe says; return what was pretrained and is drawn anew."""
 
     def batch() -> dict[str, Any]:
-        rows, collate = plan.train.rows, plan.task.collator(plan.tokenizer, model)
+        rows, collate = plan.train.dataset, plan.task.collator(plan.tokenizer, model)
         made = collate([rows[index] for index in range(min(LSUV_ROWS, len(rows)))])
         if not model.config.is_encoder_decoder:
             made.pop("labels")
@@ -133,7 +133,7 @@ def build_trainer(
         penalty=plan.optimization.penalty_of(model, plan.new_modules),
         weight_noise=plan.regularization.weight_noise_of(model),
         train_dataset=rows if plan.stream is None else plan.stream,
-        eval_dataset=None if plan.validation is None else plan.validation.rows,
+        eval_dataset=None if plan.validation is None else plan.validation.dataset,
         data_collator=plan.task.collator(plan.tokenizer, model),
         processing_class=plan.tokenizer,
         callbacks=[
@@ -151,7 +151,9 @@ def build_trainer(
     )
     if plan.recipe.evaluation.gap and plan.validation is not None:
         number, seed = plan.validation.num_rows, plan.arguments.seed
-        trainer.add_callback(GeneralizationGap(trainer, plan.task, plan.train.rows, number, seed))
+        trainer.add_callback(
+            GeneralizationGap(trainer, plan.task, plan.train.dataset, number, seed)
+        )
     name_layers(trainer.accelerator, model)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

@@ -63,7 +63,7 @@ class Tokens:
     """What frozen layers read of rows.
 
     Args:
-        rows: Encoded.
+        rows: ProcessedDataset.
         model: Takes token types, or does not.
     """
 
@@ -200,7 +200,7 @@ def _kept_states(plan: Plan, trunk: Trunk) -> KeptStates | None:
         for part in parts:
             if part is None:
                 continue
-            tokens = Tokens(part.rows, trunk.base)
+            tokens = Tokens(part.dataset, trunk.base)
             kept = _kept(plan, trunk, tokens, like, weights)
             if kept is None:
                 return None

@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 import hftune
-from hftune.losses.loss import Batch, LabelFacts, aligned, forward
+from hftune.losses.loss import Batch, LabelStats, aligned, forward
 
 
 # Data: any `datasets.Dataset` with a text and a label column.
@@ -52,10 +52,10 @@ class MarginLoss(hftune.Loss):
         self.largest = largest
         self.margins = torch.zeros(0)
 
-    def fit(self, facts: LabelFacts) -> None:
+    def fit(self, stats: LabelStats) -> None:
         """Set the margins from the number of training rows of each class."""
-        super().fit(facts)
-        margins = torch.tensor(facts.counts, dtype=torch.float32).pow(-0.25)
+        super().fit(stats)
+        margins = torch.tensor(stats.counts, dtype=torch.float32).pow(-0.25)
         self.margins = self.largest * margins / margins.max()
 
     def denominator(self, batch: Batch) -> Tensor:

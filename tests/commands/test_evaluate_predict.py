@@ -106,7 +106,7 @@ def test_plain_text_is_measured_in_blocks_and_continued(
     data = {"path": str(file), "block_size": 32}
     run = hftune.train(make_recipe("text-generation", data=data))
     loaded = hftune.load(run.path)
-    assert loaded.facts.task_options["block_size"] == 32
+    assert loaded.metadata.task_options["block_size"] == 32
     metrics = hftune.evaluate(loaded, str(file))
     tokens = sum(len(f"{n} is a number") + 1 for n in range(40))  # bytes, and an EOS each
     blocks = -(-tokens // 32)

@@ -382,6 +382,6 @@ def test_other_tasks_are_refused(classifier: Path, monkeypatch: pytest.MonkeyPat
     import dataclasses
 
     run = hftune.load(classifier)
-    run.facts = dataclasses.replace(run.facts, task="fill-mask")
+    run.metadata = dataclasses.replace(run.metadata, task="fill-mask")
     with pytest.raises(HftuneError, match="not for fill-mask"):
         hftune.explain(run, "a")

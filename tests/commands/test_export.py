@@ -70,7 +70,7 @@ def test_one_run(method: Any, trained: Callable[..., Run], tmp_path: Path) -> No
     model = AutoModelForSequenceClassification.from_pretrained(plain.path)
     assert not isinstance(model, PeftModel)
     torch.testing.assert_close(logits(model), logits(run.model), atol=1e-5, rtol=1e-5)
-    assert model.config.id2label == dict(enumerate(run.facts.label_names))
+    assert model.config.id2label == dict(enumerate(run.metadata.label_names))
     card = (plain.path / "README.md").read_text()
     assert "AutoModelForSequenceClassification.from_pretrained" in card
     assert "library_name: transformers" in card
@@ -98,7 +98,7 @@ def test_a_run_on_4_bits_goes_into_the_whole_weights(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     run = hftune.train(make_recipe("text-generation", QUICK, method={"name": "qlora", "r": 2}))
-    base = AutoModelForCausalLM.from_pretrained(run.facts.base_model)
+    base = AutoModelForCausalLM.from_pretrained(run.metadata.base_model)
     expected = logits(PeftModel.from_pretrained(base, str(run.model_path)))
     plain = hftune.export(run.path, tmp_path / "plain")
     assert "trained on quantized weights" in capsys.readouterr().err
@@ -156,7 +156,7 @@ def test_runs_of_any_methods_add_up(trained: Callable[..., Run], tmp_path: Path)
     for name, value in load_file(both.path / "model.safetensors").items():
         torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2, msg=name)
     assert "- 0.5 of `" in (both.path / "README.md").read_text()
-    assert both.facts.method == "full and lora"
+    assert both.metadata.method == "full and lora"
     data = runs[0].recipe.data.path
     assert isinstance(data, str)
     assert hftune.evaluate(both, data)["eval_samples"] == 60
@@ -200,7 +200,7 @@ def test_runs_that_do_not_go_together(trained: Callable[..., Run], tmp_path: Pat
         hftune.export([first, second], tmp_path / "x")
     for field, value in {"base_model": "me/other", "task": "token-classification"}.items():
         other = Run(second.path)
-        other.facts = dataclasses.replace(first.facts, **{field: value})
+        other.metadata = dataclasses.replace(first.metadata, **{field: value})
         with pytest.raises(HftuneError, match=f"have another {field.replace('_', ' ')}: "):
             hftune.export([first, other], tmp_path / "x")
 

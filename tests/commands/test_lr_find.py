@@ -67,7 +67,7 @@ def test_losses_are_those_of_a_plain_loop(make_recipe: Callable[..., Recipe]) ->
     model, expected = build_model(plan).train(), []
     collate = plan.task.collator(plan.tokenizer)
     for step in range(11):
-        rows = [plan.train.rows[(8 * step + i) % 56] for i in range(8)]
+        rows = [plan.train.dataset[(8 * step + i) % 56] for i in range(8)]
         batch = collate(rows)
         loss = torch.nn.functional.cross_entropy(
             model(**{k: v for k, v in batch.items() if k != "labels"}).logits, batch["labels"]

@@ -58,14 +58,14 @@ def test_several_labels(make_recipe: Callable[..., Any], several: Path, method: 
     assert set(run.metrics["eval_per_class"]) == set(COLOURS)
 
     loaded = hftune.load(run.path)
-    thresholds = loaded.facts.task_options["thresholds"]
+    thresholds = loaded.metadata.task_options["thresholds"]
     assert thresholds == {
         name: pytest.approx(row["threshold"]) for name, row in run.metrics["eval_per_class"].items()
     }
     predicted = hftune.predict(loaded, str(several))
     for row in predicted:
         above = [
-            name for name in loaded.facts.label_names if row["scores"][name] >= thresholds[name]
+            name for name in loaded.metadata.label_names if row["scores"][name] >= thresholds[name]
         ]
         assert row["prediction"] == above
     assert hftune.evaluate(loaded, str(several))["eval_samples"] == 80
@@ -121,7 +121,7 @@ def test_thresholds_of_classes(
     )
     run = hftune.train(recipe)
     loaded = hftune.load(run.path)
-    thresholds = loaded.facts.task_options["thresholds"]
+    thresholds = loaded.metadata.task_options["thresholds"]
     assert sum(thresholds.values()) == pytest.approx(1)
     assert thresholds["rare"] < 0.4
     assert run.metrics["eval_per_class"]["rare"]["threshold"] == thresholds["rare"]
@@ -141,10 +141,10 @@ def test_thresholds_of_classes(
         auto = AutoPeftModelForSequenceClassification
     plain = auto.from_pretrained(str(run.model_path), num_labels=2).eval()
     batch = run.tokenizer(predicted["text"][:8], padding=True, return_tensors="pt")
-    cuts = torch.tensor([thresholds[name] for name in loaded.facts.label_names])
+    cuts = torch.tensor([thresholds[name] for name in loaded.metadata.label_names])
     with torch.no_grad():
         ids = (plain(**batch).logits - cuts.log()).argmax(-1).tolist()
-    assert [loaded.facts.label_names[i] for i in ids] == predicted["prediction"][:8]
+    assert [loaded.metadata.label_names[i] for i in ids] == predicted["prediction"][:8]
 
 
 @pytest.mark.parametrize(

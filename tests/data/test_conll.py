@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from hftune import HftuneError
-from hftune.data.load_rows import load_part
+from hftune.data.load_rows import load_split
 
 
 def read(tmp_path: Path, text: str, name: str = "rows.conll") -> dict[str, list[list[str]]]:
     (tmp_path / name).write_bytes(text.encode())
-    return load_part(str(tmp_path / name)).to_dict()
+    return load_split(str(tmp_path / name)).to_dict()
 
 
 @pytest.mark.parametrize("suffix", ["conll", "bio", "iob"])
@@ -66,4 +66,4 @@ def test_broken_files(tmp_path: Path, text: str, message: str) -> None:
 def test_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "latin.conll").write_bytes("a O\nä O\n".encode("latin1"))
     with pytest.raises(HftuneError, match="not UTF-8 at byte 4"):
-        load_part(str(tmp_path / "latin.conll"))
+        load_split(str(tmp_path / "latin.conll"))

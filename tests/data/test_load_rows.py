@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 
 from hftune.core.errors import HftuneError
 from hftune.data import docstrings
-from hftune.data.load_rows import load_part, load_parts
+from hftune.data.load_rows import load_split, load_splits
 from hftune.data.source_files import source_files
 
 Write = Callable[[str, str | bytes], str]
@@ -38,13 +38,13 @@ def jsonl(rows: list[dict[str, Any]]) -> str:
 
 
 def read(path: Any) -> list[dict[str, Any]]:
-    return load_part(path).to_list()
+    return load_split(path).to_list()
 
 
 def refusal(path: Any) -> str:
     """Return the message, without the folder that differs from run to run."""
     with pytest.raises(HftuneError, match=r".") as caught:
-        load_part(path)
+        load_split(path)
     first = path[-1] if isinstance(path, list) else path
     return str(caught.value).replace(f"{Path(first).parent}/", "")
 
@@ -137,11 +137,11 @@ def test_list_whose_files_name_the_keys_in_another_order(write: Write) -> None:
 
 def test_saved_dataset(tmp_path: Path) -> None:
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
-    train, validation = load_parts(str(tmp_path / "saved"))
+    train, validation = load_splits(str(tmp_path / "saved"))
     assert train.to_list() == ROWS
     assert validation is None
     with pytest.raises(HftuneError, match=r"data\.split: .*saved has no splits"):
-        load_parts(str(tmp_path / "saved"), split="train")
+        load_splits(str(tmp_path / "saved"), split="train")
 
 
 @pytest.fixture
@@ -166,27 +166,27 @@ def saved_parts(tmp_path: Path) -> str:
 def test_saved_splits(
     saved_parts: str, validation: str | None, split: str | None, expected: tuple[str, str | None]
 ) -> None:
-    train, held_out = load_parts(saved_parts, validation, split=split)
+    train, held_out = load_splits(saved_parts, validation, split=split)
     found = train["text"][0], None if held_out is None else held_out["text"][0]
     assert found == expected
 
 
 def test_one_part_of_saved_splits(saved_parts: str) -> None:
-    assert load_part(saved_parts)["text"][:] == ["test"]
-    assert load_part(saved_parts, "extra")["text"][:] == ["extra"]
+    assert load_split(saved_parts)["text"][:] == ["test"]
+    assert load_split(saved_parts, "extra")["text"][:] == ["extra"]
 
 
 def test_validation_from_a_file(write: Write, saved_parts: str) -> None:
     held_out = write("held.jsonl", jsonl([{"text": "held"}]))
     for path in (write("a.jsonl", jsonl(ROWS)), saved_parts):
-        assert load_parts(path, held_out)[1].to_list() == [{"text": "held"}]
-        assert load_parts(path, [held_out, held_out])[1].num_rows == 2
+        assert load_splits(path, held_out)[1].to_list() == [{"text": "held"}]
+        assert load_splits(path, [held_out, held_out])[1].num_rows == 2
 
 
 def test_demo_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"signature": "def f()", "summary": "Do it.", "package": "p"}]
     monkeypatch.setattr(docstrings, "docstring_rows", lambda: rows)
-    (row,) = load_part("demo:docstrings").to_list()
+    (row,) = load_split("demo:docstrings").to_list()
     question, answer = row.pop("messages")
     assert (row.pop("tokens"), row.pop("tags")) == (["def", "f", "(", ")"], ["O"] * 4)
     assert row == rows[0]
@@ -207,7 +207,7 @@ def test_missing_file_names_its_neighbours(write: Write, tmp_path: Path) -> None
     names = "dev.jsonl, notes.txt, train.csv"
     assert refusal(missing) == f"trian.csv: no such file\nfiles in {tmp_path}: {names}"
     with pytest.raises(HftuneError, match=r"the folder .*/nowhere does not exist either"):
-        load_part(str(tmp_path / "nowhere" / "a.csv"))
+        load_split(str(tmp_path / "nowhere" / "a.csv"))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -226,14 +226,14 @@ def test_saved_part_without_rows(tmp_path: Path) -> None:
     parts = {"train": Dataset.from_list(ROWS), "test": Dataset.from_dict({"text": []})}
     DatasetDict(parts).save_to_disk(tmp_path / "parts")
     with pytest.raises(HftuneError, match=r"parts"):
-        load_part(str(tmp_path / "parts"))
+        load_split(str(tmp_path / "parts"))
 
 
 @pytest.mark.parametrize("content", ["\ufeff", "\n", "\r\n\r\n", "text,label"])
 def test_csv_without_a_line_of_cells(write: Write, content: str) -> None:
     path = write("a.csv", content)
     with pytest.raises(HftuneError, match=r"a\.csv: "):
-        load_part(path)
+        load_split(path)
 
 
 def test_glob_without_match(tmp_path: Path) -> None:
@@ -311,13 +311,13 @@ def test_differing_columns(write: Write) -> None:
     paths = [write("a.csv", "x,y\n1,2\n"), write("b.csv", "x,z\n1,2\n")]
     expected = f"b.csv: columns ['x', 'z'] differ from ['x', 'y'] of {paths[0]}"
     with pytest.raises(HftuneError, match=re.escape(expected)):
-        load_part(paths)
+        load_split(paths)
 
 
 def test_differing_types_across_files(write: Write) -> None:
     paths = [write("a.csv", "y\n1\n"), write("b.jsonl", '{"y": 1}\n')]
     with pytest.raises(HftuneError, match=r"b\.jsonl and .*a\.csv: column types differ: 'y'"):
-        load_part(paths)
+        load_split(paths)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_mixed_types_name_their_lines(write: Write, second: str, kinds: str) -> 
 def test_value_that_no_table_holds(write: Write, value: str) -> None:
     path = write("a.jsonl", f'{{"a": {value}}}\n')
     with pytest.raises(HftuneError, match=r"a\.jsonl: column 'a'"):
-        load_part(path)
+        load_split(path)
 
 
 def test_unknown_suffix(write: Write) -> None:
@@ -355,7 +355,7 @@ def test_unknown_suffix(write: Write) -> None:
 def test_unknown_demo() -> None:
     expected = "demo:docstring: unknown demo data; known: demo:docstrings"
     with pytest.raises(HftuneError, match=f"^{expected}$"):
-        load_part("demo:docstring")
+        load_split("demo:docstring")
 
 
 @pytest.mark.parametrize("other", ["demo:docstrings", "no/such.txt", "some/hub-id"])
@@ -363,19 +363,19 @@ def test_unknown_demo() -> None:
 def test_list_holds_files_alone(write: Write, other: str, with_file: bool) -> None:
     paths = [write("a.csv", "x\n1\n"), other] if with_file else [other]
     with pytest.raises(HftuneError, match=re.escape(other)):
-        load_part(paths)
+        load_split(paths)
 
 
 def test_unknown_split(saved_parts: str) -> None:
     splits = "splits: train, validation, test, extra"
     with pytest.raises(HftuneError, match=rf"data\.split: .*parts has no 'trian'; {splits}"):
-        load_parts(saved_parts, split="trian")
+        load_splits(saved_parts, split="trian")
     with pytest.raises(HftuneError, match=rf"split: .*parts has no 'dev'; {splits}"):
-        load_part(saved_parts, "dev")
+        load_split(saved_parts, "dev")
 
 
 def test_neither_file_nor_folder_nor_on_the_hub() -> None:
     with pytest.raises(
         HftuneError, match=r"^none/such: no file, no folder, and not readable from the Hub: "
     ):
-        load_part("none/such")
+        load_split("none/such")

@@ -16,7 +16,7 @@ from hftune.core.errors import HftuneError
 from hftune.data import arrow, readers
 from hftune.data import source_files as files
 from hftune.data.arrow import mapped, write_arrow
-from hftune.data.load_rows import load_part, load_parts
+from hftune.data.load_rows import load_split, load_splits
 from hftune.data.source_files import read_files
 
 ROWS = [{"text": "NA", "label": "007"}, {"text": "grün, 😀", "label": "2024-01-01"}]
@@ -44,7 +44,7 @@ def write(path: Path, content: str | bytes) -> str:
 
 def refusal(path: Any, **options: Any) -> str:
     with pytest.raises(HftuneError, match=r".") as caught:
-        load_parts(path, **options)
+        load_splits(path, **options)
     folder = Path(path[-1] if isinstance(path, list) else path).parent
     return str(caught.value).replace(f"{folder}/", "")
 
@@ -58,12 +58,12 @@ def test_every_kind_gives_the_same_rows(
     if large:
         monkeypatch.setattr(files, "CACHED_BYTES", 0)
     path = write(tmp_path / f"a{suffix}{compressed}", CONTENTS[suffix])
-    assert load_part(path).to_list() == ROWS
+    assert load_split(path).to_list() == ROWS
 
 
 def test_json_object_of_columns(tmp_path: Path) -> None:
     columns = {"text": ["a", "b"], "label": [1, 2]}
-    rows = load_part(write(tmp_path / "a.json", json.dumps(columns)))
+    rows = load_split(write(tmp_path / "a.json", json.dumps(columns)))
     assert rows.to_dict() == columns
 
 
@@ -103,7 +103,7 @@ def test_broken_json(tmp_path: Path, content: str, message: str) -> None:
 def test_txt(tmp_path: Path, sample_by: str | None, texts: list[str], newline: str) -> None:
     content = "\ufeffone\n two\n\n\nthree\nfour\n".replace("\n", newline)
     path = write(tmp_path / "a.txt", content)
-    assert load_parts(path, sample_by=sample_by)[0]["text"][:] == texts
+    assert load_splits(path, sample_by=sample_by)[0]["text"][:] == texts
 
 
 def test_sample_by_needs_txt(tmp_path: Path) -> None:
@@ -143,19 +143,19 @@ def test_folder(tmp_path: Path) -> None:
     write(tmp_path / "c.jsonl.gz", json.dumps({"text": "c"}))
     write(tmp_path / "README.md", "# Card")
     write(tmp_path / ".hidden", "")
-    assert load_part(str(tmp_path))["text"][:] == ["a", "b", "c"]
+    assert load_split(str(tmp_path))["text"][:] == ["a", "b", "c"]
 
 
 def test_folder_of_splits(tmp_path: Path) -> None:
     names = ["test", "train-00000-of-00002", "train-00001-of-00002", "validation"]
     for name in names:
         write(tmp_path / f"{name}.csv", f"text\n{name}\n")
-    train, validation = load_parts(str(tmp_path))
+    train, validation = load_splits(str(tmp_path))
     assert train["text"][:] == names[1:3]
     assert validation is not None
     assert validation["text"][:] == ["validation"]
-    assert load_part(str(tmp_path))["text"][:] == ["test"]
-    assert load_parts(str(tmp_path), "test", split="train[1:]")[0]["text"][:] == names[2:3]
+    assert load_split(str(tmp_path))["text"][:] == ["test"]
+    assert load_splits(str(tmp_path), "test", split="train[1:]")[0]["text"][:] == names[2:3]
     write(tmp_path / "more.csv", "text\nx\n")
     assert "beside others: more.csv" in refusal(str(tmp_path))
 
@@ -198,8 +198,8 @@ def test_files_whose_schemas_disagree(tmp_path: Path) -> None:
 def test_slices_are_those_of_datasets(tmp_path: Path, spec: str) -> None:
     path = write(tmp_path / "a.csv", "text\n" + "".join(f"row {i}\n" for i in range(57)))
     expected = datasets.load_dataset("csv", data_files=path, split=spec, cache_dir=tmp_path / "hf")
-    assert load_parts(path, split=spec)[0]["text"][:] == expected["text"][:]
-    rows, held_out = load_parts(path, spec, split="train[:5]")
+    assert load_splits(path, split=spec)[0]["text"][:] == expected["text"][:]
+    rows, held_out = load_splits(path, spec, split="train[:5]")
     assert held_out is not None
     assert held_out["text"][:] == expected["text"][:]
     assert len(rows) == 5
@@ -232,7 +232,7 @@ def test_name_and_revision_need_the_hub(tmp_path: Path, key: str) -> None:
         ("demo:docstrings", "demo data"),
     ):
         with pytest.raises(HftuneError, match=rf"data\.{key}: .* is {kind}; only Hub data sets"):
-            load_parts(path, **{key: "x"})
+            load_splits(path, **{key: "x"})
 
 
 # The cache
@@ -243,15 +243,15 @@ def test_cached_rows_follow_the_content(
 ) -> None:
     monkeypatch.setattr(files, "CACHED_BYTES", 0)
     path = write(tmp_path / "a.jsonl", '{"text": "one"}\n')
-    assert load_part(path)["text"][:] == ["one"]
+    assert load_split(path)["text"][:] == ["one"]
     assert len(list((cache / "rows").iterdir())) == 1
     monkeypatch.setattr(readers, "check_utf8", lambda source: pytest.fail("read twice"))
-    assert load_part(path)["text"][:] == ["one"]
+    assert load_split(path)["text"][:] == ["one"]
     monkeypatch.undo()
     monkeypatch.setenv("HFTUNE_CACHE", str(cache))
     monkeypatch.setattr(files, "CACHED_BYTES", 0)
     write(tmp_path / "a.jsonl", '{"text": "two"}\n')
-    assert load_part(path)["text"][:] == ["two"]
+    assert load_split(path)["text"][:] == ["two"]
 
 
 def test_broken_file_leaves_nothing_in_the_cache(
@@ -276,13 +276,13 @@ def test_schema_that_grows_from_batch_to_batch(
         {"x": 3, "m": None},
     ]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    whole = load_part(path).to_list()
+    whole = load_split(path).to_list()
     for size in (1, 2, 3):
         monkeypatch.setattr(files, "CACHED_BYTES", 0)
         monkeypatch.setattr(readers, "BATCH", size)
         monkeypatch.setattr(readers, "READERS_VERSION", 1000 + size)
         monkeypatch.setattr(files, "READERS_VERSION", 1000 + size)
-        assert load_part(path).to_list() == whole
+        assert load_split(path).to_list() == whole
     assert whole[2]["late"] == "2024-01-01"
     assert [row["x"] for row in whole] == [None, 1.0, 2.5, 3.0]
 
@@ -302,10 +302,10 @@ def test_parquet_keeps_its_class_names(tmp_path: Path, monkeypatch: pytest.Monke
     given = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     given.to_parquet(tmp_path / "a.parquet")
     assert pq.read_schema(tmp_path / "a.parquet").metadata
-    assert load_part(str(tmp_path / "a.parquet")).features == features
+    assert load_split(str(tmp_path / "a.parquet")).features == features
 
 
-@pytest.mark.parametrize("read", [load_part, lambda path: load_parts(path)[0]])
+@pytest.mark.parametrize("read", [load_split, lambda path: load_splits(path)[0]])
 def test_large_csv_with_long_quoted_cells(
     tmp_path: Path, read: Callable[[str], datasets.Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from hftune.distillation.section import DistillationSection
 from hftune.distillation.teacher import Answer, Teacher, taught
 from hftune.losses.bce_with_logits import BceWithLogits
 from hftune.losses.cross_entropy import CrossEntropy
-from hftune.losses.loss import ROW, Batch, LabelFacts, Loss
+from hftune.losses.loss import ROW, Batch, LabelStats, Loss
 from hftune.losses.regression import MeanSquaredError
 from tests.losses.given import Given
 
@@ -39,7 +39,7 @@ def loss_of(
 ) -> Distillation:
     section = DistillationSection(teacher="t", **options)
     loss = Distillation(task_loss, section, Said(said))
-    loss.fit(LabelFacts(classes=CLASSES, counts=[4, 2, 2], rows=8, problem_type=problem_type))
+    loss.fit(LabelStats(classes=CLASSES, counts=[4, 2, 2], rows=8, problem_type=problem_type))
     return loss
 
 

@@ -158,7 +158,7 @@ def test_it_teaches_rows_without_labels(make_recipe: Make, tmp_path: Path) -> No
         )
     )
     rows = training_rows(plan)
-    assert len(rows) == len(plan.train.rows) + 3
+    assert len(rows) == len(plan.train.dataset) + 3
     assert rows["labels"][:][-3:] == [-100] * 3
 
 

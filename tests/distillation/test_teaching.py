@@ -198,7 +198,7 @@ def test_several_teachers_and_labels_in_another_order(
         distillation={"teacher": [first, str(second.path)], "temperature": 1.0},
     )
     plan = taught_plan(recipe)
-    assert plan.task.label_names == hftune.load(first).facts.label_names != names
+    assert plan.task.label_names == hftune.load(first).metadata.label_names != names
     batch = first_batch(plan)
     answer = plan.loss.teacher.answer(batch)  # type: ignore[attr-defined]
     shares = answer.logits.softmax(-1).mean(0)
@@ -267,7 +267,7 @@ def test_other_labels_are_taught_too(
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = hftune.train(make_recipe(data=str(path), training={"output_dir": str(tmp_path / "t")}))
-    assert run.facts.task_options["problem_type"] == kind
+    assert run.metadata.task_options["problem_type"] == kind
     for row in rows[::2]:
         row["label"] = None
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -275,7 +275,7 @@ def test_other_labels_are_taught_too(
     plan = taught_plan(recipe)
     assert plan.task.problem_type == kind
     assert plan.unlabelled is not None
-    batch = first_batch(plan, slice(len(plan.train.rows) - 4, len(plan.train.rows) + 4))
+    batch = first_batch(plan, slice(len(plan.train.dataset) - 4, len(plan.train.dataset) + 4))
     cells = 3 if several else 1
     assert plan.loss.denominator(batch).tolist() == [8 * cells, 4 * cells]
     total, _ = plan.loss.total(run.model, batch)

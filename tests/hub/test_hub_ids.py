@@ -16,13 +16,13 @@ ASK = """
 import json, sys
 from transformers import AutoModel
 import hftune
-from hftune.data.load_rows import load_parts
+from hftune.data.load_rows import load_splits
 from hftune.models.load import load_config, load_tokenizer, load_weights
 for line in sys.stdin:
     case = json.loads(line)
     try:
         if "data" in case:
-            answer = len(load_parts(case["data"], revision=case.get("revision"))[0])
+            answer = len(load_splits(case["data"], revision=case.get("revision"))[0])
         else:
             load_config(case["model"], {}, case.get("revision"))
             load_tokenizer(case["model"], case.get("revision"))

@@ -25,15 +25,15 @@ from transformers import (
 
 from hftune.hub.model_card import model_card
 from hftune.models.pooling import pool_by_mean
-from hftune.models.save import ModelFacts, save_model
+from hftune.models.save import ModelMetadata, save_model
 from tests.hub.adapters import lora_classifier
 
 LABELS = ['say "hi"', "naïve", "c"]
-FACTS = ModelFacts(
+FACTS = ModelMetadata(
     task="text-classification", base_model="org/base", method="full", label_names=LABELS,
     max_length=64,
 )  # fmt: skip
-GENERATION = ModelFacts(task="text-generation", base_model="demo:smollm2", method="lora")
+GENERATION = ModelMetadata(task="text-generation", base_model="demo:smollm2", method="lora")
 SIZE: dict[str, Any] = {
     "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 24, "max_position_embeddings": 66, "pad_token_id": 0, "num_labels": 3,
@@ -87,13 +87,13 @@ def run(card: str, folder: Path) -> tuple[Tensor, Any]:
 
 
 @pytest.mark.parametrize("adapter", [True, False])
-@pytest.mark.parametrize("facts", [FACTS, GENERATION])
-def test_header_and_code(facts: ModelFacts, adapter: bool) -> None:
-    card = model_card(facts, {}, adapter=adapter)
+@pytest.mark.parametrize("metadata", [FACTS, GENERATION])
+def test_header_and_code(metadata: ModelMetadata, adapter: bool) -> None:
+    card = model_card(metadata, {}, adapter=adapter)
     meta = header(card)
     assert meta["library_name"] == ("peft" if adapter else "transformers")
-    assert meta["pipeline_tag"] == facts.task
-    assert meta["tags"] == ["hftune", facts.method]
+    assert meta["pipeline_tag"] == metadata.task
+    assert meta["tags"] == ["hftune", metadata.method]
     (block,) = code(card)
     compile(block, "README.md", "exec")
     assert ("AutoPeftModelFor" in block) == adapter
@@ -139,10 +139,10 @@ def test_mean_pooling_as_the_card_writes_it(tmp_path: Path, tiny_encoder: Path, 
     model = AutoModelForSequenceClassification.from_config(CONFIGS[name]).eval()
     for parameter in model.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))
-    facts = dataclasses.replace(FACTS, classifier_pooling="mean")
-    card = model_card(facts, {}, adapter=False)
+    metadata = dataclasses.replace(FACTS, classifier_pooling="mean")
+    card = model_card(metadata, {}, adapter=False)
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    save_model(tmp_path / "model", model, tokenizer, facts, card)
+    save_model(tmp_path / "model", model, tokenizer, metadata, card)
     plain = model(**batch()).logits
     pool_by_mean(model)
     logits, _ = run((tmp_path / "model" / "README.md").read_text(), tmp_path / "model")
@@ -153,10 +153,10 @@ def test_mean_pooling_as_the_card_writes_it(tmp_path: Path, tiny_encoder: Path, 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_adapter_as_the_card_loads_it(tmp_path: Path, tiny_encoder: Path, pooling: str) -> None:
     model = lora_classifier(tiny_encoder, pooling)
-    facts = dataclasses.replace(FACTS, base_model=str(tiny_encoder), classifier_pooling=pooling)
+    metadata = dataclasses.replace(FACTS, base_model=str(tiny_encoder), classifier_pooling=pooling)
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    card = model_card(facts, {}, adapter=True)
-    save_model(tmp_path / "model", model, tokenizer, facts, card)
+    card = model_card(metadata, {}, adapter=True)
+    save_model(tmp_path / "model", model, tokenizer, metadata, card)
     logits, loaded = run(card, tmp_path / "model")
     with torch.no_grad():
         torch.testing.assert_close(logits, model(**batch()).logits)

@@ -18,27 +18,29 @@ from transformers import (
 
 from hftune.core.errors import RunError
 from hftune.hub.reload_check import _plain_environment, check_round_trip
-from hftune.models.save import ModelFacts, save_model
+from hftune.models.save import ModelMetadata, save_model
 from tests.hub.adapters import lora_classifier
 
 LABELS = ["red", "green", "blue"]
 
 
-def adapter(tiny_encoder: Path, folder: Path, pooling: str = "cls") -> tuple[ModelFacts, Any, Any]:
+def adapter(
+    tiny_encoder: Path, folder: Path, pooling: str = "cls"
+) -> tuple[ModelMetadata, Any, Any]:
     model = lora_classifier(tiny_encoder, pooling)
-    facts = ModelFacts(
+    metadata = ModelMetadata(
         task="text-classification", base_model=str(tiny_encoder), method="lora", label_names=LABELS,
         classifier_pooling=pooling,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    save_model(folder, model, tokenizer, facts, "")
-    return facts, model, tokenizer
+    save_model(folder, model, tokenizer, metadata, "")
+    return metadata, model, tokenizer
 
 
 @pytest.mark.parametrize("pooling", ["cls", pytest.param("mean", marks=pytest.mark.slow)])
 def test_adapter(tmp_path: Path, tiny_encoder: Path, pooling: str) -> None:
-    facts, model, tokenizer = adapter(tiny_encoder, tmp_path / "model", pooling)
-    check_round_trip(tmp_path / "model", facts, model, tokenizer, adapter=True)
+    metadata, model, tokenizer = adapter(tiny_encoder, tmp_path / "model", pooling)
+    check_round_trip(tmp_path / "model", metadata, model, tokenizer, adapter=True)
 
 
 @pytest.mark.slow
@@ -52,9 +54,9 @@ def test_models_that_write(
     base = tiny_decoder if task == "text-generation" else tiny_seq2seq
     model = auto.from_pretrained(base).eval()
     tokenizer = AutoTokenizer.from_pretrained(base)
-    facts = ModelFacts(task=task, base_model="me/base")
-    save_model(tmp_path / "model", model, tokenizer, facts, "")
-    check_round_trip(tmp_path / "model", facts, model, tokenizer, adapter=False)
+    metadata = ModelMetadata(task=task, base_model="me/base")
+    save_model(tmp_path / "model", model, tokenizer, metadata, "")
+    check_round_trip(tmp_path / "model", metadata, model, tokenizer, adapter=False)
 
 
 def change_weight(folder: Path) -> None:
@@ -92,15 +94,15 @@ def lose_base(folder: Path) -> None:
     ],
 )
 def test_damage_is_found(tmp_path: Path, tiny_encoder: Path, damage: Any, message: str) -> None:
-    facts, model, tokenizer = adapter(tiny_encoder, tmp_path / "model")
+    metadata, model, tokenizer = adapter(tiny_encoder, tmp_path / "model")
     damage(tmp_path / "model")
     with pytest.raises(RunError, match=message):
-        check_round_trip(tmp_path / "model", facts, model, tokenizer, adapter=True)
+        check_round_trip(tmp_path / "model", metadata, model, tokenizer, adapter=True)
 
 
 @pytest.mark.slow
 def test_other_base_is_found(tmp_path: Path, tiny_encoder: Path) -> None:
-    facts, model, tokenizer = adapter(tiny_encoder, tmp_path / "model")
+    metadata, model, tokenizer = adapter(tiny_encoder, tmp_path / "model")
     other = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
     with torch.no_grad():
         other.bert.embeddings.word_embeddings.weight.mul_(1.001)
@@ -108,7 +110,7 @@ def test_other_base_is_found(tmp_path: Path, tiny_encoder: Path) -> None:
     config = tmp_path / "model" / "adapter_config.json"
     config.write_text(config.read_text().replace(str(tiny_encoder), str(tmp_path / "other")))
     with pytest.raises(RunError, match="other logits") as error:
-        check_round_trip(tmp_path / "model", facts, model, tokenizer, adapter=True)
+        check_round_trip(tmp_path / "model", metadata, model, tokenizer, adapter=True)
     assert "does it hold the weights" in str(error.value.hint)
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from hftune.core.errors import HftuneError
 from hftune.hub.model_card import model_card
 from hftune.hub.staging import Staged, stage
-from hftune.models.save import ModelFacts, read_facts, save_model
+from hftune.models.save import ModelMetadata, read_metadata, save_model
 from hftune.recipe.recipe import Recipe
 
 LABELS = ["red", "green", "blue"]
@@ -27,7 +27,7 @@ def run(tmp_path: Path, tiny_encoder: Path) -> Path:
     folder = tmp_path / "Some One" / "run"
     base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
     model = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
-    facts = ModelFacts(
+    metadata = ModelMetadata(
         task="text-classification", base_model=str(tiny_encoder), method="lora", label_names=LABELS
     )
     recipe = Recipe(
@@ -36,9 +36,9 @@ def run(tmp_path: Path, tiny_encoder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     (folder / "metrics.json").write_text('{"eval_loss": 0.5}')
-    card = model_card(facts, {"eval_loss": 0.5}, adapter=True)
+    card = model_card(metadata, {"eval_loss": 0.5}, adapter=True)
     save_model(
-        folder / "model", model, AutoTokenizer.from_pretrained(tiny_encoder), facts, card
+        folder / "model", model, AutoTokenizer.from_pretrained(tiny_encoder), metadata, card
     )  # fmt: skip
     (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (folder / "log.jsonl").touch()
@@ -46,11 +46,11 @@ def run(tmp_path: Path, tiny_encoder: Path) -> Path:
 
 
 def staged(run: Path, tmp_path: Path, **options: Any) -> Staged:
-    facts = read_facts(run / "model")
-    assert facts is not None
+    metadata = read_metadata(run / "model")
+    assert metadata is not None
     into = tmp_path / "staged"
     into.mkdir()
-    return stage(run / "model", facts, into, **{"repo": "me/x", "base": "me/base", **options})
+    return stage(run / "model", metadata, into, **{"repo": "me/x", "base": "me/base", **options})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -105,8 +105,8 @@ def test_what_the_files_say(run: Path, tmp_path: Path) -> None:
     config = json.loads((result.folder / "adapter_config.json").read_text())
     original = json.loads((run / "model" / "adapter_config.json").read_text())
     assert config == {**original, "base_model_name_or_path": "me/base", "revision": None}
-    assert result.facts.base_model == "me/base"
-    assert read_facts(result.folder) == result.facts
+    assert result.metadata.base_model == "me/base"
+    assert read_metadata(result.folder) == result.metadata
     recipe = Recipe.load(result.folder / "recipe.yaml")
     assert recipe.model.path == "me/base"
     assert recipe.data.path == "rows.csv"
@@ -120,10 +120,10 @@ def test_card_written_by_hand_keeps_its_words(run: Path, tmp_path: Path) -> None
 
 def test_model_folder_alone(run: Path, tmp_path: Path) -> None:
     (run / "model").rename(tmp_path / "moved")
-    facts = read_facts(tmp_path / "moved")
-    assert facts is not None
+    metadata = read_metadata(tmp_path / "moved")
+    assert metadata is not None
     (tmp_path / "staged").mkdir()
-    result = stage(tmp_path / "moved", facts, tmp_path / "staged", repo="me/x", base="me/base")
+    result = stage(tmp_path / "moved", metadata, tmp_path / "staged", repo="me/x", base="me/base")
     assert not {"recipe.yaml", "metrics.json"} & set(result.sizes)
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from hftune.core.errors import HftuneError, RunError
 from hftune.hub.staging import Staged
 from hftune.hub.upload import Target, check_fits, check_target, send
-from hftune.models.save import ModelFacts
+from hftune.models.save import ModelMetadata
 from tests.hub.hub_server import DROPPED, FINE_TOKEN, OTHER_TOKEN, READ_TOKEN, HubServer
 
 # The client hands a file over in a way that httpx2 has deprecated.
@@ -30,8 +30,8 @@ def fill(folder: Path, files: dict[str, bytes]) -> Staged:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     sizes = {name: len(content) for name, content in files.items()}
-    facts = ModelFacts(task="text-generation", base_model="me/base")
-    return Staged(folder=folder, sizes=sizes, left_out=[], facts=facts, adapter=False)
+    metadata = ModelMetadata(task="text-generation", base_model="me/base")
+    return Staged(folder=folder, sizes=sizes, left_out=[], metadata=metadata, adapter=False)
 
 
 @pytest.mark.parametrize("public", [False, True])

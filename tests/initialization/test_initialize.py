@@ -139,7 +139,7 @@ def test_lsuv_on_the_first_rows(make_recipe: Make) -> None:
     for name, part in model.named_modules():
         if isinstance(part, nn.Linear) and name.startswith(("bert.encoder.layer.1.", "classifier")):
             part.register_forward_hook(remember(name))
-    rows = [plan.train.rows[index] for index in range(LSUV_ROWS)]
+    rows = [plan.train.dataset[index] for index in range(LSUV_ROWS)]
     batch = plan.task.collator(plan.tokenizer, model)(rows)
     with torch.no_grad():
         model.eval()(**{key: value for key, value in batch.items() if key != "labels"})

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
 from hftune.losses.bce_with_logits import BceWithLogits
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 from tests.losses.given import Given
 
-FACTS = LabelFacts(classes=["a", "b", "c"], counts=[2, 8, 0], rows=10)
+FACTS = LabelStats(classes=["a", "b", "c"], counts=[2, 8, 0], rows=10)
 
 
 def fitted(pos_weight: Any = None) -> BceWithLogits:
@@ -83,6 +83,6 @@ def test_bad_weights(weight: Any, message: str) -> None:
 
 
 def test_label_smoothing_is_refused() -> None:
-    facts = LabelFacts(classes=["a"], counts=[1], rows=2, label_smoothing=0.1)
+    stats = LabelStats(classes=["a"], counts=[1], rows=2, label_smoothing=0.1)
     with pytest.raises(HftuneError, match="label_smoothing_factor"):
-        BceWithLogits().fit(facts)
+        BceWithLogits().fit(stats)

@@ -14,7 +14,7 @@ from hftune.losses import chunked_head as of_head
 from hftune.losses.chunked_head import summed_at_labels
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.losses.focal import Focal
-from hftune.losses.loss import LabelFacts, Loss, aligned, forward
+from hftune.losses.loss import LabelStats, Loss, aligned, forward
 
 WORDS = 100
 FIELDS = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -73,7 +73,7 @@ def make(name: str) -> Any:
 
 def make_loss(name: str) -> Any:
     loss = LOSSES[name]()
-    loss.fit(LabelFacts(classes=[str(word) for word in range(WORDS)], counts=[1] * WORDS,
+    loss.fit(LabelStats(classes=[str(word) for word in range(WORDS)], counts=[1] * WORDS,
                         causal=True, label_smoothing=0.1 * (name == "smoothed")))  # fmt: skip
     return loss
 

@@ -9,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from hftune.core.errors import HftuneError
 from hftune.losses.class_weights import ClassWeights, class_weight_tensor
 from hftune.losses.cross_entropy import CrossEntropy
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 
 CLASSES = ["a", "b", "c", "d"]
 
@@ -50,7 +50,7 @@ def test_names_and_lists() -> None:
 )
 def test_refused(weights: ClassWeights, message: str) -> None:
     with pytest.raises(HftuneError, match=message):
-        CrossEntropy(class_weights=weights).fit(LabelFacts(classes=CLASSES, counts=[1] * 4))
+        CrossEntropy(class_weights=weights).fit(LabelStats(classes=CLASSES, counts=[1] * 4))
 
 
 @pytest.mark.parametrize("counts", [(30, 20, 10), (1, 1, 998)])

@@ -9,7 +9,7 @@ from torch import Tensor
 from hftune.core.errors import HftuneError
 from hftune.losses.class_weights import ClassWeights
 from hftune.losses.cross_entropy import CrossEntropy
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 from tests.losses.given import Given
 
 CLASSES = ["a", "b", "c", "d"]
@@ -47,7 +47,7 @@ def run(
     """Return loss, total and gradient."""
     loss = CrossEntropy(class_weights=weights)
     causal = labels.dim() == 2
-    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4, label_smoothing=smoothing, causal=causal))
+    loss.fit(LabelStats(classes=CLASSES, counts=[1] * 4, label_smoothing=smoothing, causal=causal))
     model = Given(logits)
     batch = {"labels": labels, "input_ids": torch.zeros(1)}
     total, outputs = loss.total(model, batch)
@@ -90,7 +90,7 @@ def test_equals_torch(kind: str, weights: list[float] | None, smoothing: float) 
 def test_parts_add_up(labels: Tensor, weights: list[float] | None) -> None:
     logits = normal(*labels.shape, 4)
     loss = CrossEntropy(class_weights=weights)
-    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4, label_smoothing=0.2))
+    loss.fit(LabelStats(classes=CLASSES, counts=[1] * 4, label_smoothing=0.2))
 
     def both(rows: slice) -> Tensor:
         batch = {"labels": labels[rows]}
@@ -126,7 +126,7 @@ def test_blank_batch_counts_nothing(shape: tuple[int, ...]) -> None:
     labels = torch.full(shape, -100)
     model = Given(normal(*shape, 4))
     loss = CrossEntropy(class_weights=WEIGHTS)
-    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4))
+    loss.fit(LabelStats(classes=CLASSES, counts=[1] * 4))
     total, _ = loss.total(model, {"labels": labels})
     total.backward()
     assert loss.denominator({"labels": labels}) == 0
@@ -137,17 +137,17 @@ def test_blank_batch_counts_nothing(shape: tuple[int, ...]) -> None:
 def test_denominator_is_the_summed_weight() -> None:
     labels = torch.tensor([1, 1, 0, -100, 3])
     loss = CrossEntropy()
-    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4))
+    loss.fit(LabelStats(classes=CLASSES, counts=[1] * 4))
     assert loss.denominator({"labels": labels}).item() == 4
     loss = CrossEntropy(class_weights=WEIGHTS)
-    loss.fit(LabelFacts(classes=CLASSES, counts=[1] * 4))
+    loss.fit(LabelStats(classes=CLASSES, counts=[1] * 4))
     assert loss.denominator({"labels": labels}).item() == 2 + 2 + 0.5 + 0
 
 
 def test_logit_adjustment_adds_the_log_shares() -> None:
     logits, labels = normal(6, 4), torch.tensor([0, 1, 2, 3, 0, -100])
     loss = CrossEntropy(logit_adjustment=0.7)
-    loss.fit(LabelFacts(classes=CLASSES, counts=[60, 30, 10, 0]))
+    loss.fit(LabelStats(classes=CLASSES, counts=[60, 30, 10, 0]))
     batch = {"labels": labels}
     mean = loss.total(Given(logits), batch)[0] / loss.denominator(batch)
     shares = torch.tensor([60, 30, 10, 1], dtype=torch.float64) / 101  # as if one row had the last
@@ -169,7 +169,7 @@ def test_prior_is_what_a_model_without_inputs_learns(options: dict, expected: li
     """Logits that are parameters, fitted to 6, 3 and 1 rows, say the shares that the loss tells."""
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])
     loss = CrossEntropy(**options)
-    loss.fit(LabelFacts(classes=["a", "b", "c"], counts=[6, 3, 1]))
+    loss.fit(LabelStats(classes=["a", "b", "c"], counts=[6, 3, 1]))
     told = loss.prior()
     assert told is not None
     torch.testing.assert_close(told.double(), torch.tensor(expected).double() / sum(expected))
@@ -189,5 +189,5 @@ def test_prior_is_what_a_model_without_inputs_learns(options: dict, expected: li
 def test_beta_without_effective_number_is_refused() -> None:
     with pytest.raises(HftuneError, match="effective_number"):
         CrossEntropy(class_weights="balanced", beta=0.9).fit(
-            LabelFacts(classes=CLASSES, counts=[1] * 4)
+            LabelStats(classes=CLASSES, counts=[1] * 4)
         )

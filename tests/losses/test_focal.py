@@ -12,12 +12,12 @@ from torch import Tensor
 from hftune.core.errors import HftuneError
 from hftune.core.registry import MULTI_LABEL
 from hftune.losses.focal import Focal, binary_focal_loss, focal_loss
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 from tests.losses.given import Given
 
 WEIGHTS = [0.5, 2.0, 1.0]
-FACTS = LabelFacts(classes=["a", "b", "c"], counts=[6, 3, 1], rows=10)
-SEVERAL = LabelFacts(classes=["a", "b", "c"], counts=[6, 3, 1], rows=10, problem_type=MULTI_LABEL)
+FACTS = LabelStats(classes=["a", "b", "c"], counts=[6, 3, 1], rows=10)
+SEVERAL = LabelStats(classes=["a", "b", "c"], counts=[6, 3, 1], rows=10, problem_type=MULTI_LABEL)
 LABELS = torch.tensor([0, 1, 2, 1, -100])
 CELLS = torch.tensor([[1.0, 0, 0], [0, 1, math.nan], [0, 0, 0], [1, 1, 1], [math.nan] * 3])
 
@@ -87,21 +87,21 @@ def test_far_logits_have_finite_gradients(gamma: float) -> None:
 def test_positions_of_a_language_model(logits: Tensor) -> None:
     labels = torch.tensor([[9, 0, -100, 2, 1]])
     loss = Focal(gamma=2.0)
-    loss.fit(LabelFacts(classes=["a", "b", "c"], counts=[1, 1, 1], causal=True))
+    loss.fit(LabelStats(classes=["a", "b", "c"], counts=[1, 1, 1], causal=True))
     expected = focal_loss(logits[[0, 2, 3]], torch.tensor([0, 2, 1]), 2.0).mean()
     torch.testing.assert_close(mean(loss, logits[None], labels), expected)
 
 
 @pytest.mark.parametrize(
-    ("options", "facts", "message"),
+    ("options", "stats", "message"),
     [
         ({"class_weights": "balanced"}, SEVERAL, "loss.class_weights: classes do not compete"),
         ({"pos_weight": "balanced"}, FACTS, "loss.pos_weight: it weighs the positives"),
         ({"pos_weight": [1.0, -1.0, 1.0]}, SEVERAL, "above zero"),
         ({"class_weights": {"z": 1.0}}, FACTS, "unknown labels z"),
-        ({}, LabelFacts(classes=["a"], counts=[1], label_smoothing=0.1), "label_smoothing_factor"),
+        ({}, LabelStats(classes=["a"], counts=[1], label_smoothing=0.1), "label_smoothing_factor"),
     ],
 )
-def test_refused(options: dict[str, Any], facts: LabelFacts, message: str) -> None:
+def test_refused(options: dict[str, Any], stats: LabelStats, message: str) -> None:
     with pytest.raises(HftuneError, match=message):
-        Focal(**options).fit(facts)
+        Focal(**options).fit(stats)

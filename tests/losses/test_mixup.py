@@ -22,7 +22,7 @@ from transformers import (
 from hftune import HftuneError
 from hftune.core.errors import RunError
 from hftune.losses.cross_entropy import CrossEntropy
-from hftune.losses.loss import LabelFacts, forward
+from hftune.losses.loss import LabelStats, forward
 from hftune.losses.mixup import CutMix, Mixup, Pairs, edges, mixed_embeddings, soft_labels
 
 SIZES = {
@@ -63,7 +63,7 @@ def given(kind: type[Mixup], share: list[float], **options: Any) -> Mixup:
             return Pairs(PARTNER[: len(labels)], whole, np.random.default_rng(0))
 
     loss: Mixup = Given(**options)
-    loss.fit(LabelFacts(classes=["a", "b", "c"], counts=[10, 4, 1], label_smoothing=0.1))
+    loss.fit(LabelStats(classes=["a", "b", "c"], counts=[10, 4, 1], label_smoothing=0.1))
     return loss
 
 
@@ -74,7 +74,7 @@ def test_a_share_of_one_is_the_row_and_so_is_none_of_a_text(family: str) -> None
     if family == "llama":
         del inputs["token_type_ids"]
     plain = CrossEntropy(class_weights="balanced")
-    plain.fit(LabelFacts(classes=["a", "b", "c"], counts=[10, 4, 1], label_smoothing=0.1))
+    plain.fit(LabelStats(classes=["a", "b", "c"], counts=[10, 4, 1], label_smoothing=0.1))
     logits = forward(model, inputs).logits
     expected, _ = plain.total(model, inputs)
     for share in (1.0, 0.0):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 from hftune.losses.ordinal import Ordinal, cumulative_log_loss
 from tests.losses.given import Given
 
@@ -56,7 +56,7 @@ def test_far_logits_have_finite_gradients() -> None:
 def test_weights(logits: Tensor) -> None:
     weights = [1.0, 0.5, 2.0, 1.0, 0.0]
     loss = Ordinal(class_weights=weights)
-    loss.fit(LabelFacts(classes=list("12345"), counts=[1] * 5))
+    loss.fit(LabelStats(classes=list("12345"), counts=[1] * 5))
     batch = {"labels": LABELS}
     mean = loss.total(Given(logits), batch)[0] / loss.denominator(batch)
     each = torch.tensor(weights, dtype=torch.float64)[LABELS]
@@ -65,13 +65,13 @@ def test_weights(logits: Tensor) -> None:
 
 
 def test_the_order_is_known_or_asked_for() -> None:
-    Ordinal().fit(LabelFacts(classes=["-1", "0", "2.5"], counts=[1] * 3))
-    Ordinal().fit(LabelFacts(classes=["poor", "fair", "good"], counts=[1] * 3, listed=True))
+    Ordinal().fit(LabelStats(classes=["-1", "0", "2.5"], counts=[1] * 3))
+    Ordinal().fit(LabelStats(classes=["poor", "fair", "good"], counts=[1] * 3, listed=True))
     with pytest.raises(HftuneError, match="needs the order") as caught:
-        Ordinal().fit(LabelFacts(classes=["fair", "good", "poor"], counts=[1] * 3))
+        Ordinal().fit(LabelStats(classes=["fair", "good", "poor"], counts=[1] * 3))
     assert "data.label_names" in str(caught.value.hint)
 
 
 def test_label_smoothing_is_refused() -> None:
     with pytest.raises(HftuneError, match="label_smoothing_factor"):
-        Ordinal().fit(LabelFacts(classes=["1", "2"], counts=[1, 1], label_smoothing=0.1))
+        Ordinal().fit(LabelStats(classes=["1", "2"], counts=[1, 1], label_smoothing=0.1))

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 
 from hftune.core.errors import HftuneError
 from hftune.losses.cross_entropy import CrossEntropy
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 from hftune.losses.r_drop import RDrop, divergence
 from tests.losses.given import Given
 
@@ -40,7 +40,7 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def fitted(causal: bool = False, **options: Any) -> RDrop:
     loss = RDrop(**options)
-    loss.fit(LabelFacts(classes=["a", "b", "c"], counts=[1] * 3, causal=causal))
+    loss.fit(LabelStats(classes=["a", "b", "c"], counts=[1] * 3, causal=causal))
     return loss
 
 
@@ -69,7 +69,7 @@ def test_equal_draws_are_cross_entropy() -> None:
     batch = {"labels": labels, "input_ids": torch.arange(4)}
     total, _ = fitted(alpha=3.0).total(TwoDraws(logits, logits), batch)
     plain = CrossEntropy()
-    plain.fit(LabelFacts(classes=["a", "b", "c"], counts=[1] * 3))
+    plain.fit(LabelStats(classes=["a", "b", "c"], counts=[1] * 3))
     torch.testing.assert_close(total, plain.total(Given(logits), batch)[0])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hftune.core.errors import HftuneError
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 from hftune.losses.regression import Huber, MeanAbsoluteError, MeanSquaredError, Regression
 from tests.losses.given import Given
 
@@ -50,4 +50,4 @@ def test_a_row_without_number_counts_nothing(loss: Regression) -> None:
 
 def test_label_smoothing_is_refused() -> None:
     with pytest.raises(HftuneError, match="label_smoothing_factor"):
-        MeanAbsoluteError().fit(LabelFacts(classes=[], counts=[], label_smoothing=0.1))
+        MeanAbsoluteError().fit(LabelStats(classes=[], counts=[], label_smoothing=0.1))

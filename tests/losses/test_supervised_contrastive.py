@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, T5Config
 
 from hftune.core.errors import HftuneError
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 from hftune.losses.supervised_contrastive import SupervisedContrastive, contrastive_loss
 
 
@@ -60,7 +60,7 @@ def test_beside_cross_entropy(share: float) -> None:
     batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 0, -100, 1])}
     weights = [1.0, 3.0, 1.0]
     loss = SupervisedContrastive(contrastive_weight=share, class_weights=weights)
-    loss.fit(LabelFacts(classes=["a", "b", "c"], counts=[1] * 3))
+    loss.fit(LabelStats(classes=["a", "b", "c"], counts=[1] * 3))
     total, outputs = loss.total(model, batch)
 
     kept, labels = [0, 1, 2, 4], torch.tensor([0, 1, 0, 1])

@@ -138,7 +138,7 @@ def test_the_pull_towards_orthogonality_is_that_of_peft(
     options = {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1, "orth_reg_weight": 2.0}
     plan = prepare(make_recipe("text-generation", method={"name": "adalora", **options}))
     model = build_model(plan)
-    batch = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(4)])
+    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(4)])
     with_penalty = model(**batch).loss
     model.peft_config["default"].orth_reg_weight = 1e-12
     without = model(**batch).loss

@@ -60,7 +60,7 @@ def test_a_run_starts_at_the_base_and_trains_adapters(
 ) -> None:
     plan = prepare(make_recipe(task, method={"name": "bottleneck", "placement": placement}))
     model = build_model(plan)
-    rows = plan.task.collator(plan.tokenizer, model)([plan.train.rows[i] for i in range(4)])
+    rows = plan.task.collator(plan.tokenizer, model)([plan.train.dataset[i] for i in range(4)])
     with torch.no_grad(), model.disable_adapter():
         expected = model.eval()(**rows).logits
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_quantized_bases(
     adapted = build_model(plan)
     layers = [module for module in adapted.modules() if isinstance(module, BottleneckLayer)]
     assert {type(layer.base_layer).__name__ for layer in layers} <= {"Linear4bit", "Linear8bitLt"}
-    rows = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(4)])
+    rows = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(4)])
     with torch.no_grad():
         started = adapted.eval()(**rows).logits
         with adapted.disable_adapter():
@@ -107,7 +107,7 @@ def test_the_lines_of_the_card_load_it(make_recipe: Callable[..., Recipe]) -> No
     assert "import hftune.methods.bottleneck  # tells PEFT of the type" in card
     assert "`KeyError: 'BOTTLENECK'`" in card
     model = run.model.eval().float()
-    check_round_trip(run.model_path, run.facts, model, run.tokenizer, adapter=True)
+    check_round_trip(run.model_path, run.metadata, model, run.tokenizer, adapter=True)
     again = hftune.load(run.path)
     rows = again.tokenizer(["alpha red", "beta blue one"], padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_the_lines_of_the_card_load_it(make_recipe: Callable[..., Recipe]) -> No
 
 def test_the_card_of_another_method_has_no_such_line() -> None:
     from hftune.hub.model_card import model_card
-    from hftune.models.save import ModelFacts
+    from hftune.models.save import ModelMetadata
 
-    facts = ModelFacts(task="text-generation", base_model="x", method="lora")
-    assert "hftune.methods" not in model_card(facts, {}, adapter=True)
+    metadata = ModelMetadata(task="text-generation", base_model="x", method="lora")
+    assert "hftune.methods" not in model_card(metadata, {}, adapter=True)

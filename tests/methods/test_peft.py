@@ -67,7 +67,7 @@ def test_trains_only_its_own_and_survives_saving(
 
     save_model(tmp_path / "model", model, plan.tokenizer, model_facts(plan), "")
     reloaded = load_finetuned(tmp_path / "model", model_facts(plan), plan.task.auto_model)
-    batch = plan.task.collator(plan.tokenizer, model)([plan.train.rows[i] for i in range(4)])
+    batch = plan.task.collator(plan.tokenizer, model)([plan.train.dataset[i] for i in range(4)])
     batch.pop("labels")
     model.eval()
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_variants_of_lora_start_at_the_base(
     option = {variant: True} if variant in flags else {"init_lora_weights": variant}
     plan = prepare(make_recipe("text-generation", method={"name": "lora", "r": 4, **option}))
     base = prepare(make_recipe("text-generation", method="full"))
-    batch = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(4)])
+    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(4)])
     batch.pop("labels")
     with torch.no_grad():
         expected = build_model(base).eval()(**batch).logits

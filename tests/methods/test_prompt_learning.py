@@ -81,7 +81,7 @@ def gradient(name: str, make_recipe: Callable[..., Recipe]) -> torch.Tensor:
     """The gradient of the virtual tokens' embedding."""
     plan = prepare(make_recipe(method={"name": name, "num_virtual_tokens": N}))
     model = build_model(plan).eval()
-    batch = plan.task.collator(plan.tokenizer, model)([plan.train.rows[i] for i in range(4)])
+    batch = plan.task.collator(plan.tokenizer, model)([plan.train.dataset[i] for i in range(4)])
     model(**batch).loss.backward()
     weight = next(value for key, value in model.named_parameters() if "prompt_encoder" in key)
     assert weight.grad is not None

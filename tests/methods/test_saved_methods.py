@@ -99,11 +99,11 @@ def test_on_another_base(name: str, runs: Runs, others: dict[str, Path], tmp_pat
     saved = runs(name)
     copy = tmp_path / name
     shutil.copytree(saved.folder / "model", copy)
-    facts = json.loads((copy / "hftune.json").read_text())
-    other = str(others[facts["task"]])
-    (copy / "hftune.json").write_text(json.dumps({**facts, "base_model": other}))
+    metadata = json.loads((copy / "hftune.json").read_text())
+    other = str(others[metadata["task"]])
+    (copy / "hftune.json").write_text(json.dumps({**metadata, "base_model": other}))
     if not ROWS[name].saves_adapter:
-        assert facts["base_fingerprint"] is None
+        assert metadata["base_fingerprint"] is None
         same(text_logits(hftune.load(copy).model, hftune.load(copy).tokenizer)[1], saved.logits)
         return
     with pytest.raises(HftuneError, match="was trained on other weights than") as raised:

@@ -149,11 +149,11 @@ def test_chat_knows_an_adapter_of_hftune_by_its_folder(
     training = {"eval_strategy": "no", "save_strategy": "no", "max_steps": 1}
     run = hftune.train(make_recipe("text-generation", training, method="lora"))
     load_language_model(str(run.model_path))
-    facts = json.loads((run.model_path / "hftune.json").read_text())
-    name = next(iter(facts["base_fingerprint"]))
-    shape = facts["base_fingerprint"][name].split()[0]
-    facts["base_fingerprint"][name] = f"{shape} {'41200000' * 4}"
-    with_facts(run, base_fingerprint=facts["base_fingerprint"])
+    metadata = json.loads((run.model_path / "hftune.json").read_text())
+    name = next(iter(metadata["base_fingerprint"]))
+    shape = metadata["base_fingerprint"][name].split()[0]
+    metadata["base_fingerprint"][name] = f"{shape} {'41200000' * 4}"
+    with_facts(run, base_fingerprint=metadata["base_fingerprint"])
     for loading in (
         lambda: load_language_model(str(run.model_path)),
         lambda: hftune.chat(run.path),

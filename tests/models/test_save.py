@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from hftune.models.save import ModelFacts, read_facts, save_model
+from hftune.models.save import ModelMetadata, read_metadata, save_model
 
-FACTS = ModelFacts(
+FACTS = ModelMetadata(
     task="text-classification",
     base_model="some/base",
     base_revision="main",
@@ -44,7 +44,7 @@ def test_round_trip(tmp_path: Path, model: Any, tokenizer: Any) -> None:
     save_model(folder, model, tokenizer, FACTS, "# card\n")
     assert list(folder.parent.iterdir()) == [folder]
     assert (folder / "README.md").read_text() == "# card\n"
-    assert read_facts(folder) == FACTS
+    assert read_metadata(folder) == FACTS
     loaded = AutoModel.from_pretrained(folder).state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded[name], tensor)
@@ -53,9 +53,9 @@ def test_round_trip(tmp_path: Path, model: Any, tokenizer: Any) -> None:
 
 
 def test_facts_have_defaults(tmp_path: Path, model: Any, tokenizer: Any) -> None:
-    facts = ModelFacts(task="text-generation", base_model="b")
-    save_model(tmp_path / "model", model, tokenizer, facts, "")
-    assert read_facts(tmp_path / "model") == facts
+    metadata = ModelMetadata(task="text-generation", base_model="b")
+    save_model(tmp_path / "model", model, tokenizer, metadata, "")
+    assert read_metadata(tmp_path / "model") == metadata
 
 
 def test_replaces_the_old_folder(tmp_path: Path, model: Any, tokenizer: Any) -> None:
@@ -73,7 +73,7 @@ def test_replaces_the_old_folder(tmp_path: Path, model: Any, tokenizer: Any) -> 
 
 
 @pytest.mark.parametrize("existed", [False, True])
-@pytest.mark.parametrize("part", ["weights", "tokenizer", "facts", "card", "rename"])
+@pytest.mark.parametrize("part", ["weights", "tokenizer", "metadata", "card", "rename"])
 def test_crash_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, tokenizer: Any, part: str,
     existed: bool,
@@ -96,7 +96,7 @@ def test_crash_leaves_what_was_there(
     where = {
         "weights": (type(model), "save_pretrained"),
         "tokenizer": (type(tokenizer), "save_pretrained"),
-        "facts": ("hftune.models.save.atomic_write_json",),
+        "metadata": ("hftune.models.save.atomic_write_json",),
         "card": ("hftune.models.save.atomic_write",),
         "rename": (),
     }[part]
@@ -112,4 +112,4 @@ def test_crash_leaves_what_was_there(
 
 
 def test_folder_of_others_has_no_facts(tmp_path: Path) -> None:
-    assert read_facts(tmp_path) is None
+    assert read_metadata(tmp_path) is None

@@ -117,7 +117,7 @@ def test_tokens_that_no_text_holds_keep_their_embeddings(
     table = model.get_input_embeddings().weight
     start = table.detach().clone()
     build_trainer(plan, model).train()
-    seen = {token for row in plan.train.rows["input_ids"] for token in row}
+    seen = {token for row in plan.train.dataset["input_ids"] for token in row}
     moved = (table != start).any(dim=1).nonzero().flatten().tolist()
     assert moved
     assert set(moved) <= seen

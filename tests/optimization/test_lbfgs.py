@@ -44,7 +44,7 @@ def test_a_head_reaches_the_optimum(make_recipe: Callable[..., Recipe], mixed_la
     plan = prepare(recipe)
     model = build_model(plan)
     build_trainer(plan, model).train()
-    batch = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(40)])
+    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(40)])
     labels = batch.pop("labels")
     with torch.no_grad():
         probabilities = model.eval()(**batch).logits.softmax(-1)

@@ -14,7 +14,7 @@ import hftune
 from hftune import HftuneError, Recipe
 from hftune.losses.chunked_head import whole_logits
 from hftune.losses.cross_entropy import CrossEntropy
-from hftune.losses.loss import LabelFacts
+from hftune.losses.loss import LabelStats
 from hftune.regularization.adversarial import Adversarial, shift
 from hftune.training.build import build_model, build_trainer
 from hftune.training.plan.prepare import prepare
@@ -26,7 +26,7 @@ def bench(recipe: Recipe, rows: int = 6) -> tuple[Any, dict[str, Tensor], Advers
     """Return a model in float64, a batch of it, and the recipe's loss."""
     plan = prepare(recipe)
     model: Any = build_model(plan).double()
-    batch: Any = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(rows)])
+    batch: Any = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(rows)])
     assert isinstance(plan.loss, Adversarial)
     return model, dict(batch), plan.loss
 
@@ -103,7 +103,7 @@ def test_the_gradient_does_not_depend_on_the_split(
     plan = prepare(recipe)
     model: Any = build_model(plan).double()
     trainer = build_trainer(plan, model)
-    rows = [plan.train.rows[index] for index in range(8)]
+    rows = [plan.train.dataset[index] for index in range(8)]
 
     def gradient(size: int) -> Tensor:
         groups = [rows[start : start + size] for start in range(0, 8, size)]
@@ -147,9 +147,9 @@ def test_evaluation_is_plain_and_two_stacks_are_refused(
 
 def test_the_class_shares_are_those_of_the_labels_loss() -> None:
     loss = Adversarial(CrossEntropy(logit_adjustment=1.0), 1.0)
-    loss.fit(LabelFacts(classes=["a", "b"], counts=[3, 1]))
+    loss.fit(LabelStats(classes=["a", "b"], counts=[3, 1]))
     alone = CrossEntropy(logit_adjustment=1.0)
-    alone.fit(LabelFacts(classes=["a", "b"], counts=[3, 1]))
+    alone.fit(LabelStats(classes=["a", "b"], counts=[3, 1]))
     mine, theirs = loss.prior(), alone.prior()
     assert mine is not None
     assert theirs is not None

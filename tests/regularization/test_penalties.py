@@ -66,7 +66,7 @@ def test_gradients_are_equal_in_every_split(make_recipe: Callable[..., Recipe]) 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    rows = [plan.train.rows[3 * index] for index in range(8)]
+    rows = [plan.train.dataset[3 * index] for index in range(8)]
 
     def gradients(sizes: tuple[int, ...]) -> dict[str, torch.Tensor]:
         model.zero_grad()

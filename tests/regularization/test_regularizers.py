@@ -39,7 +39,7 @@ def start(recipe: Recipe, rows: int = 8) -> tuple[Any, dict[str, Tensor], Tensor
     """The model as a run begins with it, in float64, and its first rows."""
     plan = prepare(recipe)
     model: Any = build_model(plan).double()
-    batch = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(rows)])
+    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(rows)])
     return model, batch, batch.pop("labels")
 
 
@@ -272,7 +272,7 @@ def test_evaluation_reports_the_plain_loss(make_recipe: Callable[..., Recipe]) -
     run = hftune.train(recipe)
     said = json.loads((run.path / "metrics.json").read_text())["eval_loss"]
     plan = prepare(make_recipe(training={"output_dir": str(run.path.parent / "other")}))
-    batch = plan.task.collator(plan.tokenizer)([*plan.validation.rows])  # type: ignore[union-attr]
+    batch = plan.task.collator(plan.tokenizer)([*plan.validation.dataset])  # type: ignore[union-attr]
     labels = batch.pop("labels")
     with torch.no_grad():
         loss = nn.functional.cross_entropy(run.model(**batch).logits, labels)

@@ -78,7 +78,7 @@ def by_hand(recipe: Recipe, rho: float, *, adaptive: bool, clip: float) -> dict[
     model: Any = build_model(plan).double().train()
     parameters = list(model.parameters())
     for step in range(STEPS):
-        rows = [plan.train.rows[step * ROWS + i] for i in range(ROWS)]
+        rows = [plan.train.dataset[step * ROWS + i] for i in range(ROWS)]
         batch = plan.task.collator(plan.tokenizer)(rows)
         labels = batch.pop("labels")
 

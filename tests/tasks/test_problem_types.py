@@ -150,7 +150,7 @@ def test_numbers_that_do_not_vary() -> None:
     task = TextClassification(problem_type=NUMBER)
     rows = Dataset.from_dict({"text": ["a", "b"], "label": ["2.5", "2.5"]})
     with pytest.raises(HftuneError, match=r"every target is 2\.5"):
-        task.learn(task.select(rows, COLUMNS), None)
+        task.fit_labels(task.select(rows, COLUMNS), None)
 
 
 def test_encoding_counts_and_strata() -> None:
@@ -215,7 +215,7 @@ def test_the_highest_probability_over_threshold_wins() -> None:
     assert [answer["prediction"] for answer in told] == ["c", "a", "b"]
     assert told[0]["score"] == pytest.approx(0.2)  # of what is given, not the highest
     kept = {"scores": logits.numpy(), "labels": np.array([2, 0, 0])}
-    assert task.judged(kept) == ([2, 0, 1], [2, 0, 0])
+    assert task.predictions_and_references(kept) == ([2, 0, 1], [2, 0, 0])
     figures, plain = task.metrics(kept), TextClassification(["a", "b", "c"], problem_type=SINGLE)
     assert figures["accuracy"] == pytest.approx(2 / 3)
     assert figures["loss"] == plain.metrics(kept)["loss"]
@@ -260,7 +260,7 @@ def test_a_prior_corrects_all_but_the_loss() -> None:
 def test_a_prior_goes_with_one_label_a_text() -> None:
     task = TextClassification(problem_type=MULTI, prior="uniform")
     with pytest.raises(HftuneError, match=r"evaluation\.prior: it goes with one label a text"):
-        task.learn(Dataset.from_dict({"label": [["a"], ["b"]]}), None)
+        task.fit_labels(Dataset.from_dict({"label": [["a"], ["b"]]}), None)
 
 
 @pytest.mark.parametrize("kind", [SINGLE, MULTI])

@@ -39,13 +39,13 @@ def parts(request: Any, seq2seq_models: dict[str, Path]) -> tuple[Any, Any, Any]
 
 
 def batch_of(task: Any, model: Any, tokenizer: Any, rows: list[dict[str, str]] = ROWS) -> Any:
-    encoded = task.encode(Dataset.from_list(rows), tokenizer, None).rows
+    encoded = task.preprocess(Dataset.from_list(rows), tokenizer, None).dataset
     return task.collator(tokenizer, model)(list(encoded))
 
 
 def test_loss_is_the_models_own(parts: tuple[Any, Any, Any]) -> None:
     task, model, _ = parts
-    task.settle_length(model.config)
+    task.resolve_length(model.config)
     batch = batch_of(*parts)
     with torch.no_grad():
         kept = task.evaluation_step(model, batch)
@@ -66,7 +66,7 @@ def test_padding_changes_no_row(parts: tuple[Any, Any, Any]) -> None:
 def test_blank_rows_count_nothing(parts: tuple[Any, Any, Any]) -> None:
     task, model, tokenizer = parts
     task.generation = None
-    encoded = task.encode(Dataset.from_list(ROWS), tokenizer, None).rows
+    encoded = task.preprocess(Dataset.from_list(ROWS), tokenizer, None).dataset
     batch = task.collator(tokenizer, model)([blank_row(row) for row in encoded])
     with torch.no_grad():
         kept = task.evaluation_step(model, batch)
@@ -92,7 +92,7 @@ def test_written_texts_are_generates_own(parts: tuple[Any, Any, Any], beams: int
                 do_sample=False,
             )
             expected.append(tokenizer.decode(ids[0], skip_special_tokens=True))
-    predictions, references = task.judged(kept)
+    predictions, references = task.predictions_and_references(kept)
     assert predictions == expected
     assert references == [row["target"] for row in ROWS]
     how = PredictArguments(batch_size=2, max_new_tokens=9)
@@ -106,15 +106,15 @@ def test_written_texts_are_generates_own(parts: tuple[Any, Any, Any], beams: int
 def test_prefix_and_limits(tiny_seq2seq: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_seq2seq)
     task = Text2TextGeneration(source_prefix="red ", max_target_length=3)
-    encoded = task.encode(Dataset.from_list(ROWS), tokenizer, 5)
-    assert encoded.lengths == [5, 7, 3]
-    assert encoded.cut == 1
-    assert tokenizer.decode(encoded.rows[0]["input_ids"]) == "red alpha beta gamma </s>"
-    ends = [row["labels"][-1] == tokenizer.eos_token_id for row in encoded.rows]
+    encoded = task.preprocess(Dataset.from_list(ROWS), tokenizer, 5)
+    assert encoded.sizes == [5, 7, 3]
+    assert encoded.num_truncated == 1
+    assert tokenizer.decode(encoded.dataset[0]["input_ids"]) == "red alpha beta gamma </s>"
+    ends = [row["labels"][-1] == tokenizer.eos_token_id for row in encoded.dataset]
     assert ends == [True, False, True]  # a cut target does not teach where to stop
     assert "targets cut at 3 tokens: 1 of 3" in capsys.readouterr().err
     without = Dataset.from_list([{"text": "red"}])
-    assert "labels" not in task.encode(without, tokenizer, None).rows.column_names
+    assert "labels" not in task.preprocess(without, tokenizer, None).dataset.column_names
 
 
 def test_unknown_characters_are_said(
@@ -123,9 +123,12 @@ def test_unknown_characters_are_said(
     tokenizer = AutoTokenizer.from_pretrained(tiny_seq2seq)
     rows = Dataset.from_list([{"text": "red", "target": "quux"}])
     task = Text2TextGeneration()
-    labels = np.array(task.encode(rows, tokenizer, None).rows["labels"][:])
+    labels = np.array(task.preprocess(rows, tokenizer, None).dataset["labels"][:])
     kept = {"generated": labels, "references": labels}
-    assert task.judged(kept) == ([""], ["<unk>"])  # what cannot be written is no exact match
+    assert task.predictions_and_references(kept) == (
+        [""],
+        ["<unk>"],
+    )  # what cannot be written is no exact match
     assert (
         "does not know, so that the model cannot write them: in 1 of 1 targets"
         in capsys.readouterr().err

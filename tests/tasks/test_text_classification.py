@@ -32,7 +32,7 @@ def rows(labels: list[Any], features: Features | None = None) -> Dataset:
 
 def learned(labels: list[Any], features: Features | None = None) -> TextClassification:
     task = TextClassification()
-    task.learn(task.select(rows(labels, features), COLUMNS), None)
+    task.fit_labels(task.select(rows(labels, features), COLUMNS), None)
     return task
 
 
@@ -73,13 +73,13 @@ def test_declared_names_are_those_of_the_training_rows() -> None:
     task = TextClassification()
     train = task.select(rows(["a", "b", "c"]), COLUMNS)
     validation = task.select(rows([0, 1], class_labels(["b", "a"])), COLUMNS)
-    task.learn(train, validation)
+    task.fit_labels(train, validation)
     assert task.label_names == ["a", "b", "c"]
 
 
 def test_names_given_before_are_kept() -> None:
     task = TextClassification(["b", "a"])
-    task.learn(task.select(rows(["a", "a"]), COLUMNS), None)
+    task.fit_labels(task.select(rows(["a", "a"]), COLUMNS), None)
     assert task.label_names == ["b", "a"]
 
 
@@ -121,7 +121,7 @@ def test_unknown_labels_in_validation() -> None:
         "the validation rows have labels that training does not know: c, z; row 1 has the first\n"
     )
     with pytest.raises(HftuneError, match=f"{expected}known labels: a, b"):
-        task.learn(train, validation)
+        task.fit_labels(train, validation)
 
 
 def test_labels_that_the_list_lacks() -> None:
@@ -129,7 +129,7 @@ def test_labels_that_the_list_lacks() -> None:
     with pytest.raises(
         HftuneError, match=r"data.label_names lacks 'z', the label of training row 2"
     ):
-        task.learn(task.select(rows(["a", "z"]), COLUMNS), None)
+        task.fit_labels(task.select(rows(["a", "z"]), COLUMNS), None)
 
 
 def test_text_that_is_no_text() -> None:
@@ -162,8 +162,8 @@ def test_pairs_use_both_texts_and_token_types(tiny_encoder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder, model_input_names=inputs)
     task = TextClassification()
     selected = task.select(pairs(), {**COLUMNS, "text_pair": "other"})
-    task.learn(selected, None)
-    encoded = task.encode(selected, tokenizer, None).rows
+    task.fit_labels(selected, None)
+    encoded = task.preprocess(selected, tokenizer, None).dataset
     assert tokenizer.decode(encoded[0]["input_ids"]) == "[CLS] red [SEP] green blue [SEP]"
     assert encoded[0]["token_type_ids"] == [0, 0, 0, 1, 1, 1]
     assert tokenizer.decode(encoded[1]["input_ids"]) == "[CLS] one two three [SEP] [SEP]"
@@ -193,14 +193,14 @@ def test_split_keys_hold_texts_and_groups() -> None:
 def test_encoding(tokenizer: Any, labelled_rows: list[dict[str, str]]) -> None:
     task = TextClassification()
     selected = task.select(Dataset.from_list(labelled_rows), COLUMNS)
-    task.learn(selected, None)
-    encoded = task.encode(selected, tokenizer, None)
-    for row, source in zip(encoded.rows, labelled_rows, strict=True):
+    task.fit_labels(selected, None)
+    encoded = task.preprocess(selected, tokenizer, None)
+    for row, source in zip(encoded.dataset, labelled_rows, strict=True):
         assert tokenizer.decode(row["input_ids"]) == f"[CLS] {source['text']} [SEP]"
         assert task.label_names[row["labels"]] == source["label"]
-    assert (encoded.cut, encoded.untrained) == (0, 0)
-    assert encoded.lengths == [len(row["text"].split()) + 2 for row in labelled_rows]
-    assert task.class_counts(encoded.rows, 3).tolist() == [10, 20, 30]
+    assert (encoded.num_truncated, encoded.num_without_labels) == (0, 0)
+    assert encoded.sizes == [len(row["text"].split()) + 2 for row in labelled_rows]
+    assert task.class_counts(encoded.dataset, 3).tolist() == [10, 20, 30]
     assert task.classes(tokenizer, 3) == ["blue", "green", "red"]
 
 
@@ -208,23 +208,23 @@ def test_cut_is_counted_and_cut(tokenizer: Any) -> None:
     task = TextClassification(["a", "b"])
     texts = ["one", "one two", "one two three four"]
     selected = Dataset.from_dict({"text": texts, "label": ["a", "b", "a"]})
-    encoded = task.encode(selected, tokenizer, 4)
-    assert encoded.cut == 1
-    assert encoded.lengths == [3, 4, 6]
-    decoded = [tokenizer.decode(ids) for ids in encoded.rows["input_ids"]]
+    encoded = task.preprocess(selected, tokenizer, 4)
+    assert encoded.num_truncated == 1
+    assert encoded.sizes == [3, 4, 6]
+    decoded = [tokenizer.decode(ids) for ids in encoded.dataset["input_ids"]]
     assert decoded == ["[CLS] one [SEP]", "[CLS] one two [SEP]", "[CLS] one two [SEP]"]
 
 
 def test_rows_to_predict_have_no_labels(tokenizer: Any) -> None:
     task = TextClassification(["a", "b"])
     selected = task.select(Dataset.from_dict({"text": ["red"]}), {"text": "text"})
-    assert "labels" not in task.encode(selected, tokenizer, None).rows.column_names
+    assert "labels" not in task.preprocess(selected, tokenizer, None).dataset.column_names
 
 
 def test_collator_pads_to_the_longest_row(tokenizer: Any) -> None:
     task = TextClassification(["a", "b"])
     selected = Dataset.from_dict({"text": ["one", "one two three"], "label": ["a", "b"]})
-    encoded = task.encode(selected, tokenizer, None).rows
+    encoded = task.preprocess(selected, tokenizer, None).dataset
     batch = task.collator(tokenizer)(list(encoded))
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert (batch["input_ids"][0, 3:] == tokenizer.pad_token_id).all()
@@ -248,11 +248,11 @@ def test_what_evaluation_keeps() -> None:
     task = TextClassification(["a", "b"], problem_type="single_label_classification")
     logits = torch.randn(3, 2).bfloat16()
     labels = torch.tensor([0, 1, 1])
-    kept = task.keep(logits, labels)
+    kept = task.eval_outputs(logits, labels)
     assert kept["scores"].dtype == torch.float32
     assert torch.equal(kept["scores"], logits.float())
     arrays = {name: value.numpy() for name, value in kept.items()}
     assert list(task.per_class(arrays)) == ["a", "b"]
     right = (logits.float().argmax(1) == labels).float().mean().item()
     assert task.metrics(arrays)["accuracy"] == pytest.approx(right)
-    assert task.judged(arrays) == (logits.argmax(1).tolist(), [0, 1, 1])
+    assert task.predictions_and_references(arrays) == (logits.argmax(1).tolist(), [0, 1, 1])

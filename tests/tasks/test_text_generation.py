@@ -64,18 +64,18 @@ TWO = [*ONE, *chat("user: <more> naïve?", "assistant:  three, four")]
 def test_chat_trains_answers_and_ends(
     tokenizer: Any, conversation: list[dict[str, str]], expected: str
 ) -> None:
-    encoded = TASK.encode(selected(conversation), tokenizer, None)
-    (row,) = encoded.rows
+    encoded = TASK.preprocess(selected(conversation), tokenizer, None)
+    (row,) = encoded.dataset
     assert trained(row, tokenizer) == expected
     whole = tokenizer.apply_chat_template(conversation, return_dict=False)
     assert row["input_ids"] == whole
-    assert encoded.lengths == [len(whole)]
+    assert encoded.sizes == [len(whole)]
 
 
 def test_every_row_of_a_file(tokenizer: Any, chat_file: Path) -> None:
     rows = [json.loads(line)["messages"] for line in chat_file.read_text().splitlines()]
-    encoded = TASK.encode(selected(*rows), tokenizer, 256)
-    for row, messages in zip(encoded.rows, rows, strict=True):
+    encoded = TASK.preprocess(selected(*rows), tokenizer, 256)
+    for row, messages in zip(encoded.dataset, rows, strict=True):
         said = [m["content"] + "<|end|>" for m in messages if m["role"] == "assistant"]
         assert trained(row, tokenizer) == "".join(said)
 
@@ -85,9 +85,11 @@ def test_template_without_end_token_ends_with_eos(tokenizer: Any) -> None:
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    (row,) = TASK.encode(selected(chat("user: a", "assistant: b")), tokenizer, None).rows
+    (row,) = TASK.preprocess(selected(chat("user: a", "assistant: b")), tokenizer, None).dataset
     assert trained(row, tokenizer) == "b<|eos|>"
-    (row,) = TASK.encode(selected(chat("user: a", "assistant: b", "user: c")), tokenizer, None).rows
+    (row,) = TASK.preprocess(
+        selected(chat("user: a", "assistant: b", "user: c")), tokenizer, None
+    ).dataset
     assert trained(row, tokenizer) == "b"
 
 
@@ -95,7 +97,9 @@ def test_template_without_end_token_ends_with_eos(tokenizer: Any) -> None:
     ("prompt", "completion"), [("Q: naïve? A: ", "so 😀"), ("", "all of it"), ("only", "")]
 )
 def test_completion_and_eos(tokenizer: Any, prompt: str, completion: str) -> None:
-    (row,) = TASK.encode(asked((prompt, completion), ("x", "y")), tokenizer, None).rows.select([0])
+    (row,) = TASK.preprocess(
+        asked((prompt, completion), ("x", "y")), tokenizer, None
+    ).dataset.select([0])
     assert tokenizer.decode(row["input_ids"]) == f"{prompt}{completion}<|eos|>"
     assert trained(row, tokenizer) == f"{completion}<|eos|>"
 
@@ -105,15 +109,15 @@ def test_first_token_of_the_tokenizer_comes_once(tokenizer: Any) -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{first[0]} $A", special_tokens=[first]
     )
-    (row,) = TASK.encode(asked(("a", "b")), tokenizer, None).rows
+    (row,) = TASK.preprocess(asked(("a", "b")), tokenizer, None).dataset
     assert tokenizer.decode(row["input_ids"]) == "<|system|>ab<|eos|>"
     assert trained(row, tokenizer) == "b<|eos|>"
-    (row,) = TASK.encode(selected(ONE), tokenizer, None).rows
+    (row,) = TASK.preprocess(selected(ONE), tokenizer, None).dataset
     assert tokenizer.decode(row["input_ids"]).count("<|system|>") == 1
 
 
 def test_eos_written_out_is_not_doubled(tokenizer: Any) -> None:
-    (row,) = TASK.encode(asked(("a", "b<|eos|>")), tokenizer, None).rows
+    (row,) = TASK.preprocess(asked(("a", "b<|eos|>")), tokenizer, None).dataset
     assert trained(row, tokenizer) == "b<|eos|>"
 
 
@@ -122,7 +126,7 @@ def test_eos_stays_trained_beside_padding(tokenizer: Any, pad: str) -> None:
     if pad != "own":
         tokenizer.pad_token = None if pad == "none" else tokenizer.eos_token
     before = copy.deepcopy(tokenizer.special_tokens_map)
-    encoded = TASK.encode(asked(("a", "b"), ("a", "longer")), tokenizer, None).rows
+    encoded = TASK.preprocess(asked(("a", "b"), ("a", "longer")), tokenizer, None).dataset
     batch = TASK.collator(tokenizer)(list(encoded))
     assert tokenizer.special_tokens_map == before, "the saved tokenizer stays as it was"
     assert batch["input_ids"].shape == (2, 8)
@@ -133,31 +137,31 @@ def test_eos_stays_trained_beside_padding(tokenizer: Any, pad: str) -> None:
 
 
 def test_cut_from_the_right_and_counted(tokenizer: Any) -> None:
-    encoded = TASK.encode(asked(("ab", "cdef"), ("a", "b"), ("long one", "x")), tokenizer, 4)
-    assert encoded.lengths == [7, 3, 10]
-    assert (encoded.cut, encoded.untrained) == (2, 1)
-    assert [trained(row, tokenizer) for row in encoded.rows] == ["cd", "b<|eos|>"]
+    encoded = TASK.preprocess(asked(("ab", "cdef"), ("a", "b"), ("long one", "x")), tokenizer, 4)
+    assert encoded.sizes == [7, 3, 10]
+    assert (encoded.num_truncated, encoded.num_without_labels) == (2, 1)
+    assert [trained(row, tokenizer) for row in encoded.dataset] == ["cd", "b<|eos|>"]
 
 
 def test_first_token_alone_is_not_trained(tokenizer: Any) -> None:
     rows = Dataset.from_dict({"prompt": ["", "ab"], "completion": ["xyz", "c"]})
-    encoded = TASK.encode(rows, tokenizer, 2)
-    assert [trained(row, tokenizer) for row in encoded.rows] == ["xy"]
+    encoded = TASK.preprocess(rows, tokenizer, 2)
+    assert [trained(row, tokenizer) for row in encoded.dataset] == ["xy"]
     with pytest.raises(HftuneError, match="none of the 2 rows has a trained token"):
-        TASK.encode(rows, tokenizer, 1)
+        TASK.preprocess(rows, tokenizer, 1)
 
 
 def test_nothing_left_to_train(tokenizer: Any) -> None:
     with pytest.raises(
         HftuneError, match="none of the 2 rows has a trained token after cutting to 3"
     ):
-        TASK.encode(asked(("long", "a"), ("longer", "b")), tokenizer, 3)
+        TASK.preprocess(asked(("long", "a"), ("longer", "b")), tokenizer, 3)
 
 
 def test_no_chat_template(tokenizer: Any) -> None:
     tokenizer.chat_template = None
     with pytest.raises(HftuneError, match="the tokenizer has no chat template"):
-        TASK.encode(selected(ONE), tokenizer, None)
+        TASK.preprocess(selected(ONE), tokenizer, None)
 
 
 def plain(*texts: str) -> Dataset:
@@ -167,32 +171,34 @@ def plain(*texts: str) -> Dataset:
 def test_plain_text_in_blocks_of_one_size(tokenizer: Any) -> None:
     texts = ("naïve text", "", "x", "a much longer document 😀")
     task = TextGeneration(block_size=8)
-    encoded = task.encode(plain(*texts), tokenizer, 16)
+    encoded = task.preprocess(plain(*texts), tokenizer, 16)
     whole = "".join(f"{text}<|eos|>" for text in texts if text)
     tokens = tokenizer(whole)["input_ids"]
-    assert [token for row in encoded.rows for token in row["input_ids"]] == tokens
-    assert set(encoded.lengths[:-1]) == {8}
-    assert encoded.rows["labels"][:] == encoded.rows["input_ids"][:]
-    assert (encoded.cut, encoded.expanded) == (0, 0)
-    assert TASK.encode(plain(*texts), tokenizer, 16).lengths[0] == 16, "the limit is the default"
+    assert [token for row in encoded.dataset for token in row["input_ids"]] == tokens
+    assert set(encoded.sizes[:-1]) == {8}
+    assert encoded.dataset["labels"][:] == encoded.dataset["input_ids"][:]
+    assert (encoded.num_truncated, encoded.expanded) == (0, 0)
+    assert TASK.preprocess(plain(*texts), tokenizer, 16).lengths[0] == 16, (
+        "the limit is the default"
+    )
 
 
 def test_documents_on_their_own(tokenizer: Any) -> None:
     task = TextGeneration(block_size=4, pack_documents=False)
-    encoded = task.encode(plain("abc", "abcdefg", "abcd"), tokenizer, None)
-    blocks = [tokenizer.decode(row["input_ids"]) for row in encoded.rows]
+    encoded = task.preprocess(plain("abc", "abcdefg", "abcd"), tokenizer, None)
+    blocks = [tokenizer.decode(row["input_ids"]) for row in encoded.dataset]
     assert blocks == ["abc<|eos|>", "abcd", "efg<|eos|>", "abcd"]
-    assert encoded.untrained == 1, "an EOS alone has nothing to be predicted from"
+    assert encoded.num_without_labels == 1, "an EOS alone has nothing to be predicted from"
 
 
 def test_plain_text_needs_a_size_and_an_end(tokenizer: Any) -> None:
     with pytest.raises(HftuneError, match=r"set data\.block_size"):
-        TASK.encode(plain("a"), tokenizer, None)
+        TASK.preprocess(plain("a"), tokenizer, None)
     with pytest.raises(HftuneError, match="20 is beyond the limit of 16 tokens"):
-        TextGeneration(block_size=20).encode(plain("a"), tokenizer, 16)
+        TextGeneration(block_size=20).preprocess(plain("a"), tokenizer, 16)
     tokenizer.eos_token = None
     with pytest.raises(HftuneError, match="no EOS to set between documents"):
-        TASK.encode(plain("a"), tokenizer, 16)
+        TASK.preprocess(plain("a"), tokenizer, 16)
     with pytest.raises(HftuneError, match=r"data\.block_size: only plain text"):
         TextGeneration(block_size=4).learn(selected(ONE), None)
 
@@ -200,9 +206,11 @@ def test_plain_text_needs_a_size_and_an_end(tokenizer: Any) -> None:
 def test_the_prompt_of_a_pair_is_not_trained(tokenizer: Any) -> None:
     rows = Dataset.from_dict({"prompt": [TWO[:4]], "completion": [TWO[4:]]})
     rows = TASK.select(rows, {"prompt": "prompt", "completion": "completion"})
-    (row,) = TASK.encode(rows, tokenizer, None).rows
+    (row,) = TASK.preprocess(rows, tokenizer, None).dataset
     assert trained(row, tokenizer) == " three, four<|end|>"
-    assert row["input_ids"] == TASK.encode(selected(TWO), tokenizer, None).rows[0]["input_ids"]
+    assert (
+        row["input_ids"] == TASK.preprocess(selected(TWO), tokenizer, None).dataset[0]["input_ids"]
+    )
 
 
 def test_rewritten_turns_become_a_row_each(tokenizer: Any) -> None:
@@ -211,11 +219,11 @@ def test_rewritten_turns_become_a_row_each(tokenizer: Any) -> None:
         "m['role'] != 'assistant' else '(cut)' }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    encoded = TASK.encode(selected(TWO, ONE), tokenizer, None)
+    encoded = TASK.preprocess(selected(TWO, ONE), tokenizer, None)
     assert encoded.expanded == 1
-    said = [trained(row, tokenizer) for row in encoded.rows]
+    said = [trained(row, tokenizer) for row in encoded.dataset]
     assert said == ["two 😀<|end|>", " three, four<|end|>", "two 😀<|end|>"]
-    for row, messages in zip(encoded.rows, (TWO[:3], TWO, ONE), strict=True):
+    for row, messages in zip(encoded.dataset, (TWO[:3], TWO, ONE), strict=True):
         assert row["input_ids"] == tokenizer.apply_chat_template(messages, return_dict=False)
 
 
@@ -229,7 +237,7 @@ def test_tools_reach_the_template(tokenizer: Any) -> None:
     called += [{"role": "tool", "content": "3"}, {"role": "assistant", "content": "three"}]
     rows = Dataset.from_dict({"messages": [called], "tools": [json.dumps(tools)]})
     rows = TASK.select(rows, {"messages": "messages", "tools": "tools"})
-    (row,) = TASK.encode(rows, tokenizer, None).rows
+    (row,) = TASK.preprocess(rows, tokenizer, None).dataset
     text = tokenizer.apply_chat_template(called, tools=tools, tokenize=False)
     assert text.startswith('<|system|>[{"type"')
     assert tokenizer.decode(row["input_ids"]) == text
@@ -248,7 +256,7 @@ def test_keep_equals_a_loop_over_rows() -> None:
                 # Two virtual tokens stand before the labels.
                 scores = logits[row, 2 + place - 1].log_softmax(-1)
                 expected[row] += torch.tensor([-scores[labels[row, place]], 1.0])
-    kept = TASK.keep(logits, labels)
+    kept = TASK.eval_outputs(logits, labels)
     torch.testing.assert_close(kept["loss"], expected[:, 0])
     assert kept["tokens"].tolist() == expected[:, 1].tolist()
     assert kept["loss"][2] == kept["tokens"][2] == 0
@@ -298,7 +306,7 @@ def test_nothing_to_learn_from() -> None:
     with pytest.raises(
         HftuneError, match="no conversation of the training rows has an assistant turn"
     ):
-        TASK.learn(selected(chat("user: one?")), None)
+        TASK.fit_labels(selected(chat("user: one?")), None)
     prompts = TASK.select(Dataset.from_dict({"q": ["a"]}), {"prompt": "q"})
     with pytest.raises(HftuneError, match=r"prompts and no completion; .*\['prompt'\]"):
-        TASK.learn(prompts, None)
+        TASK.fit_labels(prompts, None)

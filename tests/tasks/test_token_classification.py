@@ -101,13 +101,13 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 def learned(rows: list[dict[str, Any]], features: Features | None = None) -> TokenClassification:
     task = TokenClassification()
-    task.learn(task.select(Dataset.from_list(rows, features=features), COLUMNS), None)
+    task.fit_labels(task.select(Dataset.from_list(rows, features=features), COLUMNS), None)
     return task
 
 
 def encoded(rows: list[dict[str, Any]], tokenizer: Any, max_length: int | None = None) -> Any:
     task = learned(rows)
-    return task.encode(task.select(Dataset.from_list(rows), COLUMNS), tokenizer, max_length)
+    return task.preprocess(task.select(Dataset.from_list(rows), COLUMNS), tokenizer, max_length)
 
 
 ROW = {"tokens": ["New", "York", "is", "big."], "tags": ["B-city", "I-city", "O", "O"]}
@@ -128,8 +128,8 @@ def test_alignment_is_that_of_word_ids(pieces: Any) -> None:
     for row in rows:
         row["tags"] = drawn.choices(["O", "B-a", "I-a"], k=len(row["tokens"]))
     task = learned(rows)
-    ours = task.encode(task.select(Dataset.from_list(rows), COLUMNS), pieces, 9)
-    for row, found in zip(rows, ours.rows, strict=True):
+    ours = task.preprocess(task.select(Dataset.from_list(rows), COLUMNS), pieces, 9)
+    for row, found in zip(rows, ours.dataset, strict=True):
         theirs = pieces(row["tokens"], is_split_into_words=True, truncation=True, max_length=9)
         assert found["input_ids"] == theirs["input_ids"]
         ids = theirs.word_ids()
@@ -150,7 +150,7 @@ def test_words_without_a_token_have_no_label(
 ) -> None:
     row = {"tokens": ["new", "\u200b", "", "is"], "tags": ["A", "B-x", "B-x", "C"]}
     found = encoded([row], pieces)
-    assert [label for label in found.rows[0]["labels"] if label != -100] == [0, 2]
+    assert [label for label in found.dataset[0]["labels"] if label != -100] == [0, 2]
     assert "2 of 4 words have no token" in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -158,9 +158,9 @@ def test_words_beyond_the_limit_are_counted(
     pieces: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = encoded([ROW], pieces, 5)
-    assert found.cut == 1
-    assert found.lengths == [9]
-    assert found.rows[0]["labels"] == [-100, 1, 2, -100, -100]
+    assert found.num_truncated == 1
+    assert found.sizes == [9]
+    assert found.dataset[0]["labels"] == [-100, 1, 2, -100, -100]
     text = capsys.readouterr().err.replace("\n", " ")
     assert "2 of 4 words have no token within 5 tokens" in text
 
@@ -171,7 +171,7 @@ def test_a_token_over_two_words_belongs_to_the_first() -> None:
 
 def test_rows_without_words_are_dropped_in_training(pieces: Any) -> None:
     found = encoded([ROW, {"tokens": [], "tags": []}], pieces)
-    assert (len(found.rows), found.untrained) == (1, 1)
+    assert (len(found.dataset), found.num_without_labels) == (1, 1)
 
 
 def test_labels_stand_kind_by_kind_with_every_prefix() -> None:
@@ -188,7 +188,7 @@ def test_class_labels_keep_their_names() -> None:
     task = TokenClassification()
     selected = task.select(Dataset.from_list(rows, features=features), COLUMNS)
     assert selected["tags"][0] == ["B-z", "O"]
-    task.learn(selected, None)
+    task.fit_labels(selected, None)
     assert task.label_names == names
 
 
@@ -248,7 +248,7 @@ def test_batches_are_those_of_the_library(tiny_encoder: Path) -> None:
 def batch(recipe: Callable[..., Recipe]) -> tuple[TokenClassification, Any, dict[str, Tensor]]:
     plan = prepare(recipe())
     model = AutoModelForTokenClassification.from_pretrained(plan.location, config=plan.config)
-    rows = [plan.train.rows[index] for index in range(10)]
+    rows = [plan.train.dataset[index] for index in range(10)]
     return plan.task, model.eval(), dict(plan.task.collator(plan.tokenizer)(rows))  # type: ignore
 
 
@@ -279,7 +279,7 @@ def test_metrics_do_not_depend_on_batches(batch: Any) -> None:
     assert metrics["accuracy"] == pytest.approx(
         (logits.argmax(-1) == inputs["labels"])[here].float().mean().item()
     )
-    predicted, true = task.judged(whole)
+    predicted, true = task.predictions_and_references(whole)
     assert metrics["f1"] == pytest.approx(f1_score(true, predicted))
     assert [len(row) for row in true] == here.sum(1).tolist()
     assert sum(kind["support"] for kind in task.per_class(whole).values()) == sum(
@@ -355,7 +355,7 @@ def test_plain_tags(recipe: Callable[..., Recipe]) -> None:
 
 def test_class_weights_balance_tags(recipe: Callable[..., Recipe]) -> None:
     plan = prepare(recipe(loss={"name": "cross_entropy", "class_weights": "balanced"}))
-    labels = [i for row in plan.train.rows["labels"] for i in row if i != -100]
+    labels = [i for row in plan.train.dataset["labels"] for i in row if i != -100]
     counts = np.bincount(labels)
     expected = len(labels) / (len(counts) * counts)
     assert isinstance(plan.loss, CrossEntropy)

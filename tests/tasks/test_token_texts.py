@@ -35,8 +35,8 @@ def test_a_pair_is_told_apart_and_special_tokens_are_marked(words: PreTrainedTok
 def test_a_classifiers_text_is_cut_on_the_right(words: PreTrainedTokenizerBase) -> None:
     encoded = encode_text(words, "red one two three four", max_length=4)
     assert [token.text.strip() for token in encoded.tokens] == ["[CLS]", "red", "one", "[SEP]"]
-    assert encoded.cut == 3
-    assert encode_text(words, "red one", max_length=4).cut == 0
+    assert encoded.num_truncated == 3
+    assert encode_text(words, "red one", max_length=4).num_truncated == 0
 
 
 def test_the_users_text_is_told_from_the_template(letters: PreTrainedTokenizerBase) -> None:
@@ -66,7 +66,7 @@ def test_a_prompt_is_cut_on_the_left_and_the_tokenizer_stays(
 ) -> None:
     encoded = encode_prompt(letters, "abcdef", max_length=2)
     assert "".join(token.text for token in encoded.tokens) == "ef"
-    assert encoded.cut == 4
+    assert encoded.num_truncated == 4
     assert encoded.inputs["input_ids"].shape == (1, 2)
     assert letters.truncation_side == "right"
     assert len(letters("abcdef")["input_ids"]) == 6

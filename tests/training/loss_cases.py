@@ -21,7 +21,7 @@ from hftune.distillation.distillation_loss import Distillation
 from hftune.distillation.rules import OTHER_PASSES
 from hftune.distillation.teaching import RunningTeacher, training_rows
 from hftune.losses import LOSSES
-from hftune.losses.loss import LabelFacts, Loss
+from hftune.losses.loss import LabelStats, Loss
 from hftune.tasks import TASKS
 from hftune.tasks.task import blank_row
 from hftune.training.build import build_model, build_trainer
@@ -60,10 +60,10 @@ class Case:
         said = [f"{key}={value}" for key, value in self.options if value is not None]
         return ", ".join([self.kind, self.name, *said, f"smoothing {self.smoothing}"])
 
-    def build(self, facts: LabelFacts) -> Loss:
+    def build(self, stats: LabelStats) -> Loss:
         """Return the loss, fitted."""
         loss: Loss = LOSSES[self.name].resolve()(**dict(self.options))
-        loss.fit(dataclasses.replace(facts, label_smoothing=self.smoothing))
+        loss.fit(dataclasses.replace(stats, label_smoothing=self.smoothing))
         return loss
 
 
@@ -197,19 +197,19 @@ class Bench:
     def loss(self, case: Case) -> Loss:
         """Return the case's loss, fitted to all of the rows."""
         plan = self.plan
-        facts = LabelFacts(
+        stats = LabelStats(
             classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
             counts=plan.class_counts().tolist(),
             rows=plan.train.num_rows,
             causal=plan.task.causal,
             problem_type=plan.task.problem_type,
         )
-        loss = case.build(facts)
+        loss = case.build(stats)
         if not isinstance(plan.loss, Distillation):
             return loss
         taught = Distillation(loss, plan.loss.section, plan.loss.teacher)
         taught.projections = plan.loss.projections
-        taught.fit(facts)
+        taught.fit(stats)
         return taught
 
     def gradient(self, loss: Loss, sizes: Sequence[int]) -> Tensor:

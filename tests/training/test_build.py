@@ -209,7 +209,7 @@ def test_a_published_classifier_takes_new_labels(
         method="lora",
     )
     second = hftune.train(recipe)
-    assert second.facts.label_names == ["a", "b"]
+    assert second.metadata.label_names == ["a", "b"]
     assert "classifier" in second.model.peft_config["default"].modules_to_save
     trunk = {"path": str(first.model_path), "config": {"intermediate_size": 32}}
     with pytest.raises(HftuneError, match=r"weights of another size: bert\.encoder"):

@@ -151,7 +151,7 @@ def test_a_full_disk_lets_the_layers_run_in_every_step(
     trainer = build_trainer(plan, build_model(plan))
     small_files(4096)
     with kept_trunk(plan, trainer):
-        batch = plan.task.collator(plan.tokenizer)([plan.train.rows[0]])
+        batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[0]])
         batch.pop("labels")
         model: Any = trainer.model
         one, other = (model.train()(**batch).logits for _ in range(2))
@@ -239,11 +239,11 @@ def test_it_is_taken_where_it_pays_and_is_exact(
 def test_batches_of_tokens_are_those_of_the_collator(recipe: Make) -> None:
     plan = prepare(recipe())
     model = build_model(plan)
-    tokens, chosen = Tokens(plan.train.rows, model), [3, 0, 11]
+    tokens, chosen = Tokens(plan.train.dataset, model), [3, 0, 11]
     made = tokens.batch(chosen, 0, torch.device("cpu"))
-    expected = plan.task.collator(plan.tokenizer)([plan.train.rows[row] for row in chosen])
+    expected = plan.task.collator(plan.tokenizer)([plan.train.dataset[row] for row in chosen])
     for name, value in made.items():
         assert torch.equal(value, expected[name])
     assert "input_ids" in made
     assert len(list(tokens.digests())) == len(tokens) == 54
-    assert np.diff(tokens.starts).tolist() == [len(ids) for ids in plan.train.rows["input_ids"]]
+    assert np.diff(tokens.starts).tolist() == [len(ids) for ids in plan.train.dataset["input_ids"]]

@@ -116,7 +116,7 @@ def test_a_step_equals_a_plain_loop(task: str, make_recipe: Callable[..., Recipe
     assert isinstance(plan.loss, CrossEntropy)
     weight = plan.loss.weight
     model = build_model(plan)
-    batch = plan.task.collator(plan.tokenizer)([plan.train.rows[i] for i in range(8)])
+    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(8)])
     labels = batch.pop("labels")
     logits = model(**batch).logits
     if task == "text-generation":
@@ -178,7 +178,7 @@ def test_evaluation_loss_is_weighted_by_tokens(make_recipe: Callable[..., Recipe
     metrics = build_trainer(plan, model).evaluate()
     total = tokens = 0.0
     model.eval()
-    for row in plan.validation.rows:
+    for row in plan.validation.dataset:
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
         with torch.no_grad():
             logits = model(input_ids=ids).logits[0, :-1]
@@ -191,14 +191,14 @@ def test_evaluation_loss_is_weighted_by_tokens(make_recipe: Callable[..., Recipe
 def test_evaluation_keeps_scores_of_each_row_in_order(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe(training={"per_device_eval_batch_size": 4}))
     model = build_model(plan)
-    output = build_trainer(plan, model).predict(plan.validation.rows)
-    batches = DataLoader(plan.validation.rows, 1, collate_fn=plan.task.collator(plan.tokenizer))
+    output = build_trainer(plan, model).predict(plan.validation.dataset)
+    batches = DataLoader(plan.validation.dataset, 1, collate_fn=plan.task.collator(plan.tokenizer))
     with torch.no_grad():
         one_by_one = torch.cat([model(**batch).logits for batch in batches])
     torch.testing.assert_close(
         torch.tensor(output.predictions["scores"]), one_by_one, atol=1e-5, rtol=0
     )
-    assert list(output.label_ids) == plan.validation.rows["labels"][:]
+    assert list(output.label_ids) == plan.validation.dataset["labels"][:]
 
 
 def test_a_group_without_labels_leaves_the_weights(make_recipe: Callable[..., Recipe]) -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from string import Template
 
-from hftune.models.save import ModelFacts
+from hftune.models.save import ModelMetadata
 
 POOLED = {
     "mean": ("mask = batch[\"attention_mask\"][..., None]",
@@ -50,20 +50,20 @@ print(answers("Put a text here."))
 """)
 
 
-def probe_code(facts: ModelFacts, place: str, options: Mapping[str, str]) -> list[str]:
+def probe_code(metadata: ModelMetadata, place: str, options: Mapping[str, str]) -> list[str]:
     """Return the lines that make ``model``, ``tokenizer``, ``features``, ``probe`` and ``answers``.
 
     Args:
-        facts: What was fitted on what.
+        metadata: What was fitted on what.
         place: The folder or Hub id, quoted, perhaps with a revision.
         options: Not needed: ``probe.json`` says how the trunk is loaded.
     """
-    assert facts.probe is not None
-    said = facts.probe
+    assert metadata.probe is not None
+    said = metadata.probe
     mask, pooled = POOLED[said["pooling"]]
     layer = said["layer"]
-    names = [facts.label_names[index] for index in said["classes"]]
-    limit = "" if facts.max_length is None else f", max_length={facts.max_length}"
+    names = [metadata.label_names[index] for index in said["classes"]]
+    limit = "" if metadata.max_length is None else f", max_length={metadata.max_length}"
     text = CODE.substitute(
         place=place,
         encoder=".get_encoder()" if said["encoder_only"] else "",

@@ -161,8 +161,8 @@ def fit_probe(fitting: Fitting) -> Fitted:
     """
     plan, estimator, start = fitting.plan, fitting.estimator, time.perf_counter()
     embedder = Embedder(fitting)
-    X = embedder(plan.train.rows)
-    held_out = None if plan.validation is None else embedder(plan.validation.rows)
+    X = embedder(plan.train.dataset)
+    held_out = None if plan.validation is None else embedder(plan.validation.dataset)
     embedded = time.perf_counter()
     if fitting.folds:
         candidates = len(ParameterGrid(estimator.grid))
@@ -274,8 +274,8 @@ def _chosen(tried: list[dict[str, Any]], estimator: Estimator) -> dict[str, Any]
 def _measured(plan: Plan, logits: Tensor) -> dict[str, Any]:
     """The task's metrics on the validation rows, class by class where there are classes."""
     assert plan.validation is not None
-    labels = torch.as_tensor(np.asarray(plan.validation.rows["labels"][:]))
-    kept = {name: value.numpy() for name, value in plan.task.keep(logits, labels).items()}
+    labels = torch.as_tensor(np.asarray(plan.validation.dataset["labels"][:]))
+    kept = {name: value.numpy() for name, value in plan.task.eval_outputs(logits, labels).items()}
     plan.task.calibrate(kept)
     metrics = {f"eval_{name}": value for name, value in plan.task.all_metrics(kept).items()}
     per_class = plan.task.per_class(kept)

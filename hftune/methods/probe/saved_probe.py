@@ -24,9 +24,9 @@ from hftune.core.console import warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write_json, sha256_of
 from hftune.models.adapter import check_base
-from hftune.models.load import load_config, load_weights, model_location
+from hftune.models.load import load_config, load_weights, pretrained_path
 from hftune.models.pooling import Pooling, features
-from hftune.models.save import ModelFacts
+from hftune.models.save import ModelMetadata
 
 PROBE_FILE, PROBE_CONFIG = "probe.skops", "probe.json"
 #: What skops does not let in by itself and a probe may hold; all are scikit-learn's own.
@@ -100,7 +100,7 @@ class Head:
         whole[:, self.pipeline.classes_] = shares
         return torch.from_numpy(whole).clamp(min=LEAST).log()
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return what ``hftune.json`` and the model card must know of it."""
         import skops.io
 
@@ -179,12 +179,12 @@ def load_trunk(location: str, config: PreTrainedConfig, **options: Any) -> Any:
     return trunk.requires_grad_(False).eval()
 
 
-def load_probe(folder: Path, facts: ModelFacts) -> ProbedModel:
+def load_probe(folder: Path, metadata: ModelMetadata) -> ProbedModel:
     """Return a saved probe on its trunk, on the first accelerator or the CPU.
 
     Args:
         folder: A run's ``model/``.
-        facts: What the folder remembers.
+        metadata: What the folder remembers.
 
     Raises:
         HftuneError: A file is damaged or holds what no probe does, or the trunk is gone.
@@ -197,19 +197,19 @@ def load_probe(folder: Path, facts: ModelFacts) -> ProbedModel:
             f"the probe was fitted by scikit-learn {written.get('scikit-learn')}, and "
             f"{_sklearn()} reads it"
         )
-    location = model_location(facts.base_model)
+    location = pretrained_path(metadata.base_model)
     trunk = load_trunk(
         location,
-        load_config(location, facts.config, facts.base_revision),
+        load_config(location, metadata.config, metadata.base_revision),
         dtype=getattr(torch, reading.dtype),
-        revision=facts.base_revision,
+        revision=metadata.base_revision,
     )
-    check_base(folder, facts.base_model, facts.base_fingerprint, trunk.named_parameters())
+    check_base(folder, metadata.base_model, metadata.base_fingerprint, trunk.named_parameters())
     head = Head(
         pipeline=pipeline,
         reading=reading,
-        problem_type=facts.task_options["problem_type"],
-        num_labels=facts.num_labels or len(facts.label_names),
+        problem_type=metadata.task_options["problem_type"],
+        num_labels=metadata.num_labels or len(metadata.label_names),
     )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return ProbedModel(trunk.to(device), head).eval()

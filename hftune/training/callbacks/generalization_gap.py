@@ -20,7 +20,7 @@ class GeneralizationGap(TrainerCallback):
     Args:
         trainer: Evaluates them.
         task: Measures the loss.
-        rows: Encoded training rows; as many as the validation part has are drawn from them.
+        rows: Preprocessed training rows; a sample as large as the validation rows is drawn.
         number: Rows of the validation part.
         seed: Of the draw, which is the same at each evaluation.
     """

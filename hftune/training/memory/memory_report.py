@@ -97,7 +97,7 @@ def largest_batch(plan: Plan) -> tuple[int, int]:
     Padded rows are as long as the longest; packed ones share what the largest batch of a random
     order holds.
     """
-    lengths = np.asarray(plan.train.lengths)
+    lengths = np.asarray(plan.train.sizes)
     if plan.max_length is not None:
         lengths = np.minimum(lengths, plan.max_length)
     longest, budget = int(lengths.max()), plan.recipe.data.token_budget

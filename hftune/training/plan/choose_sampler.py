@@ -19,7 +19,7 @@ from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.tasks.problem_types.problem_type import as_number
-from hftune.tasks.task import Encoded, Task
+from hftune.tasks.task import ProcessedDataset, Task
 
 #: The column of weights or difficulties beside those of the task's roles.
 DRAWN_BY = "drawn_by"
@@ -74,7 +74,7 @@ def build_drawing(
     task: Task,
     rows: Dataset,
     values: NDArray[np.float64] | None,
-    train: Encoded,
+    train: ProcessedDataset,
     judge: Callable[[], NDArray[np.float64]] | None = None,
 ) -> Draw | None:
     """Return what draws the rows of an epoch; None where each stands once.
@@ -111,7 +111,7 @@ def build_drawing(
         raise HftuneError(ALL_ALIKE.format(name if column is None else f"column {column!r}"))
     given = recipe.training
     seed = given["seed"] if given.get("data_seed") is None else given["data_seed"]
-    if train.drawn_from is not None:
+    if train.sampled_from is not None:
         return None  # a look at a sample trains nothing
     return Curriculum(difficulty, **options, seed=seed)
 
@@ -147,7 +147,7 @@ def _choices(data: DataSection) -> tuple[SamplingChoice | None, CurriculumChoice
     )
 
 
-def check_aligned(key: str, task: Task, rows: Dataset, train: Encoded) -> None:
+def check_aligned(key: str, task: Task, rows: Dataset, train: ProcessedDataset) -> None:
     """Raise if what trains is not one row for each that was selected.
 
     Args:
@@ -163,9 +163,9 @@ def check_aligned(key: str, task: Task, rows: Dataset, train: Encoded) -> None:
             f"{key}: the chat template makes several rows of a conversation",
             hint="give conversations of one assistant turn",
         )
-    if train.untrained:
+    if train.num_without_labels:
         raise HftuneError(
-            f"{key}: {train.untrained} of {len(rows)} training rows have no trained token",
+            f"{key}: {train.num_without_labels} of {len(rows)} training rows have no trained token",
             hint="leave those rows out, or raise data.max_length",
         )
 
@@ -195,7 +195,7 @@ def _classes(task: Task, rows: Dataset) -> NDArray[np.int64]:
 def _difficulty(
     name: str,
     values: NDArray[np.float64] | None,
-    train: Encoded,
+    train: ProcessedDataset,
     judge: Callable[[], NDArray[np.float64]] | None,
 ) -> NDArray[np.float64]:
     if name == "loss":
@@ -204,5 +204,5 @@ def _difficulty(
     if name == "column":
         assert values is not None, "a rule asks for the column"
         return values
-    tokens = column_array(train.rows, "input_ids")
+    tokens = column_array(train.dataset, "input_ids")
     return rarity(tokens) if name == "rarity" else lengths(tokens).astype(np.float64)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
 from hftune.data.arrow import picked
-from hftune.data.load_rows import DEMO, load_part, load_parts
+from hftune.data.load_rows import DEMO, load_split, load_splits
 from hftune.data.select import blank_rows
 from hftune.data.slices import is_slice
 from hftune.data.source_files import source_files
@@ -108,11 +108,11 @@ def _given_rows(
         if len(train) == 0:
             raise HftuneError("train_dataset: no rows")
         if validation is None and data.validation is not None:
-            validation = load_part(data.validation, "validation")
+            validation = load_split(data.validation, "validation")
         return train, validation
     if data.path is None:
         raise RecipeError(["data.path: missing"], hint="name it, or hand over train_dataset")
-    rows, held_out = load_parts(
+    rows, held_out = load_splits(
         cast("str | list[str]", data.path),
         data.validation,
         name=data.name,

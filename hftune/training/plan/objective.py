@@ -31,7 +31,7 @@ def build_task(recipe: Recipe) -> Task:
     return task
 
 
-def settle_metrics(recipe: Recipe, task: Task, given: Sequence[Metric] | None) -> None:
+def resolve_metrics(recipe: Recipe, task: Task, given: Sequence[Metric] | None) -> None:
     """Load the metrics of other libraries that were asked for.
 
     Raises:
@@ -42,10 +42,10 @@ def settle_metrics(recipe: Recipe, task: Task, given: Sequence[Metric] | None) -
             ["evaluation.metrics: metrics by name or path are scripts that run on this machine"],
             hint="trust them with --trust-metrics, or in Python with metrics=[...]",
         )
-    task.measure_also(given or ())
+    task.add_metrics(given or ())
 
 
-def settle_best_metric(recipe: Recipe, arguments: TrainingArguments, task: Task) -> None:
+def resolve_best_metric(recipe: Recipe, arguments: TrainingArguments, task: Task) -> None:
     """Check what the best model is chosen by, or let the task choose."""
     given = recipe.training.get("metric_for_best_model")
     metric = str(given or task.best_metric).removeprefix("eval_")

@@ -33,7 +33,7 @@ from hftune.recipe.recipe import Recipe
 from hftune.regularization.regularizers import Regularization
 from hftune.tasks.context import RunContext
 from hftune.tasks.problem_types import SINGLE_LABEL
-from hftune.tasks.task import Encoded, Task
+from hftune.tasks.task import ProcessedDataset, Task
 from hftune.training.distributed.launcher import Launch
 from hftune.training.plan.arguments import mixed_precision
 from hftune.training.plan.examples import Parts
@@ -60,8 +60,8 @@ class Plan:
         config_changes: Fields that the task set in it, which a plain load must be told.
         tokenizer: The base model's.
         parts: The rows before tokenizing.
-        train: Encoded training rows; of a stream, the first ones.
-        validation: Encoded validation rows, if there are any.
+        train: Preprocessed training rows; of a stream, the first ones.
+        validation: Preprocessed validation rows, if there are any.
         max_length: Tokens a row may have; None for no limit.
         method: What trains.
         loss: Fitted to the training rows.
@@ -76,7 +76,7 @@ class Plan:
         new_modules: What the checkpoint lacks or is drawn anew, once the base is loaded.
         base_fingerprint: What an adapter remembers of its base, once that is loaded.
         teachers: Who teaches, without weights.
-        unlabelled: Encoded rows that a teacher alone teaches.
+        unlabelled: Preprocessed rows that a teacher alone teaches.
         whole_config: Of the model with all its layers, where the recipe keeps some of them.
     """
 
@@ -88,8 +88,8 @@ class Plan:
     config_changes: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
     parts: Parts
-    train: Encoded
-    validation: Encoded | None
+    train: ProcessedDataset
+    validation: ProcessedDataset | None
     max_length: int | None
     method: Method
     loss: Loss
@@ -104,7 +104,7 @@ class Plan:
     base_fingerprint: dict[str, str] | None = None
     new_modules: tuple[str, ...] = ()
     teachers: Sequence[NamedTeacher] = ()
-    unlabelled: Encoded | None = None
+    unlabelled: ProcessedDataset | None = None
     whole_config: PreTrainedConfig | None = None
 
     def context(self, new_modules: tuple[str, ...] = ()) -> RunContext:
@@ -173,9 +173,9 @@ class Plan:
 
     def class_counts(self) -> NDArray[np.integer[Any]]:
         """Return how often each class is a label, of all training rows where that can be known."""
-        if self.train.drawn_from is not None and self.task.problem_type == SINGLE_LABEL:
+        if self.train.sampled_from is not None and self.task.problem_type == SINGLE_LABEL:
             return label_counts(self.parts.train, self.task.label_names)
-        return self.task.class_counts(self.train.rows, self.num_classes())
+        return self.task.class_counts(self.train.dataset, self.num_classes())
 
     def remarks(self) -> list[str]:
         """Return what the user should know of what does not count as meant."""
@@ -188,7 +188,7 @@ class Plan:
             )
         if self.stream is not None:
             remarks.append("the training rows are streamed; what is said here is of the first ones")
-        if untrained := sum(part.untrained for part in parts):
+        if untrained := sum(part.num_without_labels for part in parts):
             rows = number_of(untrained, "row has", "rows have")
             remarks.append(f"{rows} no trained token, so training leaves them out")
         if expanded := sum(part.expanded for part in parts):
@@ -249,11 +249,11 @@ class Plan:
         return len(self.task.label_names) or int(self.config.get_text_config().vocab_size)
 
 
-def _part_report(part: Encoded) -> dict[str, Any]:
-    lengths = np.percentile(part.lengths, PERCENTILES, method="inverted_cdf")
+def _part_report(part: ProcessedDataset) -> dict[str, Any]:
+    lengths = np.percentile(part.sizes, PERCENTILES, method="inverted_cdf")
     return {
         "rows": part.num_rows,
-        "cut": part.cut,
-        "untrained": part.untrained,
+        "cut": part.num_truncated,
+        "untrained": part.num_without_labels,
         "length_percentiles": dict(zip(map(str, PERCENTILES), map(int, lengths), strict=True)),
     }

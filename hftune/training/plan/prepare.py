@@ -21,16 +21,16 @@ from hftune.distillation.checks import (
     check_layers,
     check_rows,
     check_tokens,
-    settle_labels,
+    resolve_labels,
 )
 from hftune.distillation.distillation_loss import Distillation
 from hftune.distillation.teachers import find_teachers
 from hftune.evaluation.external import Metric
 from hftune.initialization.initialize import check_initialization
-from hftune.losses.loss import LabelFacts, Loss
+from hftune.losses.loss import LabelStats, Loss
 from hftune.methods.peft import is_prompt_learning
 from hftune.models.keep_layers import check_kept, shallow_config
-from hftune.models.load import load_config, load_tokenizer, model_location
+from hftune.models.load import load_config, load_tokenizer, pretrained_path
 from hftune.models.meta_model import check_liger
 from hftune.models.structure import num_positions
 from hftune.recipe.recipe import Recipe
@@ -45,12 +45,12 @@ from hftune.training.plan.objective import (
     build_method,
     build_task,
     loss_choice_of,
-    settle_best_metric,
-    settle_metrics,
+    resolve_best_metric,
+    resolve_metrics,
 )
 from hftune.training.plan.optimization import Optimization, scaled_rate
 from hftune.training.plan.plan import Plan
-from hftune.training.plan.preprocess import encode_part
+from hftune.training.plan.preprocess import preprocess_split
 from hftune.training.plan.reference_losses import open_reference, reference_losses
 from hftune.training.plan.streaming import open_stream, token_stream
 from hftune.training.plan.token_budget import token_batches
@@ -88,7 +88,7 @@ def prepare(
     scaled_rate(recipe, arguments)
     task = build_task(recipe)
     teachers = find_teachers(recipe)
-    settle_labels(task, teachers, recipe)
+    resolve_labels(task, teachers, recipe)
     location, config, tokenizer = _base(recipe)
     streamed = None
     if recipe.data.streaming and train_dataset is eval_dataset is None:
@@ -101,15 +101,15 @@ def prepare(
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
     check_rows(task, parts.train, teachers, recipe)
-    task.learn(parts.train, parts.validation)
+    task.fit_labels(parts.train, parts.validation)
     check_labels(task, teachers, recipe)
-    settle_metrics(recipe, task, metrics)
-    settle_best_metric(recipe, arguments, task)
+    resolve_metrics(recipe, task, metrics)
+    resolve_best_metric(recipe, arguments, task)
     loss_choice = None if loss is not None else loss_choice_of(recipe, task)
     config_changes = task.configure(config, tokenizer)
     config, whole_config = _kept_config(recipe, config)
     limit = longest_row(recipe, config, tokenizer)
-    encode = partial(encode_part, task, tokenizer=tokenizer, max_length=limit, sample=sample)
+    encode = partial(preprocess_split, task, tokenizer=tokenizer, max_length=limit, sample=sample)
     plan = Plan(
         recipe=recipe,
         arguments=arguments,
@@ -144,7 +144,7 @@ def prepare(
 
 def _base(recipe: Recipe) -> tuple[str, PreTrainedConfig, PreTrainedTokenizerBase]:
     """Return where the base model is, its config and its tokenizer."""
-    location = model_location(recipe.model.path)
+    location = pretrained_path(recipe.model.path)
     if recipe.model.revision is not None and location != recipe.model.path:
         raise RecipeError(["model.revision: a demo model has none"])
     config = load_config(location, recipe.model.config, recipe.model.revision)
@@ -227,7 +227,7 @@ def _fit_loss(plan: Plan) -> None:
     """Tell the loss of the labels, and the task of the shares of the classes it was taught."""
     counts = drawn_counts(plan.drawing, plan.task, plan.parts.train, plan.class_counts())
     plan.loss.fit(
-        LabelFacts(
+        LabelStats(
             classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
             counts=counts.tolist(),
             rows=plan.train.num_rows,
@@ -244,7 +244,7 @@ def _fit_loss(plan: Plan) -> None:
 def _longest(plan: Plan) -> int:
     """Tokens of the longest row that trains."""
     parts = [part for part in (plan.train, plan.unlabelled) if part is not None]
-    longest = max(length for part in parts for length in part.lengths)
+    longest = max(length for part in parts for length in part.sizes)
     return longest if plan.max_length is None else min(longest, plan.max_length)
 
 

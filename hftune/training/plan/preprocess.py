@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from hftune.core.console import console, say
 from hftune.core.files import atomic_write, cache_folder
 from hftune.data.arrow import column_batches, mapped, write_arrow
-from hftune.tasks.task import Encoded, NothingTrainedError, Task
+from hftune.tasks.task import NothingTrainedError, ProcessedDataset, Task
 
 #: Part of the cache's key: raise it when a task encodes differently.
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 #: Parts of at most so many rows are encoded at once and kept in memory.
 AT_ONCE = 20_000
 CHUNK = 5_000
@@ -28,7 +28,7 @@ CHUNK = 5_000
 NOT_ENCODED = {"external_metrics", "tokenizer"}
 
 
-def encode_part(
+def preprocess_split(
     task: Task,
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -36,8 +36,8 @@ def encode_part(
     *,
     sample: int | None = None,
     seed: int = 0,
-) -> Encoded:
-    """Return selected rows as tokens; see :meth:`hftune.tasks.task.Task.encode`.
+) -> ProcessedDataset:
+    """Return selected rows as tokens; see :meth:`hftune.tasks.task.Task.preprocess`.
 
     Args:
         task: Encodes.
@@ -52,17 +52,17 @@ def encode_part(
     """
     if sample is not None and len(rows) > AT_ONCE:
         drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])
-        encoded = encode_part(task, rows.select(drawn), tokenizer, max_length)
-        return replace(encoded, drawn_from=len(rows))
+        encoded = preprocess_split(task, rows.select(drawn), tokenizer, max_length)
+        return replace(encoded, sampled_from=len(rows))
     if len(rows) <= AT_ONCE:
-        return task.encode(rows, tokenizer, max_length)
+        return task.preprocess(rows, tokenizer, max_length)
     key = _key(task, rows, tokenizer, max_length)
     cached = cache_folder("tokens") / f"{key}.arrow"
     counted = cached.with_suffix(".json")  # written first: with the rows, all is there
     if not cached.exists():
         say(f"tokenizing {len(rows)} rows, once for this content")
         _write(task, rows, tokenizer, max_length, cached, counted)
-    return Encoded(
+    return ProcessedDataset(
         Dataset(mapped(cached), fingerprint=key[:16]),
         **json.loads(counted.read_text(encoding="utf-8")),
     )
@@ -76,22 +76,22 @@ def _write(
     cached: Path,
     counted: Path,
 ) -> None:
-    counts: dict[str, Any] = {"cut": 0, "untrained": 0, "lengths": []}
+    counts: dict[str, Any] = {"num_truncated": 0, "num_without_labels": 0, "sizes": []}
 
     def tables() -> Iterator[pa.Table]:
         for start in _tracked(range(0, len(rows), CHUNK)):
             chunk = rows.select(range(start, min(start + CHUNK, len(rows))))
             try:
-                encoded = task.encode(chunk, tokenizer, max_length)
+                encoded = task.preprocess(chunk, tokenizer, max_length)
             except NothingTrainedError as nothing:
                 encoded = nothing.encoded
-            counts["cut"] += encoded.cut
-            counts["untrained"] += encoded.untrained
-            counts["lengths"] += encoded.lengths
-            if len(encoded.rows):
-                yield encoded.rows.data.table
-        if counts["untrained"] == len(rows):
-            raise NothingTrainedError(len(rows), max_length, Encoded(rows.select([])))
+            counts["num_truncated"] += encoded.num_truncated
+            counts["num_without_labels"] += encoded.num_without_labels
+            counts["sizes"] += encoded.sizes
+            if len(encoded.dataset):
+                yield encoded.dataset.data.table
+        if counts["num_without_labels"] == len(rows):
+            raise NothingTrainedError(len(rows), max_length, ProcessedDataset(rows.select([])))
         atomic_write(counted, json.dumps(counts))
 
     write_arrow(tables(), cached)

@@ -29,11 +29,11 @@ from hftune.core.processes import once
 from hftune.losses.loss import forward
 from hftune.losses.of_rows import row_losses
 from hftune.models.load import load_weights
-from hftune.models.save import FACTS_FILE
+from hftune.models.save import METADATA_FILE
 from hftune.runs.run import Run, load
-from hftune.tasks.task import Encoded, Task
+from hftune.tasks.task import ProcessedDataset, Task
 from hftune.training.plan.choose_sampler import check_aligned
-from hftune.training.plan.preprocess import digest_rows, encode_part
+from hftune.training.plan.preprocess import digest_rows, preprocess_split
 
 KEY = "data.curriculum.model"
 #: Part of the cache's key: raise it when a row is judged differently.
@@ -76,7 +76,7 @@ class Reference:
         """Return what changes when the model does."""
         if self.run is not None:
             folder = self.run.model_path
-            files = [*folder.glob("*.safetensors"), *folder.glob("*.skops"), folder / FACTS_FILE]
+            files = [*folder.glob("*.safetensors"), *folder.glob("*.skops"), folder / METADATA_FILE]
             return [sha256_of(file) for file in sorted(files)]
         folder = Path(self.location)
         if folder.is_dir():
@@ -121,7 +121,7 @@ def open_reference(
     except HftuneError as error:
         raise HftuneError(f"{KEY}: {error.message}", hint=error.hint) from error
     judge = run.task
-    if run.facts.task != task.name or judge.problem_type != task.problem_type:
+    if run.metadata.task != task.name or judge.problem_type != task.problem_type:
         said, wanted = (one.problem_type or one.name for one in (judge, task))
         raise HftuneError(f"{KEY}: {path} is of {said}, and these rows of {wanted}")
     if unknown := sorted(set(task.label_names) - set(judge.label_names)):
@@ -136,12 +136,12 @@ def open_reference(
         task=judge,
         tokenizer=run.tokenizer,
         run=run,
-        max_length=run.facts.max_length,
+        max_length=run.metadata.max_length,
     )
 
 
 def reference_losses(
-    reference: Reference, selected: Dataset, train: Encoded, arguments: TrainingArguments
+    reference: Reference, selected: Dataset, train: ProcessedDataset, arguments: TrainingArguments
 ) -> NDArray[np.float64]:
     """Return the loss of each training row, shape ``(N,)``; the main process judges for all.
 
@@ -154,12 +154,14 @@ def reference_losses(
     Raises:
         HftuneError: Rows cannot be judged one by one.
     """
-    rows = train.rows
+    rows = train.dataset
     if reference.task.label_names:  # the order of the labels and the tokens are the judge's own
         check_aligned(KEY, reference.task, selected, train)
-        encoded = encode_part(reference.task, selected, reference.tokenizer, reference.max_length)
+        encoded = preprocess_split(
+            reference.task, selected, reference.tokenizer, reference.max_length
+        )
         check_aligned(KEY, reference.task, selected, encoded)
-        rows = encoded.rows
+        rows = encoded.dataset
     size = arguments.per_device_eval_batch_size
     losses = once(arguments, partial(_judged, reference, rows, arguments, size))
     if not np.isfinite(losses).all():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
 from hftune.data.arrow import picked
-from hftune.data.load_rows import load_part, load_parts
+from hftune.data.load_rows import load_split, load_splits
 from hftune.data.mixture import interleaved, shares, stacked
 from hftune.data.section import SourceItem
 from hftune.data.source_files import source_files
@@ -78,7 +78,7 @@ def read_mixture(
     chances = shares([item.weight for item in items], [len(part) for part in parts])
     train, validation = np.arange(len(rows)), None
     if given is None and data.validation is not None:
-        given = load_part(data.validation, "validation")
+        given = load_split(data.validation, "validation")
     if given is not None:
         present = {r: c for r, c in data.columns.items() if c in given.column_names}
         validation = task.select(given, task.columns(given.column_names, present))
@@ -173,7 +173,7 @@ def _selected(
 ) -> tuple[Dataset, dict[str, str]]:
     """The item's rows in the task's columns; its own columns go over those of the section."""
     try:
-        rows, _ = load_parts(item.path, name=item.name, split=item.split, revision=item.revision)
+        rows, _ = load_splits(item.path, name=item.name, split=item.split, revision=item.revision)
         columns = task.columns(rows.column_names, item.columns or general)
         selected = task.select(rows, columns)
     except HftuneError as error:

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from hftune.core.errors import HftuneError, RunError
-from hftune.data.load_rows import DEMO, load_part
+from hftune.data.load_rows import DEMO, load_split
 from hftune.data.shapes import NothingToTrainError
 from hftune.data.source_files import source_files
 from hftune.data.stream import PLACE, stream_files, stream_hub
@@ -34,7 +34,7 @@ ITS_NUMBER = re.compile(r" (in )?row 1\b")  # what a message calls the only row
 
 
 class TokenStream(IterableDataset[dict[str, Any]]):
-    """Encoded rows without an end, those of one process.
+    """Preprocessed rows without an end, those of one process.
 
     Args:
         rows: What is read in each epoch.
@@ -83,7 +83,9 @@ class TokenStream(IterableDataset[dict[str, Any]]):
 
     def _encoded(self, batch: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         try:
-            yield from self.task.encode(self._selected(batch), self.tokenizer, self.max_length).rows
+            yield from self.task.preprocess(
+                self._selected(batch), self.tokenizer, self.max_length
+            ).dataset
         except NothingToTrainError:
             return
 
@@ -200,7 +202,7 @@ def _opened(recipe: Recipe, path: str | list[str], files: list[Path]) -> tuple[R
         for key in ("name", "split", "revision"):
             if getattr(data, key) is not None:
                 raise HftuneError(f"data.{key}: {path} is a file; only Hub data sets have one")
-        held_out = None if data.validation is None else load_part(data.validation, "validation")
+        held_out = None if data.validation is None else load_split(data.validation, "validation")
         return stream_files(files), held_out
     if not isinstance(path, str):
         raise HftuneError("data.path: an empty list of files")
@@ -216,7 +218,7 @@ def _opened(recipe: Recipe, path: str | list[str], files: list[Path]) -> tuple[R
     if isinstance(data.validation, str) and data.validation in splits:
         held_out = splits[data.validation]
         return splits[split], Dataset.from_list(list(held_out), features=held_out.features)
-    held_out = None if data.validation is None else load_part(data.validation, "validation")
+    held_out = None if data.validation is None else load_split(data.validation, "validation")
     return splits[split], held_out
 
 

@@ -26,7 +26,7 @@ def token_batches(plan: Plan, model: nn.Module | None) -> TokenBatches | None:
     """Return the batches of a plan; None where a batch is a number of rows.
 
     Args:
-        plan: Encoded, with what draws its rows.
+        plan: Preprocessed, with what draws its rows.
         model: A model of one's own in place of the recipe's.
 
     Raises:
@@ -38,13 +38,13 @@ def token_batches(plan: Plan, model: nn.Module | None) -> TokenBatches | None:
     parts = [plan.train] if plan.unlabelled is None else [plan.train, plan.unlabelled]
     virtual = virtual_tokens(plan.recipe)
     sizes = np.concatenate(
-        [_sizes(part.rows, targets=plan.config.is_encoder_decoder) for part in parts]
+        [_sizes(part.dataset, targets=plan.config.is_encoder_decoder) for part in parts]
     )
     sizes[:, 0] += virtual
     _check_rows(sizes, budget, virtual)
     arguments, drawing = plan.arguments, plan.drawing
     whole = sum(part.num_rows for part in parts) if drawing is None else drawing.size
-    sampled = any(part.drawn_from is not None for part in parts)
+    sampled = any(part.sampled_from is not None for part in parts)
     order = SeededSampler(
         len(sizes),
         cast(Strategy, arguments.train_sampling_strategy),

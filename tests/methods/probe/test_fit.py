@@ -100,7 +100,7 @@ def test_features_are_those_of_a_plain_forward(
     method = {"layer": layer, **({"pooling": pooling} if pooling else {})}
     fitting = prepare_fit(prepare(probe(model=model, method=method)))
     embedder = Embedder(fitting)
-    X = embedder(fitting.plan.train.rows)
+    X = embedder(fitting.plan.train.dataset)
     texts = fitting.plan.parts.train["text"][:]
     if kind == "seq2seq":
         tokenizer, trunk = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model)
@@ -124,7 +124,7 @@ def test_cached_features_are_equal_and_other_content_misses(
     plan = prepare(probe("c"))
     cached, fresh = Embedder(prepare_fit(plan)), Embedder(prepare_fit(plan))
     fresh._decides["another"] = True
-    rows = plan.train.rows
+    rows = plan.train.dataset
     assert np.array_equal(cached(rows), fresh(rows))
     assert (cached.embedded, fresh.embedded) == (0, len(rows))
 
@@ -138,8 +138,8 @@ def test_cached_features_are_equal_and_other_content_misses(
     ]
     for other in missed:
         embedder = Embedder(prepare_fit(other))
-        embedder(other.train.rows)
-        assert embedder.embedded == len(other.train.rows)
+        embedder(other.train.dataset)
+        assert embedder.embedded == len(other.train.dataset)
     trunk = AutoModel.from_pretrained(probe().model.path)
     trunk.embeddings.word_embeddings.weight.data[7] += 0.5
     trunk.save_pretrained(tmp_path / "changed")
@@ -224,10 +224,10 @@ def test_the_lines_of_the_card_give_the_predictions(
 ) -> None:
     recipe = probe(method=METHODS[kind])
     run = hftune.train(recipe, train_dataset=rows_of(kind, labelled_rows))
-    assert run.facts.probe is not None
+    assert run.metadata.probe is not None
     assert f"eval_{'r2' if kind == 'numbers' else 'f1_macro'}" in run.metrics
     made: dict[str, Any] = {}
-    exec(loading_code(run.facts, adapter=True, place=str(run.model_path)), made)
+    exec(loading_code(run.metadata, adapter=True, place=str(run.model_path)), made)
     texts = ["alpha red one", "blue", "green two three alpha four"]
     rows = hftune.predict(run, Dataset.from_dict({"text": texts}))
     name = "prediction" if kind == "numbers" else "scores"
@@ -245,15 +245,17 @@ def test_a_fresh_process_gives_the_same(
 ) -> None:
     recipe = probe(method=METHODS[kind])
     run = hftune.train(recipe, train_dataset=rows_of(kind, labelled_rows))
-    check_round_trip(run.model_path, run.facts, run.model, run.tokenizer, adapter=True)
+    check_round_trip(run.model_path, run.metadata, run.model, run.tokenizer, adapter=True)
 
 
 def test_what_is_pushed_names_the_base_on_the_hub(probe: Build, tmp_path: Path) -> None:
     run = hftune.train(probe())
     with pytest.raises(HftuneError, match="an adapter needs its base model"):
-        stage(run.model_path, run.facts, tmp_path, repo="user/probe")
+        stage(run.model_path, run.metadata, tmp_path, repo="user/probe")
     (tmp_path / "out").mkdir()
-    staged = stage(run.model_path, run.facts, tmp_path / "out", repo="user/probe", base="user/base")
+    staged = stage(
+        run.model_path, run.metadata, tmp_path / "out", repo="user/probe", base="user/base"
+    )
     assert {"probe.skops", "probe.json", "README.md", "hftune.json"} <= staged.sizes.keys()
     said = json.loads((staged.folder / "probe.json").read_text())
     assert said["base_model_name_or_path"] == "user/base"

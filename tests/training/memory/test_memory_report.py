@@ -26,11 +26,11 @@ def plan(make_recipe: Callable[..., Recipe]) -> Plan:
 
 def test_a_padded_row_is_as_long_as_the_longest(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe(training={"per_device_train_batch_size": 4, "torch_compile": True}))
-    assert largest_batch(plan) == (4, max(plan.train.lengths))
+    assert largest_batch(plan) == (4, max(plan.train.sizes))
 
 
 def test_packed_rows_share_what_the_largest_batch_holds(plan: Plan) -> None:
-    lengths = np.array(plan.train.lengths)
+    lengths = np.array(plan.train.sizes)
     order = np.random.default_rng(plan.arguments.seed).permutation(len(lengths))
     batches = [lengths[order[start : start + 4]].sum() for start in range(0, len(order) - 3, 4)]
     rows, length = largest_batch(plan)
@@ -41,14 +41,14 @@ def test_packed_rows_share_what_the_largest_batch_holds(plan: Plan) -> None:
 def test_batches_of_like_lengths_have_the_longest_rows(make_recipe: Callable[..., Recipe]) -> None:
     given = {"per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"}
     plan = prepare(make_recipe(training=given))
-    longest = sorted(plan.train.lengths)[-4:]
+    longest = sorted(plan.train.sizes)[-4:]
     assert largest_batch(plan) == (4, -(-sum(longest) // 4))
 
 
 def test_a_budget_is_what_the_largest_batch_holds(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(budgeted(make_recipe, budget=100))
     rows, length = largest_batch(plan)
-    assert length == max(plan.train.lengths)
+    assert length == max(plan.train.sizes)
     assert rows * length <= 100 < (rows + 1) * length
 
 

@@ -62,7 +62,7 @@ def test_the_run_is_as_long_as_what_is_drawn(
     assert len(trainer.get_train_dataloader()) == batches
     assert trainer._span() == plan.span
     if sampling != "balanced":
-        labels = plan.train.rows["labels"]
+        labels = plan.train.dataset["labels"]
         drawn = [labels[index] for index in trainer._get_train_sampler()]
         assert np.bincount(drawn).tolist() == counts
 
@@ -95,7 +95,7 @@ def test_what_makes_a_row_hard(
 ) -> None:
     choice = {"name": name, "column": "score"} if name == "column" else name
     plan = plan_of(make_recipe, {"path": str(scored_file), "curriculum": choice})
-    lengths = np.array([len(ids) for ids in plan.train.rows["input_ids"]])
+    lengths = np.array([len(ids) for ids in plan.train.dataset["input_ids"]])
     difficulty = plan.parts.drawn_by if name == "column" else lengths
     order = np.array(plan.drawing.order)
     if name == "rarity":  # the longer, the less likely, but not in that order alone

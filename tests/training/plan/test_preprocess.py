@@ -9,7 +9,7 @@ from datasets import Dataset
 from hftune.models.load import load_tokenizer
 from hftune.tasks.text_classification import TextClassification
 from hftune.training.plan import preprocess as encode
-from hftune.training.plan.preprocess import encode_part
+from hftune.training.plan.preprocess import preprocess_split
 
 
 def test_streamed_like_at_once(
@@ -19,21 +19,21 @@ def test_streamed_like_at_once(
     task, tokenizer = TextClassification(), load_tokenizer(str(tiny_encoder), None)
     rows = task.select(Dataset.from_list(labelled_rows), {"text": "text", "label": "label"})
     rows = rows.select([*range(30, 60), *range(0, 30, 2)])
-    task.learn(rows, None)
-    whole = encode_part(task, rows, tokenizer, 5)
-    assert whole.cut > 0
+    task.fit_labels(rows, None)
+    whole = preprocess_split(task, rows, tokenizer, 5)
+    assert whole.num_truncated > 0
     monkeypatch.setattr(encode, "AT_ONCE", 10)
     monkeypatch.setattr(encode, "CHUNK", 7)
     for _ in range(2):
-        streamed = encode_part(task, rows, tokenizer, 5)
-        assert streamed.rows.to_list() == whole.rows.to_list()
-        assert (streamed.cut, streamed.lengths) == (whole.cut, whole.lengths)
+        streamed = preprocess_split(task, rows, tokenizer, 5)
+        assert streamed.dataset.to_list() == whole.dataset.to_list()
+        assert (streamed.num_truncated, streamed.sizes) == (whole.num_truncated, whole.sizes)
     assert len(list((tmp_path / "tokens").glob("*.arrow"))) == 1
-    encode_part(task, rows, tokenizer, 6)
-    encode_part(task, rows.select(range(40)), tokenizer, 5)
+    preprocess_split(task, rows, tokenizer, 6)
+    preprocess_split(task, rows.select(range(40)), tokenizer, 5)
     assert len(list((tmp_path / "tokens").glob("*.arrow"))) == 3
-    sample = encode_part(task, rows, tokenizer, 5, sample=8)
-    assert (len(sample.rows), sample.num_rows) == (8, 45)
+    sample = preprocess_split(task, rows, tokenizer, 5, sample=8)
+    assert (len(sample.dataset), sample.num_rows) == (8, 45)
 
 
 def test_the_same_rows_are_found_in_another_run(
@@ -47,6 +47,6 @@ def test_the_same_rows_are_found_in_another_run(
         task = TextClassification()
         task.external_metrics = [metric]  # type: ignore[list-item]
         rows = task.select(Dataset.from_list(labelled_rows), {"text": "text", "label": "label"})
-        task.learn(rows, None)
-        encode_part(task, rows, tokenizer, 5)
+        task.fit_labels(rows, None)
+        preprocess_split(task, rows, tokenizer, 5)
     assert len(list((tmp_path / "tokens").glob("*.arrow"))) == 1

@@ -56,7 +56,7 @@ def judged(plan: Any, run: Run) -> np.ndarray:
     for text, label in zip(plan.parts.train["text"], plan.parts.train["label"], strict=True):
         with torch.no_grad():
             logits = run.model(**run.tokenizer(text, return_tensors="pt")).logits
-        target = torch.tensor([run.facts.label_names.index(label)])
+        target = torch.tensor([run.metadata.label_names.index(label)])
         losses.append(F.cross_entropy(logits, target, reduction="none").item())
     return np.array(losses)
 
@@ -77,7 +77,7 @@ def test_a_language_model_judges_as_it_was_pretrained(make_recipe: Make) -> None
     plan = prepare(by_loss(make_recipe, None, task="text-generation"))
     model = plan.task.auto_model.from_pretrained(plan.location)
     expected = []
-    for row in plan.train.rows:
+    for row in plan.train.dataset:
         ids, labels = (torch.tensor([row[name]]) for name in ("input_ids", "labels"))
         with torch.no_grad():
             expected.append(model(input_ids=ids, labels=labels).loss.item())

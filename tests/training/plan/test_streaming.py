@@ -72,7 +72,7 @@ def test_processes_share_the_rows(make_recipe: Callable[..., Recipe], pairs_file
 
 def test_the_head_is_held_out(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
     plan = prepare(streamed(make_recipe, pairs_file, data={"validation_size": 10}))
-    held_out = said(plan, plan.validation.rows)
+    held_out = said(plan, plan.validation.dataset)
     assert held_out == [f"say {n}<|eos|>" for n in range(10)]
     assert set(said(plan, islice(plan.stream, 40))) == EVERY - set(held_out)
     assert plan.report()["streamed"] is True
@@ -125,7 +125,7 @@ def test_splits_of_a_data_set(
     is_dir = Path.is_dir  # a folder is refused; this one is to pass as the Hub's
     monkeypatch.setattr(Path, "is_dir", lambda path: path != folder and is_dir(path))
     plan = prepare(streamed(make_recipe, folder, data={"validation": "validation"}))
-    assert said(plan, plan.validation.rows) == [f"say {n}<|eos|>" for n in range(40, 50)]
+    assert said(plan, plan.validation.dataset) == [f"say {n}<|eos|>" for n in range(40, 50)]
     assert set(said(plan, islice(plan.stream, 40))) == {f"say {n}<|eos|>" for n in range(40)}
     with pytest.raises(HftuneError, match=r"data.split: .* no 'test'; splits: train, validation"):
         prepare(streamed(make_recipe, folder, data={"split": "test"}))
@@ -181,10 +181,10 @@ def test_labels_of_a_stream(labelled: Callable[..., Recipe], kind: str) -> None:
     assert plan.num_classes() == len(data.get("label_names", "1"))
     streamed_rows = list(islice(plan.stream, 300))
     assert [row["labels"] for row in streamed_rows] == expected * 100
-    whole = plan.task.encode(
+    whole = plan.task.preprocess(
         plan.task.select(Dataset.from_list(rows), plan.parts.columns), plan.tokenizer, None
     )
-    assert streamed_rows == list(whole.rows)
+    assert streamed_rows == list(whole.dataset)
 
 
 def test_streamed_labels_train_and_resume(labelled: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_streamed_labels_train_and_resume(labelled: Callable[..., Recipe], tmp_p
     run = hftune.train(Recipe.load(outputs[1] / "recipe.yaml"), resume=True)
     whole, broken = (load_file(folder / "model" / "model.safetensors") for folder in outputs)
     assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
-    assert hftune.load(run.path).facts.label_names == data["label_names"]
+    assert hftune.load(run.path).metadata.label_names == data["label_names"]
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_stream_of_a_data_set_knows_its_class_names(
     )
     plan = prepare(recipe)
     assert [row["labels"] for row in islice(plan.stream, 4)] == [1, 0, 1, 0]
-    assert plan.validation.rows["labels"][:] == [1, 0, 1, 0]
+    assert plan.validation.dataset["labels"][:] == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_tokens_are_those_of_the_rows(make_recipe: Callable[..., Recipe]) -> Non
     assert plan.token_batches is not None
     assert plan.token_batches.padded is None
     sizes = plan.token_batches.sizes[:, 0].tolist()
-    assert sizes == [len(ids) for ids in plan.train.rows["input_ids"]]
+    assert sizes == [len(ids) for ids in plan.train.dataset["input_ids"]]
 
 
 def test_sources_and_targets_both_count(make_recipe: Callable[..., Recipe]) -> None:
@@ -38,7 +38,7 @@ def test_sources_and_targets_both_count(make_recipe: Callable[..., Recipe]) -> N
     assert "looks at an encoder" in str(plan.token_batches)
     collate = plan.task.collator(plan.tokenizer)
     for rows in plan.token_batches:
-        batch: Any = collate([plan.train.rows[row] for row in rows])
+        batch: Any = collate([plan.train.dataset[row] for row in rows])
         assert batch["input_ids"].numel() + batch["labels"].numel() <= 60
 
 
@@ -52,7 +52,7 @@ def test_virtual_tokens_count(
     options = {"name": method, "num_virtual_tokens": 7}
     plan = prepare(budgeted(make_recipe, budget=60, method=options))
     assert plan.token_batches is not None
-    lengths = [len(ids) for ids in plan.train.rows["input_ids"]]
+    lengths = [len(ids) for ids in plan.train.dataset["input_ids"]]
     assert plan.token_batches.sizes[:, 0].tolist() == [length + 7 for length in lengths]
     assert (padded or "None") in str(plan.token_batches.padded)
 
@@ -104,7 +104,7 @@ def test_a_model_that_turns_out_to_be_padded(
 
 def test_rows_beyond_the_budget(make_recipe: Callable[..., Recipe]) -> None:
     """Texts of the labelled rows have 5 to 10 tokens with their marks."""
-    lengths = [len(ids) for ids in prepare(budgeted(make_recipe)).train.rows["input_ids"]]
+    lengths = [len(ids) for ids in prepare(budgeted(make_recipe)).train.dataset["input_ids"]]
     longest = max(lengths)
     says = refused(make_recipe, budget=longest - 1)
     number = lengths.count(longest)
@@ -112,7 +112,7 @@ def test_rows_beyond_the_budget(make_recipe: Callable[..., Recipe]) -> None:
     assert f"longer than {longest - 1} tokens; the longest has {longest}" in says
     assert f"a budget of {longest} or more; data.max_length: {longest - 1} cuts them" in says
     cut = budgeted(make_recipe, budget=longest - 1, data={"max_length": longest - 1})
-    assert prepare(cut).train.cut == number
+    assert prepare(cut).train.num_truncated == number
     method = {"name": "prompt_tuning", "num_virtual_tokens": 7}
     says = refused(make_recipe, budget=5, method=method)
     assert f"the longest has {longest + 7}, 7 virtual ones among them" in says

@@ -178,7 +178,7 @@ def test_run_trainer_and_schedule_agree(make_recipe: Callable[..., Recipe]) -> N
     assert micro == len(plan.token_batches) > 6
     assert (plan.span.epoch, plan.span.total) == (steps, 2 * steps)
     assert trainer._span() == plan.span
-    rows = len(plan.train.rows)
+    rows = len(plan.train.dataset)
     assert trainer.get_total_train_batch_size(trainer.args) == round(rows / steps)
     trainer.train()
     assert trainer.state.global_step == 2 * steps
@@ -210,7 +210,7 @@ def test_steps_equal_a_plain_loop(task: str, make_recipe: Callable[..., Recipe])
     collate = plan.task.collator(plan.tokenizer, plain)
     for step in range(4):
         rows = made[2 * step] + made[2 * step + 1]
-        batch: Any = collate([plan.train.rows[row] for row in rows])
+        batch: Any = collate([plan.train.dataset[row] for row in rows])
         labels = batch["labels"]
         logits = plain(**batch).logits
         if task == "text-generation":
