@@ -178,9 +178,7 @@ def test_plain_text_in_blocks_of_one_size(tokenizer: Any) -> None:
     assert set(encoded.sizes[:-1]) == {8}
     assert encoded.dataset["labels"][:] == encoded.dataset["input_ids"][:]
     assert (encoded.num_truncated, encoded.expanded) == (0, 0)
-    assert TASK.preprocess(plain(*texts), tokenizer, 16).lengths[0] == 16, (
-        "the limit is the default"
-    )
+    assert TASK.preprocess(plain(*texts), tokenizer, 16).sizes[0] == 16, "the limit is the default"
 
 
 def test_documents_on_their_own(tokenizer: Any) -> None:
@@ -200,7 +198,7 @@ def test_plain_text_needs_a_size_and_an_end(tokenizer: Any) -> None:
     with pytest.raises(HftuneError, match="no EOS to set between documents"):
         TASK.preprocess(plain("a"), tokenizer, 16)
     with pytest.raises(HftuneError, match=r"data\.block_size: only plain text"):
-        TextGeneration(block_size=4).learn(selected(ONE), None)
+        TextGeneration(block_size=4).fit_labels(selected(ONE), None)
 
 
 def test_the_prompt_of_a_pair_is_not_trained(tokenizer: Any) -> None:

@@ -114,7 +114,7 @@ ROW = {"tokens": ["New", "York", "is", "big."], "tags": ["B-city", "I-city", "O"
 
 
 def test_alignment_by_hand(pieces: Any) -> None:
-    row = encoded([ROW], pieces).rows[0]
+    row = encoded([ROW], pieces).dataset[0]
     assert pieces.convert_ids_to_tokens(row["input_ids"]) == [
         "[CLS]", "new", "yo", "##rk", "is", "bi", "##g", ".", "[SEP]",
     ]  # fmt: skip
@@ -140,7 +140,7 @@ def test_alignment_is_that_of_word_ids(pieces: Any) -> None:
 
 
 def test_words_of_a_byte_level_tokenizer_keep_their_space(byte_level: Any) -> None:
-    row = encoded([{"tokens": ["it", "is"], "tags": ["V", "N"]}], byte_level).rows[0]
+    row = encoded([{"tokens": ["it", "is"], "tags": ["V", "N"]}], byte_level).dataset[0]
     assert byte_level.convert_ids_to_tokens(row["input_ids"]) == ["i", "t", "Ġis"]
     assert row["labels"] == [1, -100, 0]
 
@@ -237,7 +237,7 @@ def test_equal_sentences_and_groups_stay_together() -> None:
 
 def test_batches_are_those_of_the_library(tiny_encoder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    rows = [dict(row) for row in encoded(sentences(8), tokenizer).rows]
+    rows = [dict(row) for row in encoded(sentences(8), tokenizer).dataset]
     ours = TokenClassification().collator(tokenizer)([dict(row) for row in rows])
     theirs = DataCollatorForTokenClassification(tokenizer)(rows)
     assert ours.keys() == theirs.keys()
