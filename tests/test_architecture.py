@@ -29,7 +29,9 @@ data
 evaluation speed report
 losses
 tasks
-methods optimization regularization initialization
+methods
+optimization initialization
+regularization
 distillation
 recipe
 runs hub

@@ -10,8 +10,7 @@ from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.losses.loss import Loss
 from hftune.optimization.lr_sweep_reading import RangeTest
-from hftune.optimization.optimizers import FULL_BATCH
-from hftune.optimization.rules import IN_BACKWARD
+from hftune.optimization.optimizers import DEFAULT, OPTIMIZERS
 from hftune.recipe.recipe import Recipe
 from hftune.report.lr_sweep_plot import draw_range_test
 from hftune.training.lr_sweep import LEAST, sweep
@@ -80,9 +79,10 @@ def _check(recipe: Recipe, start: float, end: float, steps: int, path: Path | No
         raise HftuneError(f"{path}: {path.parent} is no folder")
     if recipe.method.name == "probe":
         raise HftuneError("a probe has no learning rate")
-    optim = recipe.training.get("optim")
-    if optim in (*FULL_BATCH, *IN_BACKWARD):
-        why = "takes steps of its own length" if optim in FULL_BATCH else "steps in the backward"
+    optim = recipe.training.get("optim", DEFAULT)
+    row = OPTIMIZERS[optim]
+    if row.full_batch or row.in_backward:
+        why = "takes steps of its own length" if row.full_batch else "steps in the backward"
         raise HftuneError(f"training.optim: {optim} {why}, so there is no rate to sweep")
 
 

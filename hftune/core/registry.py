@@ -89,6 +89,7 @@ class MethodRow(Row):
         fitted: Whether it is fitted on features; no Trainer runs.
         quantizes: Whether its base is kept in 4 bits, if the recipe does not say otherwise.
         changes_shape: Whether its weights have other shapes at the end than at the start.
+        restarts: Whether it prunes the optimizer's state and warms up again within a run.
         no_merge: Why the adapter cannot be put into its base.
         no_unmerge: Why it cannot be taken out again.
         no_checkpointing: Why activations cannot be computed again in the backward pass.
@@ -104,6 +105,7 @@ class MethodRow(Row):
     fitted: bool = False
     quantizes: bool = False
     changes_shape: bool = False
+    restarts: bool = False
     no_merge: str | None = None
     no_unmerge: str | None = None
     no_checkpointing: str | None = None
@@ -144,17 +146,33 @@ class OptimizerRow:
 
     Attributes:
         summary: One line for people.
-        target: The class, as ``package.module:Class``; none where Transformers makes it.
-        package: What must be installed beside hftune, as pip calls it.
-        args: What ``training.optim_args`` may say, as JSON Schema.
+        target: The class, as ``package.module:Class``; None if Transformers makes it.
+        package: The package to install beside hftune, as pip calls it.
+        args: Options that ``training.optim_args`` may give, as JSON Schema.
         handed: Those of ``args`` that Transformers leaves out or hands over as text, so that hftune
             hands them to the class; all of them where there is a target.
-        settings: What is handed to the class otherwise than its defaults.
+        required_args: Options that ``training.optim_args`` must give, each with the reason.
+        settings: Arguments of the class for which hftune has another default.
         reads: Fields of ``TrainingArguments`` that it takes, beside the learning rate.
+        first_part: The function that names the parameters it steps, as ``package.module:name``;
+            AdamW steps the rest. None if it steps all of them.
+        rest_reads: Fields of ``TrainingArguments`` that AdamW takes for the rest.
         decays: Whether it takes ``training.weight_decay``.
         groups: Whether hftune may say which parameters are in which group.
-        state_bytes: Of its state, for each parameter that trains.
+        takes_model: Whether Transformers needs the model to make it.
+        in_backward: Whether it steps inside the backward pass, so that no gradient is kept.
+        closure: Whether a step computes the loss of its batch several times.
+        full_batch: Why its gradients must be those of all rows at once; None if any batch will do.
+        own_schedule: Whether it averages its steps in place of a schedule, and warms up by itself.
+        average_key: Key of its state that holds an average of each weight.
+        plain_states: Whether its state is averages in the shape of the parameter, and nothing else.
+        sharded: Whether it is tested on sharded parameters; others are refused.
+        stateless_without: The option without which it keeps no state.
+        state_bytes: Bytes of state for each parameter that trains.
+        state_options: Options that add a number of 4 bytes to the state of each parameter.
+        history_option: The option that ``state_bytes`` is proportional to, and its default.
         learning_rate: The default, where that of the method would be of another order.
+        training_defaults: Defaults of other fields of ``training``.
     """
 
     summary: str
@@ -162,12 +180,49 @@ class OptimizerRow:
     package: str | None = None
     args: Mapping[str, Schema] = field(default_factory=dict)
     handed: tuple[str, ...] = ()
+    required_args: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     reads: tuple[str, ...] = ()
+    first_part: str | None = None
+    rest_reads: tuple[str, ...] = ()
     decays: bool = True
     groups: bool = True
+    takes_model: bool = False
+    in_backward: bool = False
+    closure: bool = False
+    full_batch: str | None = None
+    own_schedule: bool = False
+    average_key: str | None = None
+    plain_states: bool = False
+    sharded: bool = False
+    stateless_without: str | None = None
     state_bytes: float = 8
+    state_options: tuple[str, ...] = ()
+    history_option: tuple[str, int] | None = None
     learning_rate: float | None = None
+    training_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def averages(self) -> bool:
+        """Whether it averages the weights itself."""
+        return self.own_schedule or self.average_key is not None
+
+    def state_bytes_of(self, args: Mapping[str, Any]) -> float:
+        """Return the bytes of state for each parameter that trains.
+
+        Args:
+            args: Options as ``training.optim_args`` gives them.
+
+        Example:
+            >>> row = OptimizerRow(summary="SGD.", state_bytes=0, state_options=("momentum",))
+            >>> row.state_bytes_of({}), row.state_bytes_of({"momentum": 0.9})
+            (0, 4)
+        """
+        own = self.state_bytes
+        if self.history_option is not None:
+            option, usual = self.history_option
+            own = own * args.get(option, usual) / usual
+        return own + 4 * sum(bool(args.get(option)) for option in self.state_options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,19 +247,30 @@ class SchemeRow:
 
     Attributes:
         summary: One line for people.
-        target: The function that draws in place, as ``package.module:name``; none where it takes
-            more than a tensor to know.
-        options: Arguments of it that a recipe may say.
-        settings: Those that a recipe leaves out, where the function's own defaults are of no use.
-        draws: ``matrices`` where it reckons with the two sides of a weight, ``vectors`` where it
-            is made for one dimension, else any shape.
+        target: The function that draws a tensor in place, as ``package.module:name``; None if it
+            needs more than the tensor.
+        options: Arguments of the function that a recipe may give.
+        required: Those that a recipe must give.
+        settings: Arguments for which hftune has another default than the function.
+        draws: ``matrices`` if it needs the two sides of a weight, ``vectors`` if it is made for one
+            bias, else any shape.
+        equal_weights: Whether a recipe is warned that all weights it draws are equal.
+        scales_on_batch: Whether its layers are then scaled on a batch of training rows.
     """
 
     summary: str
     target: str | None = None
     options: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     draws: Literal["matrices", "vectors", "any"] = "any"
+    equal_weights: bool = False
+    scales_on_batch: bool = False
+
+    @property
+    def bounds(self) -> bool:
+        """Whether ``a`` and ``b`` bound the weights."""
+        return {"a", "b"} <= set(self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +279,18 @@ class ScheduleRow:
 
     Attributes:
         summary: One line for people.
-        target: The function of the factor, as ``package.module:name``; none where Transformers
-            makes the schedule.
-        kwargs: What ``training.lr_scheduler_kwargs`` may say, as JSON Schema.
-        required: What it must say.
-        example: Such options, as the picture of all schedules has them.
-        warms: Whether ``training.warmup_steps`` counts.
+        target: The function of the factor, or the class if it measures, as ``package.module:name``;
+            None if Transformers makes the schedule.
+        kwargs: Options that ``training.lr_scheduler_kwargs`` may give, as JSON Schema.
+        required: Options that it must give.
+        example: Options for the picture of all schedules.
+        check: The function that compares options and run, as ``package.module:name``.
+        flat: Whether the rate is the same throughout, without warmup.
+        warmup: Default of ``training.warmup_steps``; None for the default of all runs.
+        ends_low: Whether it is meant to end with rates that hardly move a weight.
+        scalable: Whether it is a factor by step, without restarts of its own.
         measures: Whether it follows the metric of the evaluations.
+        default_patience: Default of ``patience``, if the rate falls only after so many evaluations.
     """
 
     summary: str
@@ -227,5 +298,15 @@ class ScheduleRow:
     kwargs: Mapping[str, Schema] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     example: Mapping[str, Any] = field(default_factory=dict)
-    warms: bool = True
+    check: str | None = None
+    flat: bool = False
+    warmup: float | None = None
+    ends_low: bool = False
+    scalable: bool = True
     measures: bool = False
+    default_patience: int | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether Transformers has no name for it."""
+        return self.target is not None and not self.measures

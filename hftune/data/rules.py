@@ -5,8 +5,6 @@ from functools import partial
 
 from hftune.core.rules import RecipeView, Rule, training
 from hftune.data.section import DataSection
-from hftune.losses import LOSSES
-from hftune.methods import FITTED
 from hftune.models.section import ModelSection
 
 STREAMED = ("text-classification", "text-generation")
@@ -127,11 +125,6 @@ def _beside(name: str, view: RecipeView) -> bool:
     return _budget(view) and bool(training(view, name))
 
 
-def _compares_rows(view: RecipeView) -> bool:
-    row = None if view.loss is None else LOSSES.get(view.loss.name)
-    return row is not None and row.compares_rows
-
-
 def _deals_otherwise(view: RecipeView) -> bool:
     config = training(view, "accelerator_config")
     return isinstance(config, dict) and any(config.get(name) for name in DEALING)
@@ -166,13 +159,7 @@ BATCH_RULES = (
     ),
     Rule(
         KEY,
-        "this loss compares the rows of a micro-batch, whose number a budget leaves open: "
-        + ", ".join(name for name, row in LOSSES.items() if row.compares_rows),
-        lambda s: _budget(s) and _compares_rows(s),
-    ),
-    Rule(
-        KEY,
         "a probe is fitted on all rows at once",
-        lambda s: _budget(s) and s.method.name in FITTED,
+        lambda s: _budget(s) and s.method_row.fitted,
     ),
 )

@@ -10,7 +10,7 @@ from hftune.core.errors import HftuneError
 from hftune.data.same import plain
 from hftune.distillation.teachers import KEY, NamedTeacher
 from hftune.models.structure import num_positions
-from hftune.optimization.optimizers import IN_PARTS, OPTIMIZERS
+from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.task import Task
 from hftune.tasks.text_classification import TextClassification
@@ -175,7 +175,8 @@ def check_layers(
                 f"{widths}; heads are matched as they are",
                 hint="take a student of the teacher's own layers: model.keep_layers",
             )
-        if optimizer in IN_PARTS or not OPTIMIZERS[optimizer].groups:
+        row = OPTIMIZERS[optimizer]
+        if row.first_part is not None or not row.groups:
             raise HftuneError(
                 f"{widths}, and training.optim {optimizer} groups parameters by itself: it cannot "
                 "train a layer between them",

@@ -7,7 +7,6 @@ from functools import partial
 from hftune.core.rules import RecipeView, Rule
 from hftune.initialization import SCHEMES
 from hftune.initialization.section import OPTIONS, Drawing, InitializationSection
-from hftune.methods import FITTED
 
 #: Methods that train pretrained layers whole, so that one without its weights can learn.
 TRAINS_LAYERS = ("full", "freeze")
@@ -78,7 +77,8 @@ INITIALIZATION_RULES = (
             partial(
                 lambda key, s: (
                     getattr(s[InitializationSection], key) is not None
-                    and s.method.name not in (*TRAINS_LAYERS, *FITTED)
+                    and not s.method_row.fitted
+                    and s.method.name not in TRAINS_LAYERS
                 ),
                 key,
             ),
@@ -88,6 +88,6 @@ INITIALIZATION_RULES = (
     Rule(
         "initialization",
         "a probe has no new weights in the model",
-        lambda s: s.method.name in FITTED and s[InitializationSection].is_said,
+        lambda s: s.method_row.fitted and s[InitializationSection].is_said,
     ),
 )

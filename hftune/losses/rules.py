@@ -72,4 +72,14 @@ LOSS_RULES = (
             and training(s, "per_device_train_batch_size") == 1
         ),
     ),
+    Rule(
+        "data.token_budget",
+        "this loss compares the rows of a micro-batch, whose number a budget leaves open: "
+        + ", ".join(name for name, row in LOSSES.items() if row.compares_rows),
+        lambda s: (
+            s[DataSection].token_budget is not None
+            and s.loss_row is not None
+            and s.loss_row.compares_rows
+        ),
+    ),
 )

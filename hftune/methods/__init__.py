@@ -45,6 +45,7 @@ METHODS = {
         options="hftune.methods.relora:ReLoraConfig",
         summary="Low-rank updates, merged again and again: their sum has a high rank.",
         rewrites_base=True,
+        restarts=True,
     ),
     "probe": MethodRow(
         target="hftune.methods.probe.method:Probe",

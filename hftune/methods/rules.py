@@ -5,13 +5,6 @@ from hftune.core.rules import RecipeView, Rule, option, training
 from hftune.methods import CHANGES_SHAPE, ROWS
 from hftune.models.section import ModelSection
 
-#: Schedules that are a factor by step, without restarts of their own.
-SCALABLE = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
-            "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
-            "step", "multistep", "exponential", "inverse_time", "one_cycle")  # fmt: skip
-#: Optimizers that keep averages in the shape of the parameter.
-PLAIN_STATES = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad", "adam", "nadam",
-                "radam", "nesterov")  # fmt: skip
 #: Fields of diff_pruning's gates and their defaults, which a resolved recipe spells out.
 GATES = {
     "structured": True,
@@ -66,20 +59,6 @@ METHOD_RULES = (
             s.task == "token-classification"
             and s.method.name == "osf"
             and option(s, "target_modules") in (None, "all-linear")
-        ),
-    ),
-    Rule(
-        "training.lr_scheduler_type",
-        f"relora warms up again inside a schedule that it can scale: {', '.join(SCALABLE)}",
-        lambda s: (
-            s.method.name == "relora" and training(s, "lr_scheduler_type", "linear") not in SCALABLE
-        ),
-    ),
-    Rule(
-        "training.optim",
-        f"relora prunes the optimizer's state, which it knows of {', '.join(PLAIN_STATES)}",
-        lambda s: (
-            s.method.name == "relora" and training(s, "optim", "adamw_torch") not in PLAIN_STATES
         ),
     ),
     Rule(
@@ -221,13 +200,5 @@ METHOD_RULES = (
         "method.head_only_rate",
         "it has an effect only with head_only_steps or unfreeze_every",
         lambda s: option(s, "head_only_rate") not in (None, 1) and not _unfreezes(s),
-    ),
-    Rule(
-        "training.lr_scheduler_type",
-        f"head_only_rate multiplies a schedule that it can scale: {', '.join(SCALABLE)}",
-        lambda s: (
-            option(s, "head_only_rate") not in (None, 1)
-            and training(s, "lr_scheduler_type", "linear") not in SCALABLE
-        ),
     ),
 )

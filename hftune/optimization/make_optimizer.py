@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a name and its options to the class that the Trainer makes, and what it makes it of."""
+"""Resolve an optimizer name and its options to a class and its arguments."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,22 +10,12 @@ from torch import nn
 from torch.optim import AdamW
 from transformers import Trainer, TrainingArguments
 
-from hftune.core.registry import named
+from hftune.core.registry import OptimizerRow, named
 from hftune.optimization.optim_args import values_of
-from hftune.optimization.optimizers import IN_PARTS, OPTIMIZERS
-from hftune.optimization.parameter_groups import (
-    Grouping,
-    matrices_of_layers,
-    parameter_groups,
-    split,
-    token_tables,
-)
+from hftune.optimization.optimizers import OPTIMIZERS
+from hftune.optimization.parameter_groups import Grouping, parameter_groups, split
 
 ClassAndOptions = tuple[Any, dict[str, Any]]
-FIRST_PART: dict[str, Callable[[nn.Module], set[str]]] = {
-    "muon": matrices_of_layers,
-    "sparse_adam": token_tables,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +35,19 @@ class OptimizerChoice:
     loraplus: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def row(self) -> OptimizerRow:
+        """Facts about it."""
+        return OPTIMIZERS[self.name]
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of state for each parameter that trains."""
+        return self.row.state_bytes_of(values_of(self.args))
+
+    @property
     def is_plain(self) -> bool:
         """Whether the Trainer can make it alone."""
-        row, values = OPTIMIZERS[self.name], values_of(self.args)
+        row, values = self.row, values_of(self.args)
         own = row.target is not None or any(name in row.handed for name in values)
         return not (own or self.grouping.is_said or self.loraplus)
 
@@ -81,22 +81,22 @@ def class_and_options(
         return lambda: create_loraplus_optimizer, {
             "optimizer_cls": kind, **options, **choice.loraplus, **decay,
         }  # fmt: skip
-    if not OPTIMIZERS[choice.name].groups:
+    if not choice.row.groups:
         return kind, {**options, "params": [p for p in model.parameters() if p.requires_grad]}
     groups = parameter_groups(
         model,
         choice.grouping,
         lr=arguments.learning_rate,
-        weight_decay=arguments.weight_decay if OPTIMIZERS[choice.name].decays else 0.0,
+        weight_decay=arguments.weight_decay if choice.row.decays else 0.0,
         decayed=decayed,
     )
-    if choice.name not in IN_PARTS:
+    if choice.row.first_part is None:
         return kind, {**options, "params": groups}
     from hftune.optimization.combined_optimizer import Together
 
     rest = {"lr": arguments.learning_rate, **_adam(arguments)}
     parts = [(kind, options), (AdamW, rest)]
-    groups = split(groups, model, FIRST_PART[choice.name](model))
+    groups = split(groups, model, named(choice.row.first_part)(model))
     return Together, {"params": groups, "parts": parts, "lr": arguments.learning_rate}
 
 
@@ -104,12 +104,12 @@ def kind_and_options(
     choice: OptimizerChoice, arguments: TrainingArguments, model: nn.Module | None = None
 ) -> ClassAndOptions:
     """Return the class and its options without the groups."""
-    row, values = OPTIMIZERS[choice.name], values_of(choice.args)
+    row, values = choice.row, values_of(choice.args)
     if row.target is None:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)  # type: ignore[arg-type]
         return kind, {**options, **{k: v for k, v in values.items() if k in row.handed}}
     options = {"lr": arguments.learning_rate, **row.settings, **values}
-    if row.reads and choice.name != "muon":
+    if row.reads:
         options |= _adam(arguments)
     return named(row.target), options
 
@@ -119,13 +119,3 @@ def _adam(arguments: TrainingArguments) -> dict[str, Any]:
         "betas": (arguments.adam_beta1, arguments.adam_beta2),
         "eps": arguments.adam_epsilon,
     }
-
-
-def state_bytes(name: str, args: str | None) -> float:
-    """Return the bytes of state for each parameter that trains."""
-    row, values = OPTIMIZERS[name], values_of(args)
-    if name == "lbfgs":  # differences of weights and of gradients
-        return float(2 * 4 * values.get("history_size", 100))
-    more = {"centered", "amsgrad"}
-    more |= {"sgd": {"momentum"}, "rmsprop": {"momentum"}, "adafactor": {"beta1"}}.get(name, set())
-    return row.state_bytes + 4 * sum(bool(values.get(option)) for option in more)

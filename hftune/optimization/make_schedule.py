@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a name and its options to a schedule on an optimizer."""
+"""Resolve a schedule's name and its options to a schedule on an optimizer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from hftune.core.registry import named
-from hftune.optimization.metric_schedules import WarmedGreedy, WarmedPlateau
 from hftune.optimization.schedule_factors import Factor, Span
 from hftune.optimization.schedules import SCHEDULES
 
 SAMPLE = Span(total=100, warmup=10, epoch=25)
-#: They fall to a rate that is given; what rises to it is none.
-MIN_LR = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
-MEASURING = {"reduce_lr_on_plateau": WarmedPlateau, "greedy": WarmedGreedy}
 
 
 def make_schedule(
@@ -47,22 +43,16 @@ def make_schedule(
             "the run, or more"
         )
     row = SCHEDULES[name]
-    if row.target is not None:
-        return LambdaLR(optimizer, named(row.target)(span, **kwargs))
-    if name in MEASURING:
-        mode = "max" if greater_is_better else "min"
-        if kwargs.get("mode", mode) != mode:
-            raise ValueError(f"mode: {kwargs['mode']} is the wrong way round for this metric")
-        if name == "greedy":
-            _check_bounds(optimizer, kwargs)
-        return MEASURING[name](optimizer, span.warmup, **{**kwargs, "mode": mode})
-    if name == "warmup_stable_decay":
-        _check_stages(span, kwargs)
-    if name == "cosine_with_restarts" and kwargs.get("num_cycles", 1) > span.total - span.warmup:
-        raise ValueError(f"num_cycles: more than the {span.total - span.warmup} optimizer steps")
-    if name in MIN_LR:
-        _check_floor(optimizer, kwargs)
-    return get_scheduler(name, optimizer, span.warmup, span.total, dict(kwargs))
+    mode = "max" if greater_is_better else "min"
+    if row.measures and kwargs.get("mode", mode) != mode:
+        raise ValueError(f"mode: {kwargs['mode']} is the wrong way round for this metric")
+    if row.check is not None:
+        named(row.check)(optimizer.defaults["lr"], span, kwargs)
+    if row.target is None:
+        return get_scheduler(name, optimizer, span.warmup, span.total, dict(kwargs))
+    if row.measures:
+        return named(row.target)(optimizer, span.warmup, **{**kwargs, "mode": mode})
+    return LambdaLR(optimizer, named(row.target)(span, **kwargs))
 
 
 def make_factor(name: str, span: Span, kwargs: Mapping[str, Any], rate: float) -> Factor:
@@ -103,29 +93,3 @@ def sample_rates(name: str, span: Span = SAMPLE) -> list[float]:
 def idle_optimizer(rate: float) -> Optimizer:
     """Return an optimizer of one number, to try a schedule on."""
     return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
-
-
-def _check_floor(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> None:
-    rate = max(float(group["lr"]) for group in optimizer.param_groups)
-    if (kwargs.get("min_lr") or 0) >= rate:
-        raise ValueError(f"min_lr: {kwargs['min_lr']:g} is not below the learning rate, {rate:g}")
-
-
-def _check_stages(span: Span, kwargs: Mapping[str, Any]) -> None:
-    decay, stable = kwargs["num_decay_steps"], kwargs.get("num_stable_steps")
-    stages = span.warmup + decay + (stable or 0)
-    if stages > span.total or (stable is not None and stages != span.total):
-        raise ValueError(
-            f"num_decay_steps: warmup {span.warmup}, stable {stable or 0} and decay {decay} are "
-            f"{stages} optimizer steps, and the run has {span.total}"
-        )
-
-
-def _check_bounds(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> None:
-    """Refuse bounds that do not hold the rate; those of Transformers are 1e-3 and 1."""
-    rate = optimizer.defaults["lr"]
-    low, high = kwargs.get("min_lr", 1e-3), kwargs.get("max_lr", 1.0)
-    if not low <= rate <= high:
-        raise ValueError(
-            f"min_lr, max_lr: {low:g} to {high:g} does not hold training.learning_rate {rate:g}"
-        )

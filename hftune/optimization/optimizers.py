@@ -23,7 +23,14 @@ BETAS = ("adam_beta1", "adam_beta2")
 
 ADAM = (*BETAS, "adam_epsilon")
 
-_ADAMW: dict[str, Any] = {"args": {"amsgrad": SWITCH}, "handed": ("amsgrad",), "reads": ADAM}
+_ADAMW: dict[str, Any] = {
+    "args": {"amsgrad": SWITCH},
+    "handed": ("amsgrad",),
+    "reads": ADAM,
+    "plain_states": True,
+    "sharded": True,
+    "state_options": ("amsgrad",),
+}
 _BNB, _TORCHAO, _GALORE = "bitsandbytes", "torchao", "galore-torch"
 _ADEMAMIX: dict[str, Any] = {
     "package": _BNB,
@@ -62,10 +69,18 @@ _APOLLO: dict[str, Any] = {
     "reads": ADAM,
     "groups": False,
 }
-_LOMO: dict[str, Any] = {"package": "lomo-optim", "groups": False, "decays": False}
+_LOMO: dict[str, Any] = {
+    "package": "lomo-optim",
+    "groups": False,
+    "decays": False,
+    "takes_model": True,
+    "in_backward": True,
+}
 _SCHEDULE_FREE: dict[str, Any] = {
     "package": "schedulefree",
     "args": {"weight_lr_power": NUMBER, "r": NUMBER},
+    "own_schedule": True,
+    "training_defaults": {"lr_scheduler_type": "constant"},
 }
 MOMENTUM: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 _SGD: dict[str, Schema] = {"momentum": MOMENTUM, "dampening": NUMBER, "nesterov": SWITCH}
@@ -89,6 +104,7 @@ OPTIMIZERS = {
         },
         handed=("clip_threshold", "decay_rate", "beta1", "scale_parameter"),
         state_bytes=1,
+        state_options=("beta1",),
     ),
     "adamw_anyprecision": OptimizerRow(
         summary="AdamW with moments in bfloat16.",
@@ -113,12 +129,17 @@ OPTIMIZERS = {
     "sgd": OptimizerRow(
         summary="Stochastic gradient descent; momentum through optim_args.",
         args=_SGD,
+        plain_states=True,
+        sharded=True,
+        stateless_without="momentum",
         state_bytes=0,
+        state_options=("momentum",),
         learning_rate=1e-2,
     ),
     "adagrad": OptimizerRow(
         summary="Rates that shrink with the sum of squared gradients.",
         args={"lr_decay": NOT_NEGATIVE, "eps": POSITIVE},
+        plain_states=True,
         state_bytes=4,
     ),
     "adamw_bnb_8bit": OptimizerRow(
@@ -167,7 +188,10 @@ OPTIMIZERS = {
             "eps": POSITIVE,
             "centered": SWITCH,
         },
+        plain_states=True,
+        sharded=True,
         state_bytes=4,
+        state_options=("momentum", "centered"),
     ),
     "rmsprop_bnb": OptimizerRow(summary="RMSprop of bitsandbytes.", state_bytes=4, **_BNB_RMSPROP),
     "rmsprop_bnb_8bit": OptimizerRow(
@@ -182,13 +206,13 @@ OPTIMIZERS = {
     "galore_adamw_8bit": OptimizerRow(summary="GaLore with moments in 8 bits.", **_PROJECTED),
     "galore_adafactor": OptimizerRow(summary="GaLore with Adafactor.", **_PROJECTED),
     "galore_adamw_layerwise": OptimizerRow(
-        summary="GaLore that steps layer by layer in the backward.", **_PROJECTED
+        summary="GaLore that steps layer by layer in the backward.", in_backward=True, **_PROJECTED
     ),
     "galore_adamw_8bit_layerwise": OptimizerRow(
-        summary="GaLore in 8 bits, layer by layer.", **_PROJECTED
+        summary="GaLore in 8 bits, layer by layer.", in_backward=True, **_PROJECTED
     ),
     "galore_adafactor_layerwise": OptimizerRow(
-        summary="GaLore with Adafactor, layer by layer.", **_PROJECTED
+        summary="GaLore with Adafactor, layer by layer.", in_backward=True, **_PROJECTED
     ),
     "lomo": OptimizerRow(
         summary="SGD that steps inside the backward: no gradients are kept.",
@@ -219,7 +243,9 @@ OPTIMIZERS = {
     "apollo_adamw": OptimizerRow(
         summary="AdamW whose scaling comes from a low-rank projection.", **_APOLLO
     ),
-    "apollo_adamw_layerwise": OptimizerRow(summary="APOLLO, layer by layer.", **_APOLLO),
+    "apollo_adamw_layerwise": OptimizerRow(
+        summary="APOLLO, layer by layer.", in_backward=True, **_APOLLO
+    ),
     "stable_adamw": OptimizerRow(
         summary="AdamW with update clipping from Adafactor.",
         package="torch-optimi",
@@ -233,6 +259,8 @@ OPTIMIZERS = {
         target="torch.optim:Adam",
         args={"amsgrad": SWITCH, "decoupled_weight_decay": SWITCH},
         reads=ADAM,
+        plain_states=True,
+        state_options=("amsgrad",),
     ),
     "amsgrad": OptimizerRow(
         summary="Adam whose second moment never decreases.",
@@ -247,12 +275,14 @@ OPTIMIZERS = {
         target="torch.optim:NAdam",
         args={"momentum_decay": NOT_NEGATIVE, "decoupled_weight_decay": SWITCH},
         reads=ADAM,
+        plain_states=True,
     ),
     "radam": OptimizerRow(
         summary="Adam whose rate is rectified while the second moment is unsure.",
         target="torch.optim:RAdam",
         args={"decoupled_weight_decay": SWITCH},
         reads=ADAM,
+        plain_states=True,
     ),
     "adadelta": OptimizerRow(
         summary="Steps in the unit of the weights; the rate is a factor near 1.",
@@ -265,6 +295,7 @@ OPTIMIZERS = {
         target="torch.optim:SGD",
         settings={"momentum": 0.9, "nesterov": True},
         args={"momentum": POSITIVE},
+        plain_states=True,
         state_bytes=4,
         learning_rate=1e-3,
     ),
@@ -272,6 +303,10 @@ OPTIMIZERS = {
         summary="SGD whose weights from step t0 on are averaged; the average is saved.",
         target="torch.optim:ASGD",
         args={"t0": NOT_NEGATIVE, "lambd": NOT_NEGATIVE, "alpha": NOT_NEGATIVE},
+        required_args={
+            "t0": "the step from which on weights are averaged; torch's own would be 1e6"
+        },
+        average_key="ax",
         state_bytes=4,
         learning_rate=1e-2,
     ),
@@ -279,6 +314,8 @@ OPTIMIZERS = {
         summary="The sign of the gradient alone, a step size a weight; for full batches.",
         target="torch.optim:Rprop",
         decays=False,
+        full_batch="rprop compares the signs of two gradients; between batches they differ by "
+        "chance, and the steps shrink to nothing",
         learning_rate=1e-4,
     ),
     "lbfgs": OptimizerRow(
@@ -295,13 +332,23 @@ OPTIMIZERS = {
         settings={"line_search_fn": "strong_wolfe"},
         decays=False,
         groups=False,
-        state_bytes=800,
+        closure=True,
+        full_batch="lbfgs learns the curvature from differences of gradients; between batches they "
+        "differ by chance",
+        state_bytes=800,  # differences of weights and of gradients
+        history_option=("history_size", 100),
         learning_rate=1.0,
+        training_defaults={
+            "lr_scheduler_type": "constant",
+            "max_grad_norm": 0.0,  # gradients inside its step are not clipped
+        },
     ),
     "sparse_adam": OptimizerRow(
         summary="Adam that leaves the embeddings of unseen tokens alone; AdamW for the rest.",
         target="hftune.optimization.combined_optimizer:RowAdam",
         reads=ADAM,
+        first_part="hftune.optimization.parameter_groups:token_tables",
+        rest_reads=ADAM,
     ),
     "muon": OptimizerRow(
         summary="Orthogonalized momentum for the layers' matrices; AdamW for the rest.",
@@ -313,13 +360,10 @@ OPTIMIZERS = {
             "adjust_lr_fn": {"enum": ["original", "match_rms_adamw"]},
         },
         settings={"adjust_lr_fn": "match_rms_adamw"},
-        reads=ADAM,
+        first_part="hftune.optimization.parameter_groups:matrices_of_layers",
+        rest_reads=ADAM,
         state_bytes=4,
     ),
 }
 
-#: Optimizers of one part of the model, with AdamW for the rest.
-IN_PARTS = ("muon", "sparse_adam")
-#: Optimizers whose gradients must be those of all rows at once.
-FULL_BATCH = ("lbfgs", "rprop")
 DEFAULT = "adamw_torch_fused"

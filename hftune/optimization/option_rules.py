@@ -7,6 +7,8 @@ Transformers reads the options that it looks for and passes over all others with
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hftune.core.json_values import mismatch, show
+from hftune.core.registry import Schema
 from hftune.core.rules import RecipeView, training
 from hftune.core.suggest import did_you_mean
 from hftune.optimization.optim_args import is_malformed, values_of
@@ -14,8 +16,6 @@ from hftune.optimization.optimizers import ADAM, OPTIMIZERS
 from hftune.optimization.optimizers import DEFAULT as ADAMW
 from hftune.optimization.schedules import DEFAULT as LINEAR
 from hftune.optimization.schedules import SCHEDULES
-from hftune.recipe.training_fields import Schema
-from hftune.recipe.validate import mismatch, show
 
 Problem = tuple[tuple[str, ...], str]
 
@@ -58,13 +58,18 @@ def _optim_args(optim: str, text: str) -> Iterator[Problem]:
 def _is_unread(optim: str, name: str) -> bool:
     """Whether the field of TrainingArguments for an option would have no effect either."""
     field = SAID_ELSEWHERE[name].split()[0]
-    return field in ADAM and field not in OPTIMIZERS[optim].reads
+    return field in ADAM and field not in _fields(optim)
+
+
+def _fields(optim: str) -> tuple[str, ...]:
+    """Fields of TrainingArguments that have an effect."""
+    return (*OPTIMIZERS[optim].reads, *OPTIMIZERS[optim].rest_reads)
 
 
 def _adam_fields(optim: str, given: Mapping[str, Any]) -> Iterator[Problem]:
     row = OPTIMIZERS[optim]
     for name, usual in ADAM_DEFAULTS.items():
-        if name not in row.reads and given.get(name, usual) != usual:
+        if name not in _fields(optim) and given.get(name, usual) != usual:
             own = name.removeprefix("adam_").replace("epsilon", "eps")
             hint = f"; say training.optim_args: {own}=..." if own in row.args else ""
             yield ("training", name), f"{optim} does not read it{hint}"

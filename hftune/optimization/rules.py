@@ -1,35 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of optimizers, parameter groups, schedules, clipping and weight averaging."""
+"""Rules of optimizers, parameter groups, schedules and clipping."""
 
 from functools import partial
 
-from hftune.core.rules import RecipeView, Rule, training
+from hftune.core.registry import OptimizerRow
+from hftune.core.rules import RecipeView, Rule, option, training
 from hftune.data.section import DataSection
+from hftune.methods import ROWS
 from hftune.optimization.optim_args import values_of
-from hftune.optimization.optimizers import DEFAULT as ADAMW
-from hftune.optimization.optimizers import IN_PARTS, OPTIMIZERS
-from hftune.optimization.schedules import DEFAULT as LINEAR
+from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.schedules import SCHEDULES
-from hftune.recipe.defaults import NO_SCHEDULE
-from hftune.regularization.section import RegularizationSection
 
 LORAPLUS_METHODS = ("lora", "qlora")
-#: Methods that train pretrained weights themselves, which can stay close to where they were.
-TRAINS_PRETRAINED = ("full", "freeze", "bitfit")
-#: Methods that change weights by themselves, so that an average of steps is none of theirs.
-REWRITES_WEIGHTS = ("relora", "diff_pruning", "prune", "adalora")
-#: Optimizers that step inside the backward pass, where a gradient is gone at once.
-IN_BACKWARD = ("lomo", "adalomo", *(name for name in OPTIMIZERS if name.endswith("_layerwise")))
-AVERAGES_ITSELF = ("asgd", *(name for name in NO_SCHEDULE if name != "lbfgs"))
-
-
-def _optim(view: RecipeView) -> str:
-    return str(training(view, "optim", ADAMW))
-
-
-def _schedule(view: RecipeView) -> str:
-    usual = "constant" if _optim(view) in NO_SCHEDULE else LINEAR
-    return str(training(view, "lr_scheduler_type", usual))
+#: Optimizers whose step computes the loss of its batch several times.
+CLOSURE = ", ".join(name for name, row in OPTIMIZERS.items() if row.closure)
+IN_PARTS = ", ".join(name for name, row in OPTIMIZERS.items() if row.first_part is not None)
+PLAIN_STATES = ", ".join(name for name, row in OPTIMIZERS.items() if row.plain_states)
+FLAT = ", ".join(name for name, row in SCHEDULES.items() if row.flat)
+SCALABLE = ", ".join(name for name, row in SCHEDULES.items() if row.scalable)
+RESTARTING = ", ".join(name for name, row in ROWS.items() if row.restarts)
 
 
 def _kwarg(view: RecipeView, name: str) -> object:
@@ -45,58 +34,54 @@ def _has_groups(view: RecipeView) -> bool:
     return any(training(view, key) for key in ("layer_decay", "param_groups"))
 
 
-def _lbfgs_with(key: str, least: float, view: RecipeView) -> bool:
-    return _optim(view) == "lbfgs" and (training(view, key) or 0) > least
+def _closure_with(key: str, least: float, view: RecipeView) -> bool:
+    return view.optimizer_row.closure and (training(view, key) or 0) > least
 
 
-def _averages(view: RecipeView) -> bool:
-    return view[RegularizationSection].weight_averaging is not None
-
-
-def _penalized(name: str, view: RecipeView) -> bool:
-    return name in view[RegularizationSection].penalties
-
-
-def _average_option(name: str, view: RecipeView) -> bool:
-    averaging = view[RegularizationSection].weight_averaging
-    return averaging is not None and getattr(averaging, name) is not None
+def _lacks(optimizer: OptimizerRow, option: str, view: RecipeView) -> bool:
+    return view.optimizer_row is optimizer and option not in _args(view)
 
 
 OPTIMIZATION_RULES = (
     Rule(
         "training.gradient_accumulation_steps",
-        "lbfgs computes the loss of its batch several times a step; put all rows into one batch: "
-        "per_device_train_batch_size",
-        partial(_lbfgs_with, "gradient_accumulation_steps", 1),
+        f"{CLOSURE} computes the loss of its batch several times a step; put all rows into one "
+        "batch: per_device_train_batch_size",
+        partial(_closure_with, "gradient_accumulation_steps", 1),
     ),
     *(
         Rule(
             f"training.{key}",
-            "lbfgs computes gradients of its own inside a step, which nothing clips or measures",
-            partial(_lbfgs_with, key, 0),
+            f"{CLOSURE} computes gradients of its own inside a step, which nothing clips or "
+            "measures",
+            partial(_closure_with, key, 0),
         )
         for key in ("max_grad_norm", "max_grad_value")
     ),
     Rule(
         "training.fp16",
-        "lbfgs computes the loss itself, where fp16 would have to scale it",
-        lambda s: _optim(s) == "lbfgs" and bool(training(s, "fp16")),
+        f"{CLOSURE} computes the loss itself, where fp16 would have to scale it",
+        lambda s: s.optimizer_row.closure and bool(training(s, "fp16")),
     ),
     Rule(
         "training.weight_decay",
         "this optimizer takes none, like all of "
         + ", ".join(name for name, row in OPTIMIZERS.items() if not row.decays),
-        lambda s: not OPTIMIZERS[_optim(s)].decays and training(s, "weight_decay", 0) > 0,
+        lambda s: not s.optimizer_row.decays and training(s, "weight_decay", 0) > 0,
     ),
-    Rule(
-        "training.optim_args",
-        "asgd needs t0, the step from which on weights are averaged; torch's own would be 1e6",
-        lambda s: _optim(s) == "asgd" and "t0" not in _args(s),
+    *(
+        Rule(
+            "training.optim_args",
+            f"{name} needs {arg}, {reason}",
+            partial(_lacks, row, arg),
+        )
+        for name, row in OPTIMIZERS.items()
+        for arg, reason in row.required_args.items()
     ),
     Rule(
         "training.optim",
         "this optimizer groups parameters by itself: leave out layer_decay and param_groups",
-        lambda s: _has_groups(s) and not OPTIMIZERS[_optim(s)].groups,
+        lambda s: _has_groups(s) and not s.optimizer_row.groups,
     ),
     Rule(
         "training.param_groups",
@@ -118,11 +103,11 @@ OPTIMIZATION_RULES = (
     ),
     Rule(
         "training.loraplus_lr_ratio",
-        f"LoRA+ sets the rates of one optimizer, not of {', '.join(IN_PARTS)}, lbfgs or those that "
-        "group parameters by themselves",
+        f"LoRA+ sets the rates of one optimizer, not of {IN_PARTS}, {CLOSURE} or those that group "
+        "parameters by themselves",
         lambda s: (
             bool(training(s, "loraplus_lr_ratio"))
-            and (_optim(s) in IN_PARTS or not OPTIMIZERS[_optim(s)].groups)
+            and (s.optimizer_row.first_part is not None or not s.optimizer_row.groups)
         ),
     ),
     Rule(
@@ -143,39 +128,39 @@ OPTIMIZATION_RULES = (
         Rule(
             f"training.{key}",
             "this optimizer steps inside the backward pass, where no gradient is left to look at",
-            partial(lambda key, s: bool(training(s, key)) and _optim(s) in IN_BACKWARD, key),
+            partial(lambda key, s: bool(training(s, key)) and s.optimizer_row.in_backward, key),
         )
         for key in ("max_grad_value", "log_grad_norms")
     ),
     Rule(
         "training.log_grad_norms",
-        "lbfgs computes gradients of its own inside a step, which nothing clips or measures",
-        lambda s: bool(training(s, "log_grad_norms")) and _optim(s) == "lbfgs",
+        f"{CLOSURE} computes gradients of its own inside a step, which nothing clips or measures",
+        lambda s: bool(training(s, "log_grad_norms")) and s.optimizer_row.closure,
     ),
     Rule(
         "training.warmup_steps",
-        "constant has no warmup: take constant_with_warmup",
+        f"{FLAT} has no warmup: take constant_with_warmup",
         lambda s: (
-            not SCHEDULES[_schedule(s)].warms
+            s.schedule_row.flat
             and training(s, "warmup_steps", 0) > 0
-            and not _optim(s).startswith("schedule_free")
+            and not s.optimizer_row.own_schedule
         ),
     ),
     Rule(
         "training.lr_scheduler_type",
-        "schedule_free optimizers average their steps in place of a schedule: take constant",
-        lambda s: _optim(s).startswith("schedule_free") and _schedule(s) != "constant",
+        f"schedule_free optimizers average their steps in place of a schedule: take {FLAT}",
+        lambda s: s.optimizer_row.own_schedule and not s.schedule_row.flat,
     ),
     Rule(
         "training.lr_scheduler_type",
         "this optimizer steps inside the backward pass, with the schedules of Transformers alone",
-        lambda s: SCHEDULES[_schedule(s)].target is not None and _optim(s) in IN_BACKWARD,
+        lambda s: s.schedule_row.own and s.optimizer_row.in_backward,
     ),
     Rule(
         "training.lr_scheduler_type",
         "it follows the metric of the evaluations: set training.eval_strategy and data.validation",
         lambda s: (
-            SCHEDULES[_schedule(s)].measures
+            s.schedule_row.measures
             and (training(s, "eval_strategy") in ("no", False) or not s[DataSection].has_validation)
         ),
     ),
@@ -192,37 +177,18 @@ OPTIMIZATION_RULES = (
         ),
     ),
     Rule(
-        "regularization.weight_averaging",
-        f"{', '.join(REWRITES_WEIGHTS)} set weights between steps, which an average would undo",
-        lambda s: s.method.name in REWRITES_WEIGHTS and (_averages(s) or _optim(s) == "asgd"),
+        "training.lr_scheduler_type",
+        f"{RESTARTING} warms up again inside a schedule that it can scale: {SCALABLE}",
+        lambda s: s.method_row.restarts and not s.schedule_row.scalable,
     ),
     Rule(
-        "regularization.weight_averaging",
-        f"the optimizer averages the weights itself: {', '.join(AVERAGES_ITSELF)}",
-        lambda s: _averages(s) and _optim(s) in AVERAGES_ITSELF,
+        "training.optim",
+        f"{RESTARTING} prunes the optimizer's state, which it knows of {PLAIN_STATES}",
+        lambda s: s.method_row.restarts and not s.optimizer_row.plain_states,
     ),
     Rule(
-        "regularization.l2_sp",
-        f"only {', '.join(TRAINS_PRETRAINED)} train pretrained weights; an adapter begins at 0 and "
-        "is held there by l2",
-        lambda s: _penalized("l2_sp", s) and s.method.name not in TRAINS_PRETRAINED,
-    ),
-    *(
-        Rule(
-            f"regularization.{name}",
-            "bitfit trains biases, and a penalty counts weights of two dimensions or more; take "
-            "l2_sp",
-            partial(lambda name, s: _penalized(name, s) and s.method.name == "bitfit", name),
-        )
-        for name in ("l1", "l2")
-    ),
-    Rule(
-        "regularization.weight_averaging",
-        "decay is that of ema; in swa all steps count the same",
-        lambda s: (
-            (averaging := s[RegularizationSection].averaging) is not None
-            and averaging.decay is not None
-            and averaging.name == "swa"
-        ),
+        "training.lr_scheduler_type",
+        f"head_only_rate multiplies a schedule that it can scale: {SCALABLE}",
+        lambda s: option(s, "head_only_rate") not in (None, 1) and not s.schedule_row.scalable,
     ),
 )

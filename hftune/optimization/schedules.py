@@ -32,6 +32,8 @@ _MEASURING: dict[str, Schema] = {
     "eps": NOT_NEGATIVE,
 }
 _OWN = "hftune.optimization.schedule_factors:"
+_FOLLOWING = "hftune.optimization.metric_schedules:"
+_CHECKS = "hftune.optimization.schedule_checks:"
 
 SCHEDULES = {
     "linear": ScheduleRow(summary="Down to 0 in a straight line; the default."),
@@ -40,13 +42,15 @@ SCHEDULES = {
         summary="Several cosines of one length, each from the top (num_cycles).",
         kwargs={"num_cycles": COUNT},
         example={"num_cycles": 3},
+        check=f"{_CHECKS}check_cycles",
+        scalable=False,
     ),
     "polynomial": ScheduleRow(
         summary="Down to lr_end along a power (power).",
         kwargs={"lr_end": NOT_NEGATIVE, "power": POSITIVE},
         example={"power": 2.0},
     ),
-    "constant": ScheduleRow(summary="The same rate throughout, without warmup.", warms=False),
+    "constant": ScheduleRow(summary="The same rate throughout, without warmup.", flat=True),
     "constant_with_warmup": ScheduleRow(summary="The same rate after the warmup."),
     "inverse_sqrt": ScheduleRow(
         summary="Falls with the square root of the step, without end.",
@@ -54,19 +58,24 @@ SCHEDULES = {
     ),
     "reduce_lr_on_plateau": ScheduleRow(
         summary="Falls when the metric stops improving; needs evaluation.",
+        target=f"{_FOLLOWING}WarmedPlateau",
         kwargs=_MEASURING,
         example={"patience": 2, "factor": 0.5},
+        scalable=False,
         measures=True,
+        default_patience=10,  # of torch.optim.lr_scheduler.ReduceLROnPlateau
     ),
     "cosine_with_min_lr": ScheduleRow(
         summary="A cosine down to min_lr or min_lr_rate.",
         kwargs=_MIN_LR,
         example={"min_lr_rate": 0.1},
+        check=f"{_CHECKS}check_floor",
     ),
     "cosine_warmup_with_min_lr": ScheduleRow(
         summary="The same, with a warmup from warmup_lr_rate.",
         kwargs={**_MIN_LR, "warmup_lr_rate": SHARE},
         example={"min_lr_rate": 0.1, "warmup_lr_rate": 0.3},
+        check=f"{_CHECKS}check_floor",
     ),
     "warmup_stable_decay": ScheduleRow(
         summary="Warmup, plateau, decay (num_decay_steps).",
@@ -80,9 +89,11 @@ SCHEDULES = {
         },
         required=("num_decay_steps",),
         example={"num_decay_steps": 30},
+        check=f"{_CHECKS}check_stages",
     ),
     "greedy": ScheduleRow(
         summary="Rises while the metric improves, falls when it stops; needs evaluation.",
+        target=f"{_FOLLOWING}WarmedGreedy",
         kwargs={
             **_MEASURING,
             "warmup": FROM_ZERO,
@@ -92,6 +103,8 @@ SCHEDULES = {
             "reset_start": FROM_ZERO,
         },
         example={"patience": 2, "factor": 0.7, "min_lr": 0.0},
+        check=f"{_CHECKS}check_bounds",
+        scalable=False,
         measures=True,
     ),
     # Without a name in Transformers.
@@ -135,6 +148,8 @@ SCHEDULES = {
             "final_div_factor": POSITIVE,
             "anneal_strategy": {"enum": ["cos", "linear"]},
         },
+        warmup=0.3,  # its rise, as torch's pct_start
+        ends_low=True,
     ),
     "cosine_warm_restarts": ScheduleRow(
         summary="Cosines from the top, each T_mult times as long as the one before (SGDR).",
@@ -142,6 +157,7 @@ SCHEDULES = {
         kwargs={"unit": UNIT, "T_0": POSITIVE, "T_mult": COUNT, "min_lr_rate": SHARE},
         required=("unit", "T_0"),
         example={"unit": "step", "T_0": 13, "T_mult": 2},
+        scalable=False,
     ),
 }
 

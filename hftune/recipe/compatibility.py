@@ -58,6 +58,7 @@ def recipe_view(sections: Mapping[str, Any]) -> RecipeView:
     """
     loss, training = sections["loss"], sections["training"]
     optimizer = OPTIMIZERS[training.get("optim", DEFAULT_OPTIMIZER)]
+    usual = optimizer.training_defaults.get("lr_scheduler_type", DEFAULT_SCHEDULE)
     return RecipeView(
         task=sections["task"],
         method=sections["method"],
@@ -67,7 +68,7 @@ def recipe_view(sections: Mapping[str, Any]) -> RecipeView:
         method_row=method_row(sections["method"].name),
         loss_row=None if loss is None else LOSSES[loss.name],
         optimizer_row=optimizer,
-        schedule_row=SCHEDULES[training.get("lr_scheduler_type", DEFAULT_SCHEDULE)],
+        schedule_row=SCHEDULES[training.get("lr_scheduler_type", usual)],
         sections={type(section): section for section in sections.values()},
     )
 

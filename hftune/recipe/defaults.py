@@ -13,6 +13,7 @@ from hftune.methods import CHANGES_SHAPE, FITTED, method_row
 from hftune.models.section import ModelSection
 from hftune.optimization.optimizers import DEFAULT as ADAMW
 from hftune.optimization.optimizers import OPTIMIZERS
+from hftune.optimization.schedules import DEFAULT as LINEAR
 from hftune.optimization.schedules import SCHEDULES
 from hftune.recipe.sections import DEFAULT_NAMES, SHORT_FORMS
 from hftune.regularization.section import regularization_section
@@ -54,8 +55,6 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_eval_batch_size": 8,
     },
 }
-#: Optimizers that want the same rate throughout.
-NO_SCHEDULE = ("lbfgs", "schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd")
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "rmse", "mae", "hamming_loss")
 #: What of ``training`` is read where no Trainer runs, beside where the model is pushed.
 FITTED_TRAINING = ("output_dir", "seed", "use_cpu", "per_device_eval_batch_size")
@@ -155,18 +154,14 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
 
 def optimizer_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
     """Return what an optimizer or a schedule leaves no other choice for, or no better one."""
-    name = chosen.get("optim", ADAMW)
-    defaults: dict[str, Any] = {}
-    if name in NO_SCHEDULE:
-        defaults["lr_scheduler_type"] = "constant"
-    if name == "lbfgs":
-        defaults["max_grad_norm"] = 0.0  # gradients inside its step are not clipped
-    if not OPTIMIZERS[name].decays:
+    optimizer = OPTIMIZERS[chosen.get("optim", ADAMW)]
+    defaults = dict(optimizer.training_defaults)
+    if not optimizer.decays:
         defaults["weight_decay"] = 0.0
-    schedule = {**chosen, **defaults}.get("lr_scheduler_type", "linear")
-    if schedule == "one_cycle":
-        defaults["warmup_steps"] = 0.3  # its rise, as torch's pct_start
-    elif not SCHEDULES[schedule].warms and not name.startswith("schedule_free"):
+    schedule = SCHEDULES[{**chosen, **defaults}.get("lr_scheduler_type", LINEAR)]
+    if schedule.warmup is not None:
+        defaults["warmup_steps"] = schedule.warmup
+    elif schedule.flat and not optimizer.own_schedule:
         defaults["warmup_steps"] = 0
     return defaults
 

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of noise, dropout of every kind, and sharpness-aware steps."""
+"""Rules of noise, dropout, sharpness-aware steps, penalties and averages of the weights."""
 
 from functools import partial
 
 from hftune.core.rules import RecipeView, Rule, training
 from hftune.models.section import ModelSection
-from hftune.optimization.optimizers import DEFAULT as ADAMW
-from hftune.optimization.rules import IN_BACKWARD, REWRITES_WEIGHTS
+from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.regularization.fields import FIELDS
 from hftune.regularization.section import RegularizationSection
 
+#: Optimizers whose step computes the loss of its batch several times.
+CLOSURE = ", ".join(name for name, row in OPTIMIZERS.items() if row.closure)
+AVERAGING = ", ".join(name for name, row in OPTIMIZERS.items() if row.averages)
+#: Methods that train pretrained weights themselves, which can stay close to where they were.
+TRAINS_PRETRAINED = ("full", "freeze", "bitfit")
+#: Methods that change weights by themselves, so that an average of steps is none of theirs.
+REWRITES_WEIGHTS = ("relora", "diff_pruning", "prune", "adalora")
 #: Methods that train the weights of linear layers themselves.
 TRAINS_LINEAR = ("full", "freeze", "head_only")
 
@@ -24,12 +30,16 @@ def _said(key: str, view: RecipeView) -> bool:
     return getattr(view[RegularizationSection], key) is not None
 
 
-def _optim(view: RecipeView) -> str:
-    return str(training(view, "optim", ADAMW))
+def _averages(view: RecipeView) -> bool:
+    return view[RegularizationSection].weight_averaging is not None
+
+
+def _penalized(name: str, view: RecipeView) -> bool:
+    return name in view[RegularizationSection].penalties
 
 
 def _in_backward(key: str, view: RecipeView) -> bool:
-    return _said(key, view) and _optim(view) in IN_BACKWARD
+    return _said(key, view) and view.optimizer_row.in_backward
 
 
 def _rewrites(key: str, view: RecipeView) -> bool:
@@ -75,8 +85,8 @@ REGULARIZATION_RULES = (
     *(
         Rule(
             f"regularization.{key}",
-            "lbfgs computes gradients of its own inside a step, which nothing changes",
-            partial(lambda key, s: _said(key, s) and _optim(s) == "lbfgs", key),
+            f"{CLOSURE} computes gradients of its own inside a step, which nothing changes",
+            partial(lambda key, s: _said(key, s) and s.optimizer_row.closure, key),
         )
         for key in ("gradient_noise", "sam")
     ),
@@ -104,5 +114,47 @@ REGULARIZATION_RULES = (
         "regularization.sam",
         "the scaling of fp16 allows one gradient a step, and sam needs two; take bf16",
         lambda s: _said("sam", s) and bool(training(s, "fp16")),
+    ),
+    Rule(
+        "regularization.weight_averaging",
+        f"{', '.join(REWRITES_WEIGHTS)} set weights between steps, which an average would undo",
+        lambda s: (
+            s.method.name in REWRITES_WEIGHTS
+            and (_averages(s) or s.optimizer_row.average_key is not None)
+        ),
+    ),
+    Rule(
+        "regularization.weight_averaging",
+        f"the optimizer averages the weights itself: {AVERAGING}",
+        lambda s: _averages(s) and s.optimizer_row.averages,
+    ),
+    Rule(
+        "regularization.l2_sp",
+        f"only {', '.join(TRAINS_PRETRAINED)} train pretrained weights; an adapter begins at 0 and "
+        "is held there by l2",
+        lambda s: _penalized("l2_sp", s) and s.method.name not in TRAINS_PRETRAINED,
+    ),
+    *(
+        Rule(
+            f"regularization.{name}",
+            "bitfit trains biases, and a penalty counts weights of two dimensions or more; take "
+            "l2_sp",
+            partial(lambda name, s: _penalized(name, s) and s.method.name == "bitfit", name),
+        )
+        for name in ("l1", "l2")
+    ),
+    Rule(
+        "regularization.weight_averaging",
+        "decay is that of ema; in swa all steps count the same",
+        lambda s: (
+            (averaging := s[RegularizationSection].averaging) is not None
+            and averaging.decay is not None
+            and averaging.name == "swa"
+        ),
+    ),
+    Rule(
+        "regularization",
+        "no Trainer runs for a probe; method.classifier_kwargs takes C, alpha and their like",
+        lambda s: s.method_row.fitted and s[RegularizationSection] != RegularizationSection(),
     ),
 )

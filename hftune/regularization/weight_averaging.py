@@ -149,9 +149,18 @@ class EndInEvaluation(TrainerCallback):
 
 
 class OptimizerAverage(Averaging):
-    """The average in the state of ``torch.optim.ASGD``; checkpoints of the optimizer hold it."""
+    """The average that an optimizer keeps in its state, which checkpoints of the optimizer hold.
 
-    optimizer: Any = None
+    Args:
+        model: What trains has ``requires_grad``.
+        key: Key of the optimizer's state that holds the average of a weight; ``ax`` for
+            ``torch.optim.ASGD``.
+    """
+
+    def __init__(self, model: nn.Module, key: str) -> None:
+        super().__init__(model)
+        self.key = key
+        self.optimizer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember the optimizer."""
@@ -162,4 +171,4 @@ class OptimizerAverage(Averaging):
         if self.optimizer is None or not self.optimizer.state:
             return []
         state = self.optimizer.state
-        return [state[p]["ax"] if p in state else p.detach() for p in self.live]
+        return [state[p][self.key] if p in state else p.detach() for p in self.live]

@@ -86,7 +86,7 @@ def test_optimizers_and_schedules_are_those_of_transformers(
         name for name, row in OPTIMIZERS.items() if row.target is None
     }
     assert {kind.value for kind in SchedulerType} == {
-        name for name, row in SCHEDULES.items() if row.target is None
+        name for name, row in SCHEDULES.items() if not row.own
     }
     assert set(OPTIMIZERS) == names(kinds["optimizers"])
     assert set(SCHEDULES) == names(kinds["schedules"])

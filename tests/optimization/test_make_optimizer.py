@@ -5,7 +5,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames
 
 import hftune
 from hftune import Recipe, RecipeError
-from hftune.optimization.make_optimizer import OptimizerChoice, class_and_options, state_bytes
+from hftune.optimization.make_optimizer import OptimizerChoice, class_and_options
 from hftune.optimization.optimizers import ADAM, OPTIMIZERS
 from hftune.training.build import build_model, build_trainer
 from hftune.training.plan.prepare import prepare
@@ -295,17 +295,26 @@ def test_own_options_are_those_of_the_class(name: str) -> None:
     row = OPTIMIZERS[name]
     known = set(inspect.signature(named(row.target)).parameters)
     assert {*row.args, *row.settings} <= known
-    assert ("betas" in known or name == "muon") == bool(row.reads)
+    assert ("betas" in known) == bool(row.reads)
     assert set(row.reads) <= set(ADAM)
+    assert row.rest_reads == (() if row.first_part is None else ADAM)
     assert row.decays == ("weight_decay" in known or name == "sparse_adam")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*(n for n in OURS if n not in TAKES_A_MATRIX), "adamw_torch", "sgd", "adagrad", "rmsprop"],
-)
-def test_state_bytes_are_what_the_state_holds(name: str, tmp_path: Any) -> None:
-    args = {"lbfgs": "history_size=3", "asgd": "t0=0", "sgd": "momentum=0.9"}.get(name)
+def states() -> Iterator[tuple[str, str | None]]:
+    """Yield each optimizer that runs here, alone and with each option that adds to its state."""
+    needed = {"lbfgs": "history_size=3", "asgd": "t0=0"}
+    values = {"momentum": "0.9", "beta1": "0.9"}
+    for name, row in OPTIMIZERS.items():
+        ours = row.target is not None and name not in TAKES_A_MATRIX
+        if ours or (row.package is None and row.state_options):
+            yield name, needed.get(name)
+            for option in row.state_options:
+                yield name, f"{option}={values.get(option, 'true')}"
+
+
+@pytest.mark.parametrize(("name", "args"), [*states(), ("adagrad", None)])
+def test_state_bytes_are_what_the_state_holds(name: str, args: str | None, tmp_path: Any) -> None:
     model = nn.Linear(64, 64, bias=False)
     given = arguments(tmp_path, name, optim_args=args)
     kind, options = class_and_options(
@@ -325,7 +334,9 @@ def test_state_bytes_are_what_the_state_holds(name: str, tmp_path: Any) -> None:
     held = [value for state in optimizer.state.values() for value in state.values()]
     held = [tensor for value in held for tensor in (value if isinstance(value, list) else [value])]
     whole = sum(t.nbytes for t in held if isinstance(t, Tensor) and t.numel() == 64 * 64)
-    claimed = state_bytes(name, args)
+    claimed = OptimizerChoice(name=name, args=args).state_bytes
+    if name == "adafactor":  # a row and a column of second moments in place of a whole matrix
+        claimed -= OPTIMIZERS[name].state_bytes
     if name == "lbfgs":  # a direction and a gradient beside the history
         assert 0 <= whole / 64**2 - claimed <= 8
     else:

@@ -5,7 +5,6 @@ from typing import Any
 
 from hftune.core.rules import RecipeView, Rule, training
 from hftune.data.section import DataSection
-from hftune.methods import FITTED
 from hftune.models.section import ModelSection
 
 #: Samplings that make all classes equally common.
@@ -188,11 +187,11 @@ SAMPLING_RULES = (
     Rule(
         "data.sampling",
         "a probe sees each row once; its weights are method.balance",
-        lambda s: s.method.name in FITTED and s[DataSection].sampling is not None,
+        lambda s: s.method_row.fitted and s[DataSection].sampling is not None,
     ),
     Rule(
         "data.curriculum",
         "a probe is fitted on all rows at once",
-        lambda s: s.method.name in FITTED and s[DataSection].curriculum is not None,
+        lambda s: s.method_row.fitted and s[DataSection].curriculum is not None,
     ),
 )

@@ -10,7 +10,6 @@ from hftune.methods import FITTED
 from hftune.models.section import ModelSection
 from hftune.recipe.defaults import FITTED_TRAINING
 from hftune.recipe.training_fields import PUSH_FIELDS
-from hftune.regularization.section import RegularizationSection
 
 NO_TRAINER = f"no Trainer runs for a probe, which reads {', '.join(FITTED_TRAINING)} alone"
 
@@ -72,11 +71,6 @@ PROBE_RULES = (
         "model.classifier_pooling",
         "a probe has no head in the model: say method.pooling",
         lambda s: _fitted(s) and s[ModelSection].classifier_pooling != "cls",
-    ),
-    Rule(
-        "regularization",
-        "no Trainer runs for a probe; method.classifier_kwargs takes C, alpha and their like",
-        lambda s: _fitted(s) and s[RegularizationSection] != RegularizationSection(),
     ),
     Rule(
         "data.streaming",

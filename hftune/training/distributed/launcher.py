@@ -13,13 +13,23 @@ from importlib.util import find_spec
 import torch
 
 from hftune.core.errors import RecipeError
+from hftune.core.registry import OptimizerRow
 from hftune.methods import FITTED, ROWS
 from hftune.optimization.optim_args import values_of
+from hftune.optimization.optimizers import DEFAULT as DEFAULT_OPTIMIZER
+from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.recipe.recipe import Recipe
 
 SHARDED_METHODS = tuple(name for name, row in ROWS.items() if row.sharded)
-#: Optimizers that are tested on sharded parameters.
-SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+SHARDED_OPTIMIZERS = tuple(name for name, row in OPTIMIZERS.items() if row.sharded)
+#: Optimizers that cannot be resumed when FSDP2 shards them, since without an option they keep no
+#: state.
+WITHOUT_STATE = ", ".join(
+    f"plain {name} is: say {row.stateless_without}=0.9"
+    for name, row in OPTIMIZERS.items()
+    if row.stateless_without
+)
+CLOSURE = ", ".join(name for name, row in OPTIMIZERS.items() if row.closure)
 #: Keys that look at single weights, untested where each process holds a piece of them.
 NOT_SHARDED = ("layer_decay", "param_groups", "loraplus_lr_ratio", "max_grad_value",
                "log_grad_norms")  # fmt: skip
@@ -102,10 +112,14 @@ def _bits(recipe: Recipe, switch: str) -> bool:
     return bool((recipe.model.quantization or {}).get(switch))
 
 
-def _is_plain_sgd(recipe: Recipe) -> bool:
+def _optimizer(recipe: Recipe) -> OptimizerRow:
+    return OPTIMIZERS[recipe.training.get("optim", DEFAULT_OPTIMIZER)]
+
+
+def _is_stateless(recipe: Recipe) -> bool:
     """Tell whether the optimizer keeps nothing from one step to the next."""
-    momentum = values_of(recipe.training.get("optim_args")).get("momentum", 0)
-    return recipe.training.get("optim") == "sgd" and not momentum
+    option = _optimizer(recipe).stateless_without
+    return option is not None and not values_of(recipe.training.get("optim_args")).get(option)
 
 
 def _storage_is_cast(recipe: Recipe, launch: Launch) -> bool:
@@ -212,10 +226,7 @@ RULES = (
     LaunchRule(
         "training.optim",
         f"sharded, only these are tested: {', '.join(SHARDED_OPTIMIZERS)}",
-        lambda recipe, launch: (
-            launch.sharding is not None
-            and recipe.training.get("optim", "adamw_torch") not in SHARDED_OPTIMIZERS
-        ),
+        lambda recipe, launch: launch.sharding is not None and not _optimizer(recipe).sharded,
     ),
     LaunchRule(
         "training",
@@ -275,13 +286,13 @@ RULES = (
     ),
     LaunchRule(
         "training.optim",
-        "lbfgs searches along its direction by the loss, which two processes would see otherwise",
-        lambda recipe, launch: launch.processes > 1 and recipe.training.get("optim") == "lbfgs",
+        f"{CLOSURE} runs a line search on the loss, and each process would see a different loss",
+        lambda recipe, launch: launch.processes > 1 and _optimizer(recipe).closure,
     ),
     LaunchRule(
         "training.optim_args",
-        "FSDP2 cannot resume an optimizer without state, as plain sgd is: say momentum=0.9",
-        lambda recipe, launch: _fsdp(launch) and _is_plain_sgd(recipe),
+        f"FSDP2 cannot resume an optimizer without state, as {WITHOUT_STATE}",
+        lambda recipe, launch: _fsdp(launch) and _is_stateless(recipe),
     ),
     LaunchRule(
         "training.auto_find_batch_size",

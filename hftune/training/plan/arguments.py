@@ -24,8 +24,6 @@ from hftune.training.distributed.launcher import Launch, has_bf16, precision
 #: pip's name of a package -> its extra, or what it is imported as.
 EXTRAS = {"bitsandbytes": "hftune[bnb]", "schedulefree": "hftune[schedulefree]"}
 MODULES = {"torch-optimi": "optimi"}
-#: Optimizers that the Trainer can only look at together with a model.
-TAKE_A_MODEL = ("lomo", "adalomo")
 
 
 def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
@@ -139,7 +137,7 @@ def _check_optimizer(arguments: TrainingArguments) -> None:
             [f"training.optim: {name}: {package} is not installed"],
             hint=f"pip install '{EXTRAS.get(package, package)}'",
         )
-    if arguments.optim_target_modules is not None or arguments.optim in TAKE_A_MODEL:
+    if arguments.optim_target_modules is not None or OPTIMIZERS[name].takes_model:
         return
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments)

@@ -12,18 +12,16 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError, first_line
+from hftune.core.registry import ScheduleRow, named
 from hftune.core.steps import steps_of
 from hftune.optimization.make_optimizer import (
-    FIRST_PART,
     ClassAndOptions,
     OptimizerChoice,
     class_and_options,
     kind_and_options,
-    state_bytes,
 )
-from hftune.optimization.make_schedule import MEASURING, idle_optimizer, make_factor, make_schedule
+from hftune.optimization.make_schedule import idle_optimizer, make_factor, make_schedule
 from hftune.optimization.metric_schedules import Climb
-from hftune.optimization.optimizers import FULL_BATCH, OPTIMIZERS
 from hftune.optimization.parameter_groups import Grouping, check_groups
 from hftune.optimization.schedule_factors import Span
 from hftune.optimization.schedules import SCHEDULES
@@ -95,14 +93,18 @@ class Optimization:
     @property
     def computes_again(self) -> bool:
         """Whether a step of the optimizer computes the loss of its batch itself."""
-        return self.optimizer.name == "lbfgs"
+        return self.optimizer.row.closure
+
+    @property
+    def schedule_row(self) -> ScheduleRow:
+        """Facts about the schedule."""
+        return SCHEDULES[self.schedule]
 
     @property
     def state_bytes(self) -> float:
         """Bytes for each parameter that trains: the optimizer's state, average, and start."""
         copies = (self.averaging is not None) + ("l2_sp" in self.penalties)
-        own = state_bytes(self.optimizer.name, self.optimizer.args)
-        return own + copies * torch.float32.itemsize
+        return self.optimizer.state_bytes + copies * torch.float32.itemsize
 
     def class_and_options(
         self,
@@ -119,8 +121,7 @@ class Optimization:
             decayed: Names of the parameters that decay.
             total: Optimizer steps of the run.
         """
-        scheduled_inside = self.optimizer.name.startswith("schedule_free")
-        if self.optimizer.is_plain and not scheduled_inside:
+        if self.optimizer.is_plain and not self.optimizer.row.own_schedule:
             return None
         kind, options = class_and_options(self.optimizer, arguments, model, decayed)
         if "warmup_steps" in options:  # Transformers hands a share over as if it were steps
@@ -129,7 +130,7 @@ class Optimization:
 
     def make_schedule(self, optimizer: Any, arguments: TrainingArguments, span: Span) -> Any:
         """Return the schedule where the Trainer would not make it, or not so; else None."""
-        if SCHEDULES[self.schedule].target is None and self.schedule not in MEASURING:
+        if self.schedule_row.target is None:
             return None
         return make_schedule(
             self.schedule,
@@ -141,8 +142,8 @@ class Optimization:
 
     def averaging_of(self, model: nn.Module, total: int) -> Averaging | None:
         """Return what keeps the average of a model's weights, if the run has one."""
-        if self.optimizer.name == "asgd":
-            return OptimizerAverage(model)
+        if self.optimizer.row.average_key is not None:
+            return OptimizerAverage(model, self.optimizer.row.average_key)
         if self.averaging is None:
             return None
         start, every = _average_steps(self.averaging, total)
@@ -160,9 +161,9 @@ class Optimization:
         callbacks: list[TrainerCallback] = []
         if self.max_grad_value is not None:
             callbacks.append(GradientValueClipping(self.max_grad_value))
-        if self.schedule in MEASURING:
+        if self.schedule_row.measures:
             callbacks.append(Climb())
-        if self.optimizer.name.startswith("schedule_free"):
+        if self.optimizer.row.own_schedule:
             callbacks.append(EndInEvaluation())
         return callbacks
 
@@ -180,8 +181,8 @@ class Optimization:
             model: As the method changes it; it may be without weights.
         """
         check_groups(model, self.optimizer.grouping)
-        if self.optimizer.name in FIRST_PART:
-            FIRST_PART[self.optimizer.name](model)
+        if self.optimizer.row.first_part is not None:
+            named(self.optimizer.row.first_part)(model)
 
     def check_run(self, arguments: TrainingArguments, span: Span) -> None:
         """Refuse a schedule or an average that does not fit the length of the run.
@@ -219,19 +220,13 @@ class Optimization:
             span: How long run, warmup and epoch are.
             rate: The learning rate.
         """
-        remarks = []
-        if self.optimizer.name in FULL_BATCH and (span.epoch is None or span.epoch > 1):
-            what = {
-                "rprop": "rprop compares the signs of two gradients; between batches they differ "
-                "by chance, and the steps shrink to nothing",
-                "lbfgs": "lbfgs learns the curvature from differences of gradients; between "
-                "batches they differ by chance",
-            }[self.optimizer.name]
-            remarks.append(f"{what}: put all rows into one batch, or take adamw_torch")
-        if SCHEDULES[self.schedule].target is not None:
+        remarks, why = [], self.optimizer.row.full_batch
+        if why is not None and (span.epoch is None or span.epoch > 1):
+            remarks.append(f"{why}: put all rows into one batch, or take adamw_torch")
+        if self.schedule_row.own:
             factor = make_factor(self.schedule, span, self.schedule_kwargs, rate)
             dead = [s for s in range(span.warmup, span.total) if factor(s) < DEAD_RATE]
-            if dead and dead[0] < FINISH * span.total and self.schedule != "one_cycle":
+            if dead and dead[0] < FINISH * span.total and not self.schedule_row.ends_low:
                 remarks.append(
                     f"training.lr_scheduler_type: after {dead[0]} of {span.total} optimizer steps "
                     f"the rate is below a thousandth of learning_rate"
@@ -274,7 +269,7 @@ def _try_optimizer(choice: OptimizerChoice, arguments: TrainingArguments) -> Non
     Raises:
         RecipeError: It refuses an option.
     """
-    if not OPTIMIZERS[choice.name].groups and OPTIMIZERS[choice.name].target is None:
+    if not choice.row.groups and choice.row.target is None:
         return  # made of a whole model
     kind, options = kind_and_options(choice, arguments)
     if kind.__module__.startswith(("torch.", "transformers.", "hftune.")):

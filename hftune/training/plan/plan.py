@@ -43,8 +43,6 @@ from hftune.training.plan.training_steps import batches_per_epoch, span_of
 from hftune.training.sampling.token_batches import TokenBatches
 
 PERCENTILES = (50, 90, 99, 100)
-#: Of ``torch.optim.lr_scheduler.ReduceLROnPlateau``.
-PLATEAU_PATIENCE = 10
 
 
 @dataclass
@@ -210,8 +208,8 @@ class Plan:
         has = f"and the run has {number_of(evaluations, 'evaluation', 'evaluations')}"
         if patience is not None and patience >= evaluations:
             yield f"training.early_stopping_patience: {patience}, {has}, so it cannot end early"
-        if self.optimization.schedule == "reduce_lr_on_plateau":
-            waits = self.optimization.schedule_kwargs.get("patience", PLATEAU_PATIENCE)
+        if (usual := self.optimization.schedule_row.default_patience) is not None:
+            waits = self.optimization.schedule_kwargs.get("patience", usual)
             if waits + 1 >= evaluations:  # the first is the best so far
                 yield (
                     f"training.lr_scheduler_kwargs: patience {waits}, {has}, so the rate cannot "

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hftune.methods.head_only import HeadOnly
-from hftune.optimization.make_optimizer import state_bytes
+from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.speed.padding_free import padding_free
 from hftune.tasks.context import RunContext
 from hftune.training.memory.activations import kept_bytes
@@ -71,7 +71,8 @@ def test_counted_exactly(head_only: bool, optimizer: str, states: int) -> None:
     trained = head if head_only else trunk + head
     if head_only:
         HeadOnly().apply(model, RunContext(task="text-classification"))
-    found = estimate_memory(model, rows=1, length=1, state_bytes=state_bytes(optimizer, None))
+    each = OPTIMIZERS[optimizer].state_bytes_of({})
+    found = estimate_memory(model, rows=1, length=1, state_bytes=each)
     assert found.weights == 4 * (trunk + head)
     assert found.gradients == 4 * trained
     assert found.optimizer == states * trained
