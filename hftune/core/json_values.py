@@ -27,7 +27,14 @@ BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 
 
 def choices(word: Any, known: Iterable[str]) -> str:
-    """Return the end of a message: the name that is meant, or the names that are allowed."""
+    """Return the end of a message: the name that is meant, or the names that are allowed.
+
+    Example:
+        >>> choices("linaer", ["linear", "cosine"])
+        '; did you mean linear?'
+        >>> choices("", ["linear", "cosine"])
+        '; allowed: cosine, linear'
+    """
     names = sorted(known)
     if near := did_you_mean(word, names):
         return near
@@ -36,7 +43,12 @@ def choices(word: Any, known: Iterable[str]) -> str:
 
 
 def mismatch(value: Any, schema: Schema) -> str | None:
-    """Return what is wrong with a plain value, or None when it fits."""
+    """Return what is wrong with a plain value, or None when it fits.
+
+    Example:
+        >>> mismatch("3", {"type": "integer"}), mismatch(-1, {"type": "integer", "minimum": 0})
+        ("expected a whole number, got the text '3'", 'must be at least 0, got -1')
+    """
     if value in schema.get("alsoAllowed", ()):
         return None
     options = schema.get("anyOf") or schema.get("oneOf")
@@ -69,7 +81,12 @@ def _item_mismatch(values: Sequence[Any], schema: Schema) -> str | None:
 
 
 def describe(schema: Schema) -> str:
-    """Return what a schema allows, in words."""
+    """Describe the values that a schema allows.
+
+    Example:
+        >>> describe({"anyOf": [{"type": "number"}, {"enum": ["auto"]}]})
+        'a number or one of auto'
+    """
     if options := schema.get("anyOf") or schema.get("oneOf"):
         return " or ".join(dict.fromkeys(describe(option) for option in options))
     if "enum" in schema:
@@ -82,7 +99,12 @@ def describe(schema: Schema) -> str:
 
 
 def show(value: Any) -> str:
-    """Return a value as the reader wrote it, with its type where that is the point."""
+    """Return a value as the reader wrote it, with its type where that is the point.
+
+    Example:
+        >>> show(None), show(True), show("3"), show(3)
+        ('null', 'true', "the text '3'", '3')
+    """
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     return f"the text {value!r}" if isinstance(value, str) else repr(value)

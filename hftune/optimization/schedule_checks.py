@@ -10,15 +10,30 @@ from typing import Any
 
 from hftune.optimization.schedule_factors import Span
 
+Options = Mapping[str, Any]
 
-def check_floor(rate: float, span: Span, kwargs: Mapping[str, Any]) -> None:
-    """Refuse a lowest rate that is not below the learning rate; the schedule would rise to it."""
+
+def check_floor(rate: float, span: Span, kwargs: Options) -> None:
+    """Refuse a lowest rate that is not below the learning rate; the schedule would rise to it.
+
+    Example:
+        >>> check_floor(1e-5, Span(100), {"min_lr": 1e-4})
+        Traceback (most recent call last):
+        ValueError: min_lr: 0.0001 is not below the learning rate, 1e-05
+    """
     if (kwargs.get("min_lr") or 0) >= rate:
         raise ValueError(f"min_lr: {kwargs['min_lr']:g} is not below the learning rate, {rate:g}")
 
 
-def check_stages(rate: float, span: Span, kwargs: Mapping[str, Any]) -> None:
-    """Refuse stages that together are longer than the run, or shorter."""
+def check_stages(rate: float, span: Span, kwargs: Options) -> None:
+    """Refuse stages that together are longer than the run, or shorter.
+
+    Example:
+        >>> stages = {"num_decay_steps": 95}
+        >>> check_stages(1e-5, Span(100, 10), stages)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: num_decay_steps: warmup 10, stable 0 and decay 95 are 105 ...
+    """
     decay, stable = kwargs["num_decay_steps"], kwargs.get("num_stable_steps")
     stages = span.warmup + decay + (stable or 0)
     if stages > span.total or (stable is not None and stages != span.total):
@@ -28,14 +43,26 @@ def check_stages(rate: float, span: Span, kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def check_cycles(rate: float, span: Span, kwargs: Mapping[str, Any]) -> None:
-    """Refuse more cycles than there are optimizer steps."""
+def check_cycles(rate: float, span: Span, kwargs: Options) -> None:
+    """Refuse more cycles than there are optimizer steps.
+
+    Example:
+        >>> check_cycles(1e-5, Span(100, warmup=10), {"num_cycles": 95})
+        Traceback (most recent call last):
+        ValueError: num_cycles: more than the 90 optimizer steps
+    """
     if kwargs.get("num_cycles", 1) > span.total - span.warmup:
         raise ValueError(f"num_cycles: more than the {span.total - span.warmup} optimizer steps")
 
 
-def check_bounds(rate: float, span: Span, kwargs: Mapping[str, Any]) -> None:
-    """Refuse bounds that do not hold the rate; the defaults of Transformers are 1e-3 and 1."""
+def check_bounds(rate: float, span: Span, kwargs: Options) -> None:
+    """Refuse bounds that do not hold the rate; the defaults of Transformers are 1e-3 and 1.
+
+    Example:
+        >>> check_bounds(1e-5, Span(100), {"max_lr": 0.1})
+        Traceback (most recent call last):
+        ValueError: min_lr, max_lr: 0.001 to 0.1 does not hold training.learning_rate 1e-05
+    """
     low, high = kwargs.get("min_lr", 1e-3), kwargs.get("max_lr", 1.0)
     if not low <= rate <= high:
         raise ValueError(
