@@ -2,18 +2,20 @@
 """Whether teachers fit a student: labels, vocabulary, positions and layers, before any weight."""
 
 from collections.abc import Sequence
+from inspect import signature
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hftune.core.errors import HftuneError
 from hftune.data.same import plain
+from hftune.data.section import DataSection
+from hftune.distillation.section import DistillationSection
 from hftune.distillation.teachers import KEY, NamedTeacher
 from hftune.models.structure import num_positions
 from hftune.optimization.optimizers import OPTIMIZERS
-from hftune.recipe.recipe import Recipe
 from hftune.tasks.task import Task
-from hftune.tasks.text_classification import TextClassification
 
 SHOWN = 10
 #: Rows whose texts both tokenizers must cut alike.
@@ -21,32 +23,29 @@ COMPARED = 50
 TEXTS = ("text", "text_pair", "prompt", "completion", "target", "tokens", "messages")
 
 
-def resolve_labels(task: Task, teachers: Sequence[NamedTeacher], recipe: Recipe) -> None:
-    """Give a task that does not know its labels those of the first teacher.
+def labels_of_teacher(task: type[Task], teachers: Sequence[NamedTeacher]) -> dict[str, Any]:
+    """Return the options of a task that its first teacher knows; a recipe's own come before them.
 
     So a class without a labelled row is taught, too.
-
-    Args:
-        task: Before it has seen the rows.
-        teachers: All of them.
-        recipe: Says whether the labels are listed.
     """
-    if not teachers:
-        return
-    task.problem_type = task.problem_type or teachers[0].problem_type
-    if not recipe.data.label_names:
-        task.label_names = list(teachers[0].label_names)
+    if not teachers or task.writes:
+        return {}
+    first = teachers[0]
+    known = {"problem_type": first.problem_type, "label_names": list(first.label_names)}
+    takes = signature(task).parameters
+    return {name: value for name, value in known.items() if value and name in takes}
 
 
-def check_rows(task: Task, rows: Dataset, teachers: Sequence[NamedTeacher], recipe: Recipe) -> None:
-    """Raise :class:`HftuneError` if rows have a label that the teacher, which told all, lacks."""
-    if (
-        not (teachers and task.label_names)
-        or recipe.data.label_names
-        or not isinstance(task, TextClassification)
-    ):
+def check_rows(
+    task: Task, rows: Dataset, teachers: Sequence[NamedTeacher], data: DataSection
+) -> None:
+    """Raise :class:`HftuneError` if the training rows have a label that the teacher does not know.
+
+    The student took its labels from the teacher, unless the recipe lists them.
+    """
+    if not (teachers and task.label_names) or data.label_names:
         return
-    if unknown := sorted(task.kind.occurring(rows) - set(task.label_names)):
+    if unknown := sorted(task.occurring_labels(rows) - set(task.label_names)):
         raise HftuneError(
             f"{KEY}: {teachers[0].path}: it has other labels than the rows: it does not know "
             f"{', '.join(unknown[:SHOWN])}",
@@ -54,7 +53,7 @@ def check_rows(task: Task, rows: Dataset, teachers: Sequence[NamedTeacher], reci
         )
 
 
-def check_labels(task: Task, teachers: Sequence[NamedTeacher], recipe: Recipe) -> None:
+def check_labels(task: Task, teachers: Sequence[NamedTeacher], data: DataSection) -> None:
     """Raise :class:`HftuneError` if a teacher tells other things apart than the student."""
     for teacher in teachers:
         said = teacher.problem_type
@@ -64,7 +63,7 @@ def check_labels(task: Task, teachers: Sequence[NamedTeacher], recipe: Recipe) -
             continue
         mine, theirs = list(task.label_names), teacher.label_names
         if not theirs:
-            numbered = recipe.data.label_names or mine == [str(index) for index in range(len(mine))]
+            numbered = data.label_names or mine == [str(index) for index in range(len(mine))]
             if teacher.config.num_labels != len(mine) or not numbered:
                 raise HftuneError(
                     f"{KEY}: {teacher.path}: its {teacher.config.num_labels} labels have no names",
@@ -136,17 +135,19 @@ def check_tokens(
 
 
 def check_layers(
-    recipe: Recipe, teachers: Sequence[NamedTeacher], student: PreTrainedConfig, optimizer: str
+    section: DistillationSection | None,
+    teachers: Sequence[NamedTeacher],
+    student: PreTrainedConfig,
+    optimizer: str,
 ) -> None:
     """Raise :class:`HftuneError` if layers are matched that do not exist, or do not fit.
 
     Args:
-        recipe: Says which are matched.
+        section: Says which are matched.
         teachers: All of them.
         student: The student's config.
         optimizer: What would have to train a layer between different widths.
     """
-    section = recipe.distillation
     if section is None or not section.looks_inside:
         return
     mine, theirs = student.get_text_config(), teachers[0].config.get_text_config()

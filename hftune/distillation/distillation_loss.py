@@ -8,13 +8,16 @@ tokens. So a row without a label is taught by the teacher alone, and ``alpha`` k
 however many labels there are.
 """
 
+from copy import copy
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from hftune.core.errors import HftuneError
 from hftune.core.registry import MULTI_LABEL, REGRESSION
+from hftune.core.steps import steps_of
 from hftune.distillation.divergence import (
     attention_divergence,
     binary_divergence,
@@ -43,7 +46,7 @@ class Distillation(Loss):
     Args:
         task_loss: What the labels are judged by.
         section: What the recipe says.
-        teacher: Answers the batches; set before training.
+        teacher: Answers the batches; None until :meth:`with_teacher`.
 
     Attributes:
         share: What part of ``alpha`` counts in the present step, while it grows.
@@ -83,21 +86,24 @@ class Distillation(Loss):
         """Raise :class:`HftuneError` if the task's loss does not work with the model."""
         self.task_loss.check(model)
 
-    def project(self, student: int, teacher: int, seed: int) -> None:
-        """Match hidden states of different widths through learned linear layers, one a pair.
+    def with_teacher(
+        self, teacher: Teacher, projections: nn.ModuleDict | None = None
+    ) -> "Distillation":
+        """Return a copy of the loss that asks a teacher.
 
         Args:
-            student: Width of the student's.
-            teacher: Width of the teacher's.
-            seed: Decides the weights that they begin with.
-
-        References:
-            Jiao et al., "TinyBERT", 2020, arXiv:1909.10351, equation 8.
+            teacher: Answers the batches.
+            projections: Student's layer to a layer between two widths; see :func:`projections_of`.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for mine in self.section.hidden_states:
-                self.projections[str(mine)] = nn.Linear(student, teacher)
+        taught_loss = copy(self)
+        taught_loss.teacher = teacher
+        if projections is not None:
+            taught_loss.projections = projections
+        return taught_loss
+
+    def callbacks(self, total_steps: int) -> list[TrainerCallback]:
+        """Return the warm-up of ``alpha``, if there is one; see :class:`Loss`."""
+        return [AlphaWarmup(self, total_steps)] if self.section.warmup_steps > 0 else []
 
     def layers(self) -> nn.Module | None:
         """Return the projections, if there are any; see :class:`Loss`."""
@@ -122,7 +128,7 @@ class Distillation(Loss):
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the sums of the parts, shape ``(parts,)``, and the model's outputs."""
-        assert self.teacher is not None, "it is set before training"
+        assert self.teacher is not None, "with_teacher comes before training"
         given, section = self.teacher.answer(inputs), self.section
         asked: dict[str, Any] = _without_row(inputs)
         asked |= {"output_hidden_states": True} if section.hidden_states else {}
@@ -185,6 +191,44 @@ class Distillation(Loss):
             return states
         projection = cast(nn.Linear, self.projections[str(layer)])
         return cast(Tensor, projection(states.to(projection.weight.dtype)))
+
+
+class AlphaWarmup(TrainerCallback):
+    """Let ``alpha`` grow from 0, so that a teacher counts once it knows something.
+
+    Args:
+        loss: Whose share of ``alpha`` is set.
+        total: Optimizer steps of the run.
+    """
+
+    def __init__(self, loss: Distillation, total: int) -> None:
+        self.loss = loss
+        self.steps = steps_of(loss.section.warmup_steps, total)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the share of the step that comes."""
+        self.loss.share = min(1.0, state.global_step / self.steps)
+
+
+def projections_of(
+    section: DistillationSection, student: int, teacher: int, seed: int
+) -> nn.ModuleDict:
+    """Return learned linear layers between hidden states of two widths, one a pair of layers.
+
+    Args:
+        section: Maps the student's hidden states to the teacher's.
+        student: Width of the student's.
+        teacher: Width of the teacher's.
+        seed: Decides the weights that they begin with.
+
+    References:
+        Jiao et al., "TinyBERT", 2020, arXiv:1909.10351, equation 8.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.ModuleDict(
+            {str(mine): nn.Linear(student, teacher) for mine in section.hidden_states}
+        )
 
 
 def _without_row(batch: Batch) -> dict[str, Any]:

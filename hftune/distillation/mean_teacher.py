@@ -11,10 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
-from transformers import TrainerCallback
 
-from hftune.core.steps import steps_of
-from hftune.distillation.distillation_loss import Distillation
 from hftune.distillation.teacher import Answer, Teacher, taught
 from hftune.losses.loss import ROW, Batch
 from hftune.regularization.weight_averaging import Averaging
@@ -60,23 +57,6 @@ class AverageTeacher(Teacher):
         with _evaluating(self.model), torch.no_grad(), precision_of(self.precision, device):
             outputs: Any = functional_call(self.model, averages, (), given)
         return Answer(logits=taught(outputs.logits, inputs, causal=self.causal)[None])
-
-
-class AlphaWarmup(TrainerCallback):
-    """Lets ``alpha`` grow from 0, so that a teacher counts once it knows something.
-
-    Args:
-        loss: Whose share of ``alpha`` is set.
-        total: Optimizer steps of the run.
-    """
-
-    def __init__(self, loss: Distillation, total: int) -> None:
-        self.loss = loss
-        self.steps = steps_of(loss.section.warmup_steps, total)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the share of the step that comes."""
-        self.loss.share = min(1.0, state.global_step / self.steps)
 
 
 @contextmanager

@@ -25,13 +25,11 @@ from hftune.models.load import (
     pretrained_path,
 )
 from hftune.models.load_generator import load_language_model
+from hftune.distillation.section import DistillationSection
 from hftune.models.save import ModelMetadata, read_metadata
-from hftune.recipe.recipe import Recipe
-from hftune.tasks import TASKS
 from hftune.tasks.task import Task
 
 KEY = "distillation.teacher"
-WRITING = ("text-generation", "text2text-generation")
 #: What Transformers calls a label that has no name.
 UNNAMED = re.compile(r"LABEL_\d+")
 
@@ -89,17 +87,20 @@ class NamedTeacher:
         return digest.hexdigest()
 
 
-def find_teachers(recipe: Recipe) -> list[NamedTeacher]:
-    """Return the recipe's teachers; none where it has no ``distillation``.
+def find_teachers(section: DistillationSection | None, task: type[Task]) -> list[NamedTeacher]:
+    """Return the teachers that a recipe names.
+
+    Args:
+        section: The recipe's ``distillation``; without it there is no teacher.
+        task: The student's.
 
     Raises:
         HftuneError: One does not exist, or was made for another task.
     """
-    section = recipe.distillation
-    return [] if section is None else [_find(path, recipe.task) for path in section.teachers]
+    return [] if section is None else [_find(path, task) for path in section.teachers]
 
 
-def _find(path: str, task: str) -> NamedTeacher:
+def _find(path: str, task: type[Task]) -> NamedTeacher:
     with _said_of(path):
         folder = Path(path) / "model" if read_metadata(Path(path) / "model") else Path(path)
         if (folder / "recipe.yaml").exists():
@@ -116,9 +117,11 @@ def _find(path: str, task: str) -> NamedTeacher:
                        tokenizer=load_tokenizer(location))  # fmt: skip
 
 
-def _finetuned(path: str, folder: Path, metadata: ModelMetadata, task: str) -> NamedTeacher:
-    if metadata.task != task:
-        raise HftuneError(f"{path}: it was trained for {metadata.task}, and the student for {task}")
+def _finetuned(path: str, folder: Path, metadata: ModelMetadata, task: type[Task]) -> NamedTeacher:
+    if metadata.task != task.name:
+        raise HftuneError(
+            f"{path}: it was trained for {metadata.task}, and the student for {task.name}"
+        )
     if metadata.probe is not None:
         raise HftuneError(
             f"{path}: a probe is no teacher: its answers come from outside the network",
@@ -134,8 +137,8 @@ def _finetuned(path: str, folder: Path, metadata: ModelMetadata, task: str) -> N
                    tokenizer=load_tokenizer(str(folder)))  # fmt: skip
 
 
-def _plain_adapter(path: str, folder: Path, task: str) -> NamedTeacher:
-    if task not in WRITING:
+def _plain_adapter(path: str, folder: Path, task: type[Task]) -> NamedTeacher:
+    if not task.writes:
         raise HftuneError(
             f"{path}: an adapter that hftune did not train does not say its labels",
             hint="merge it with PEFT, set id2label in the config, and name the merged model",
@@ -148,13 +151,13 @@ def _plain_adapter(path: str, folder: Path, task: str) -> NamedTeacher:
                    tokenizer=load_tokenizer(str(folder) if with_tokens else base))  # fmt: skip
 
 
-def _check_head(path: str, config: PreTrainedConfig, task: str) -> None:
+def _check_head(path: str, config: PreTrainedConfig, task: type[Task]) -> None:
     """Raise if a model of the Hub was made for something else, as far as its config tells."""
     made_for = config.architectures or []
-    head = TASKS[task].resolve().auto_model.__name__.removeprefix("AutoModel")
-    if task not in WRITING and made_for and not any(name.endswith(head) for name in made_for):
+    head = task.auto_model.__name__.removeprefix("AutoModel")
+    if not task.writes and made_for and not any(name.endswith(head) for name in made_for):
         raise HftuneError(
-            f"{path}: {', '.join(made_for)} has no trained head for {task}",
+            f"{path}: {', '.join(made_for)} has no trained head for {task.name}",
             hint="fine-tune it first: hftune train, with it as the model",
         )
 

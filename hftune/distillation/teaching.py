@@ -6,6 +6,7 @@ rows, the order of the labels, the precision, and of the likeliest tokens temper
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,86 +14,123 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
+from transformers import PreTrainedConfig
 
 from hftune.core.cache import Kept, Layout, keep, read_kept
 from hftune.core.console import number_of, say, warn
 from hftune.core.processes import found_or_made
 from hftune.data.arrow import column_array, items, lengths
-from hftune.distillation.distillation_loss import Distillation
+from hftune.distillation.distillation_loss import Distillation, projections_of
 from hftune.distillation.divergence import TopK, target_log_probs, top_k_of
 from hftune.distillation.mean_teacher import AverageTeacher, precision_of
 from hftune.distillation.teacher import Answer, Teacher, taught
-from hftune.distillation.teachers import load_teacher
+from hftune.distillation.teachers import NamedTeacher, load_teacher
 from hftune.distillation.unlabelled import all_training_rows
-from hftune.losses.loss import ROW, Batch
+from hftune.losses.loss import ROW, Batch, Loss
 from hftune.methods.probe.features import features_key
 from hftune.regularization.weight_averaging import Averaging
+from hftune.tasks.context import RunContext
 from hftune.tasks.inference import batches_by_length
-from hftune.training.plan.arguments import mixed_precision
-from hftune.training.plan.plan import Plan
+from hftune.tasks.task import Task
 
 #: Part of the cache's key: raise it when answers are computed differently.
 ANSWERS_VERSION = 1
 CACHE = "answers"
 
 
-def training_rows(plan: Plan) -> Dataset:
-    """Return what trains: with a teacher also rows without labels, and each has its number."""
-    if not isinstance(plan.loss, Distillation):
-        return plan.train.dataset
-    bare = None if plan.unlabelled is None else plan.unlabelled.dataset
-    rows = all_training_rows(plan.train.dataset, bare)
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """Facts that teachers need about the run of their student.
+
+    Attributes:
+        task: The student's; it knows its labels.
+        teachers: All of them, without weights; none where the student's average teaches.
+        student: The student's config.
+        context: Device, precision, seed, tokenizer and batch size of the run.
+        streamed: Whether the rows come one at a time, so that no answer can be kept for them.
+    """
+
+    task: Task
+    teachers: Sequence[NamedTeacher]
+    student: PreTrainedConfig
+    context: RunContext
+    streamed: bool = False
+
+    @property
+    def names(self) -> str:
+        """The teachers as the recipe names them."""
+        return ", ".join(teacher.path for teacher in self.teachers)
+
+
+def training_rows(loss: Loss, train: Dataset, unlabelled: Dataset | None) -> Dataset:
+    """Return the rows that train; with a teacher they are numbered, and some have no label.
+
+    Args:
+        loss: Knows whether there is a teacher.
+        train: Encoded rows with labels.
+        unlabelled: Encoded rows without labels, if there are any.
+    """
+    if not isinstance(loss, Distillation):
+        return train
+    rows = all_training_rows(train, unlabelled)
     return rows.add_column(ROW, np.arange(len(rows)))
 
 
-def give_teacher(
-    plan: Plan,
+def with_teacher(
+    loss: Loss,
+    teaching: Teaching,
     rows: Dataset,
     model: nn.Module | None = None,
     averaging: Averaging | None = None,
-) -> None:
-    """Let the loss of a plan have its teacher, if there is one.
+) -> Loss:
+    """Return the loss with its teacher; any loss but :class:`Distillation` as it is.
 
     Args:
-        plan: The run.
-        rows: What trains; see :func:`training_rows`.
+        loss: The run's.
+        teaching: Who teaches, and the run.
+        rows: See :func:`training_rows`.
         model: The student, where the average of its own weights may be the teacher.
         averaging: What keeps that average.
     """
-    if not isinstance(plan.loss, Distillation):
-        return
-    section = plan.loss.section
-    if section.is_own_average:
+    if not isinstance(loss, Distillation):
+        return loss
+    context = teaching.context
+    if loss.section.is_own_average:
         assert model is not None, "who trains has a model"
-        precision = mixed_precision(plan.arguments)
-        plan.loss.teacher = AverageTeacher(
-            model, averaging, causal=plan.task.causal, precision=precision
-        )
         say("teacher: the average of the student's weights, in every step")
-        return
-    if (width := projected_width(plan)) is not None:
-        plan.loss.project(*width, plan.arguments.seed)
+        return loss.with_teacher(
+            AverageTeacher(
+                model, averaging, causal=teaching.task.causal, precision=context.mixed_precision
+            )
+        )
+    projections = None
+    if (width := projected_width(loss, teaching)) is not None:
+        projections = projections_of(loss.section, *width, context.seed)
         say(
-            "distillation.hidden_states: {} wide of the student and {} of the teacher; a linear "
+            "hidden states of the student have the width {}, and of the teacher {}: a linear "
             "layer between each pair trains along and is not saved with the model".format(*width)
         )
-    whole = plan.task.name in ("text-generation", "text2text-generation") and section.top_k is None
-    possible = not (section.looks_inside or plan.stream is not None or whole)
-    kept = cached_teacher(plan, rows) if possible and section.cache is not False else None
+    kept = cached_teacher(loss, teaching, rows) if _keeps_answers(loss, teaching) else None
     if kept is None:
-        names = ", ".join(teacher.path for teacher in plan.teachers)
-        say(f"teacher: {names}, in every step")
-    plan.loss.teacher = running_teacher(plan) if kept is None else kept
+        say(f"teacher: {teaching.names}, in every step")
+    return loss.with_teacher(kept or running_teacher(loss, teaching), projections)
 
 
-def projected_width(plan: Plan) -> tuple[int, int] | None:
+def _keeps_answers(loss: Distillation, teaching: Teaching) -> bool:
+    """Tell whether answers can be kept, and shall be."""
+    section = loss.section
+    whole_vocabulary = teaching.task.writes and section.top_k is None
+    possible = not (section.looks_inside or teaching.streamed or whole_vocabulary)
+    return possible and section.cache is not False
+
+
+def projected_width(loss: Distillation, teaching: Teaching) -> tuple[int, int] | None:
     """Return the widths of the student's and the teacher's hidden states; None if equal."""
-    assert isinstance(plan.loss, Distillation)
-    if not plan.loss.section.hidden_states:
+    if not loss.section.hidden_states:
         return None
     mine, theirs = (
         int(config.get_text_config().hidden_size)
-        for config in (plan.config, plan.teachers[0].config)
+        for config in (teaching.student, teaching.teachers[0].config)
     )
     return None if mine == theirs else (mine, theirs)
 
@@ -170,69 +208,67 @@ class KeptTeacher(Teacher):
         return Answer(top=TopK(found["log_probs"], found["classes"].long(), found["rest"]))
 
 
-def running_teacher(plan: Plan) -> RunningTeacher:
-    """Load the teachers of a plan."""
-    assert isinstance(plan.loss, Distillation)
-    section, arguments = plan.loss.section, plan.arguments
+def running_teacher(loss: Distillation, teaching: Teaching) -> RunningTeacher:
+    """Load the teachers."""
+    section, task, context = loss.section, teaching.task, teaching.context
     return RunningTeacher(
         [
-            load_teacher(one, plan.task, arguments.device, eager=bool(section.attentions))
-            for one in plan.teachers
+            load_teacher(one, task, context.device, eager=bool(section.attentions))
+            for one in teaching.teachers
         ],
-        [teacher.order(plan.task.label_names) for teacher in plan.teachers],
-        causal=plan.task.causal,
+        [teacher.order(task.label_names) for teacher in teaching.teachers],
+        causal=task.causal,
         reads_types=[
-            "token_type_ids" in teacher.tokenizer.model_input_names for teacher in plan.teachers
+            "token_type_ids" in teacher.tokenizer.model_input_names for teacher in teaching.teachers
         ],
-        precision=mixed_precision(arguments),
+        precision=context.mixed_precision,
         hidden_states=bool(section.hidden_states),
         attentions=bool(section.attentions),
     )
 
 
-def cached_teacher(plan: Plan, rows: Dataset) -> KeptTeacher | None:
+def cached_teacher(loss: Distillation, teaching: Teaching, rows: Dataset) -> KeptTeacher | None:
     """Return answers out of the cache; compute and keep them first where they are not there.
 
     None where they cannot be kept: the disk is full, or another machine has no part in the cache.
     """
-    key, layout = answers_key(plan, rows), answers_layout(plan, rows)
+    key, layout = answers_key(loss, teaching, rows), answers_layout(loss, teaching, rows)
     found = found_or_made(
-        plan.arguments,
+        teaching.context,
         lambda: read_kept(key, layout),
-        lambda: _compute(plan, rows, key, layout),
+        lambda: _compute(loss, teaching, rows, key, layout),
         f"teacher: answers to {len(rows)} rows, out of the cache",
     )
     return None if found is None else KeptTeacher(found)
 
 
-def answers_key(plan: Plan, rows: Dataset) -> str:
+def answers_key(loss: Distillation, teaching: Teaching, rows: Dataset) -> str:
     """Return the digest of all that decides the answers."""
-    assert isinstance(plan.loss, Distillation)
-    section, task = plan.loss.section, plan.task
+    section, task, context = loss.section, teaching.task, teaching.context
     tokens = rows.remove_columns(ROW)
     if isinstance(tokens[0]["labels"], list) and task.problem_type is None:
         tokens = tokens.rename_column("labels", "taught")  # which tokens are taught
     return features_key(
         tokens,
         answers=ANSWERS_VERSION,
-        teachers=[teacher.fingerprint() for teacher in plan.teachers],
-        orders=[teacher.order(task.label_names) for teacher in plan.teachers],
-        precision=[mixed_precision(plan.arguments), plan.arguments.device.type],
-        top_k=section.top_k and [section.top_k, plan.loss.temperature],
+        teachers=[teacher.fingerprint() for teacher in teaching.teachers],
+        orders=[teacher.order(task.label_names) for teacher in teaching.teachers],
+        precision=[context.mixed_precision, context.device.type],
+        top_k=section.top_k and [section.top_k, loss.temperature],
     )
 
 
-def answers_layout(plan: Plan, rows: Dataset) -> Layout:
+def answers_layout(loss: Distillation, teaching: Teaching, rows: Dataset) -> Layout:
     """Return where the answers to each row stand, and the shape of one."""
-    assert isinstance(plan.loss, Distillation)
-    if plan.task.problem_type is not None or not isinstance(rows[0]["labels"], list):
+    task = teaching.task
+    if task.problem_type is not None or not isinstance(rows[0]["labels"], list):
         counts = np.ones(len(rows), dtype=np.int64)
     else:
-        counts = _taught_tokens(rows, causal=plan.task.causal)
+        counts = _taught_tokens(rows, causal=task.causal)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    k = plan.loss.section.top_k
+    k = loss.section.top_k
     if k is None:
-        shape = (len(plan.teachers), plan.num_classes())
+        shape = (len(teaching.teachers), max(loss.num_classes, 1))  # a number has no classes
         return Layout(CACHE, starts, {"logits": (np.dtype(np.float32), shape)})
     return Layout(
         CACHE,
@@ -257,25 +293,27 @@ def _taught_tokens(rows: Dataset, *, causal: bool) -> NDArray[np.int64]:
     return counts
 
 
-def _compute(plan: Plan, rows: Dataset, key: str, layout: Layout) -> bool:
+def _compute(
+    loss: Distillation, teaching: Teaching, rows: Dataset, key: str, layout: Layout
+) -> bool:
     """Run the teachers over all rows, longest first, and keep what they say."""
-    assert isinstance(plan.loss, Distillation)
-    section, loss = plan.loss.section, plan.loss
+    section, context = loss.section, teaching.context
     if (room := layout.room()) is not None:
         warn(f"the teacher's answers are not kept: {room}; it runs in every step")
         return False
-    teacher = running_teacher(plan)
-    collate = plan.task.collator(plan.tokenizer, teacher.models[0])
+    teacher = running_teacher(loss, teaching)
+    assert context.tokenizer is not None, "a run has one"
+    collate = teaching.task.collator(context.tokenizer, teacher.models[0])
     sizes = lengths(column_array(rows, "input_ids")).tolist()
-    names = ", ".join(one.path for one in plan.teachers)
-    say(f"teacher: {names} answers {number_of(len(rows), 'row', 'rows')}, once for this content")
+    number = number_of(len(rows), "row", "rows")
+    say(f"teacher: {teaching.names} answers {number}, once for this content")
 
     def batches() -> Any:
         for indices in batches_by_length(
-            sizes, plan.arguments.per_device_eval_batch_size, "asking the teacher"
+            sizes, context.eval_batch_size, "asking the teacher"
         ):
             batch = collate([rows[index] for index in indices])
-            answer = teacher.answer({k: v.to(plan.arguments.device) for k, v in batch.items()})
+            answer = teacher.answer({k: v.to(context.device) for k, v in batch.items()})
             assert answer.logits is not None
             if section.top_k is None:
                 yield indices, {"logits": answer.logits.transpose(0, 1)}

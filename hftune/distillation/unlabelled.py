@@ -18,22 +18,28 @@ from hftune.core.errors import HftuneError
 from hftune.data.arrow import column_array, picked
 from hftune.data.load_rows import load_split
 from hftune.data.same import column_keys
+from hftune.data.section import DataSection
 from hftune.data.select import is_text
-from hftune.recipe.recipe import Recipe
+from hftune.distillation.section import DistillationSection
 from hftune.tasks.task import Task, blank_row
 
 CLASSIFICATION = "text-classification"
 
 
 def set_unlabelled_apart(
-    recipe: Recipe, task: Task, rows: Dataset, columns: dict[str, str]
+    section: DistillationSection | None,
+    data: DataSection,
+    task: Task,
+    rows: Dataset,
+    columns: dict[str, str],
 ) -> tuple[Dataset, Dataset | None]:
     """Return the rows that have a label, and the selected rest; None where there is none.
 
     Without a teacher, or where every row has a label, nothing is set apart.
 
     Args:
-        recipe: Says whether there is a teacher.
+        section: The recipe's ``distillation``; None without a teacher.
+        data: Says how the labels are written.
         task: Selects the columns.
         rows: As they were read.
         columns: Role to column name.
@@ -41,9 +47,9 @@ def set_unlabelled_apart(
     Raises:
         HftuneError: No row has a label, or what chooses rows would miss these.
     """
-    if recipe.distillation is None or task.name != CLASSIFICATION:
+    if section is None or task.name != CLASSIFICATION:
         return rows, None
-    missing = _missing(rows, columns["label"], recipe.data.label_separator)
+    missing = _missing(rows, columns["label"], data.label_separator)
     if not missing.any():
         return rows, None
     column = columns["label"]
@@ -52,13 +58,13 @@ def set_unlabelled_apart(
             f"column {column!r}: none of the {len(rows)} rows has a label",
             hint="a few are needed to judge the student by; rows without any go to data.unlabelled",
         )
-    if recipe.data.sampling is not None or recipe.data.curriculum is not None:
-        key = "sampling" if recipe.data.sampling is not None else "curriculum"
+    if data.sampling is not None or data.curriculum is not None:
+        key = "sampling" if data.sampling is not None else "curriculum"
         raise HftuneError(
             f"data.{key}: it chooses among rows with labels, and "
             f"{number_of(int(missing.sum()), 'row has', 'rows have')} none"
         )
-    if recipe.distillation.alpha == 0:
+    if section.alpha == 0:
         raise HftuneError(
             f"distillation.alpha: with 0 nothing would teach the {missing.sum()} rows without label"
         )
@@ -68,12 +74,12 @@ def set_unlabelled_apart(
 
 
 def unlabelled_rows(
-    recipe: Recipe, task: Task, bare: Dataset | None, validation: Dataset | None
+    data: DataSection, task: Task, bare: Dataset | None, validation: Dataset | None
 ) -> Dataset | None:
     """Return all rows without labels, but for those whose text or group is in the validation part.
 
     Args:
-        recipe: Names more of them.
+        data: Names more of them.
         task: Selects the columns.
         bare: What :func:`set_unlabelled_apart` set apart.
         validation: Selected validation rows, if there are any.
@@ -81,9 +87,9 @@ def unlabelled_rows(
     Raises:
         HftuneError: The rows are missing or broken.
     """
-    if recipe.data.unlabelled is not None:
-        given = load_split(recipe.data.unlabelled, "train")
-        named = {r: c for r, c in recipe.data.columns.items() if c in given.column_names}
+    if data.unlabelled is not None:
+        given = load_split(data.unlabelled, "train")
+        named = {r: c for r, c in data.columns.items() if c in given.column_names}
         columns = task.columns(given.column_names, named, answers=False)
         more = task.select(given, columns)
         bare = more if bare is None else _stacked(bare, more)

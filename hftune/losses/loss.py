@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from hftune.core.errors import HftuneError
 
@@ -73,6 +74,10 @@ class Loss(ABC):
     def layers(self) -> nn.Module | None:
         """Return layers that train beside the model and are thrown away; None for nothing."""
         return None
+
+    def callbacks(self, total_steps: int) -> list[TrainerCallback]:
+        """Return the callbacks that the loss needs in a run of ``total_steps`` optimizer steps."""
+        return []
 
     @abstractmethod
     def denominator(self, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,7 @@ class Task(ABC):
         best_metric: What the best model is chosen by if the recipe does not say.
         default_loss: The loss if the recipe does not say.
         problem_type: ``config.problem_type`` of a classifier.
+        writes: Whether the model writes texts, so that its classes are a vocabulary.
         gives_predictions: Whether evaluation keeps predictions, so that
             :meth:`predictions_and_references` can be asked.
         streamed: Whether rows come a few at a time, so that nothing can be asked of all of them.
@@ -110,6 +111,7 @@ class Task(ABC):
     best_metric = "loss"
     default_loss = "cross_entropy"
     problem_type: str | None = None
+    writes = False
     gives_predictions = True
     streamed = False
 
@@ -151,6 +153,10 @@ class Task(ABC):
             rows: Selected rows.
             part: The word for them in the message.
         """
+
+    def occurring_labels(self, rows: Dataset) -> Set[str]:
+        """Return the labels that stand in selected rows; empty where labels are no names."""
+        return frozenset()
 
     @abstractmethod
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:

@@ -157,6 +157,10 @@ class TextClassification(Task):
             if label in labels
         )
 
+    def occurring_labels(self, rows: Dataset) -> Set[str]:
+        """Return the labels of selected rows; see :class:`Task`."""
+        return self.kind.occurring(rows)
+
     def _labels(self, rows: Dataset, column: str) -> Any:
         self._resolve_problem_type(rows, column)
         feature = rows.features[column]

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import (
     PrinterCallback,
@@ -18,9 +19,7 @@ from transformers.trainer_utils import IntervalStrategy
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.data.sampling.curriculum import Curriculum
-from hftune.distillation.distillation_loss import Distillation
-from hftune.distillation.mean_teacher import AlphaWarmup
-from hftune.distillation.teaching import give_teacher, training_rows
+from hftune.distillation.teaching import Teaching, training_rows, with_teacher
 from hftune.initialization.initialize import Facts, initialize
 from hftune.models.adapter import loaded_weights
 from hftune.models.fingerprint import fingerprint
@@ -117,15 +116,15 @@ def build_trainer(
     """Make the Trainer."""
     if plan.method.changes_what_trains and plan.arguments.ddp_find_unused_parameters is None:
         plan.arguments.ddp_find_unused_parameters = True  # also where activations are recomputed
-    rows = training_rows(plan)
+    rows = rows_of(plan)
     averaging = plan.optimization.averaging_of(model, plan.span.total)
-    give_teacher(plan, rows, model, averaging)
+    loss = with_teacher(plan.loss, teaching_of(plan), rows, model, averaging)
     sharpness = plan.regularization.sharpness_of(model)
     trainer = HftuneTrainer(
         model=model,
         args=plan.arguments,
         task=plan.task,
-        loss=plan.loss,
+        loss=loss,
         method=plan.method,
         optimization=plan.optimization,
         averaging=averaging,
@@ -144,7 +143,7 @@ def build_trainer(
             *plan.regularization.callbacks(model),
             NoInputGradients(),
             *_stages(plan),
-            *_warmup(plan),
+            *loss.callbacks(plan.span.total),
             *_early_stopping(plan),
             *callbacks,
         ],
@@ -158,6 +157,23 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def rows_of(plan: Plan) -> Dataset:
+    """Return the rows that train, those without labels among them."""
+    unlabelled = None if plan.unlabelled is None else plan.unlabelled.rows
+    return training_rows(plan.loss, plan.train.rows, unlabelled)
+
+
+def teaching_of(plan: Plan) -> Teaching:
+    """Return the facts that teachers need."""
+    return Teaching(
+        task=plan.task,
+        teachers=plan.teachers,
+        student=plan.config,
+        context=plan.context(),
+        streamed=plan.stream is not None,
+    )
 
 
 @contextmanager
@@ -203,13 +219,6 @@ def _stages(plan: Plan) -> list[TrainerCallback]:
     drawing = plan.drawing
     by_metric = isinstance(drawing, Curriculum) and drawing.patience is not None
     return [Stages(cast(Curriculum, drawing))] if by_metric else []
-
-
-def _warmup(plan: Plan) -> list[TrainerCallback]:
-    """What lets the weight of a teacher grow."""
-    loss = plan.loss
-    grows = isinstance(loss, Distillation) and loss.section.warmup_steps > 0
-    return [AlphaWarmup(cast(Distillation, loss), plan.span.total)] if grows else []
 
 
 def _early_stopping(plan: Plan) -> list[TrainerCallback]:

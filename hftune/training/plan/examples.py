@@ -73,13 +73,13 @@ def read_parts(
         mixture.train = _sample(mixture.train, data.max_train_samples, seed)
         if mixture.validation is not None:
             mixture.validation = _sample(mixture.validation, data.max_eval_samples, seed)
-        bare = unlabelled_rows(recipe, task, None, mixture.validation)
+        bare = unlabelled_rows(data, task, None, mixture.validation)
         return Parts(mixture.train, mixture.validation, mixture.columns, mixture.sources,
                      unlabelled=bare)  # fmt: skip
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
     columns = task.columns(given.column_names, named)
-    given, bare = set_unlabelled_apart(recipe, task, given, columns)
+    given, bare = set_unlabelled_apart(recipe.distillation, data, task, given, columns)
     rows = beside(task.select(given, columns), given, data)
     if held_out is not None:
         present = {role: name for role, name in columns.items() if name in held_out.column_names}
@@ -96,7 +96,7 @@ def read_parts(
         columns=columns,
         sources=HANDED_OVER if train is not None else _sources(recipe),
         drawn_by=drawn_by,
-        unlabelled=unlabelled_rows(recipe, task, bare, selected),
+        unlabelled=unlabelled_rows(data, task, bare, selected),
     )
 
 

@@ -8,6 +8,8 @@ from transformers import TrainingArguments
 from hftune.core.errors import RecipeError
 from hftune.core.registry import Choice
 from hftune.core.suggest import did_you_mean
+from hftune.distillation.checks import labels_of_teacher
+from hftune.distillation.teachers import NamedTeacher
 from hftune.evaluation.external import Metric
 from hftune.losses import LOSSES
 from hftune.losses.loss import Loss
@@ -20,14 +22,22 @@ from hftune.tasks import TASKS
 from hftune.tasks.task import Task
 
 
-def build_task(recipe: Recipe) -> Task:
-    """Return the recipe's task with the options that it takes."""
+def build_task(recipe: Recipe, teachers: Sequence[NamedTeacher] = ()) -> Task:
+    """Return the recipe's task with the options that it takes.
+
+    Args:
+        recipe: Names it and its options.
+        teachers: The first of them knows the labels, where the recipe does not say them.
+    """
+    row = TASKS[recipe.task]
     options = {
         key.rpartition(".")[2]: recipe.value(key)
         for key, tasks in TASK_OPTIONS.items()
         if recipe.task in tasks and recipe.value(key) is not None
     }
-    task: Task = TASKS[recipe.task].resolve()(**options)
+    known = labels_of_teacher(row.resolve(), teachers)
+    options |= {name: options.get(name) or value for name, value in known.items()}
+    task: Task = row.resolve()(**options)
     return task
 
 

@@ -21,7 +21,6 @@ from hftune.distillation.checks import (
     check_layers,
     check_rows,
     check_tokens,
-    resolve_labels,
 )
 from hftune.distillation.distillation_loss import Distillation
 from hftune.distillation.teachers import find_teachers
@@ -36,6 +35,7 @@ from hftune.models.structure import num_positions
 from hftune.recipe.recipe import Recipe
 from hftune.regularization.adversarial import Adversarial
 from hftune.regularization.regularizers import Regularization
+from hftune.tasks import TASKS
 from hftune.training.distributed.launcher import check_launch
 from hftune.training.plan.arguments import for_device, training_arguments
 from hftune.training.plan.choose_sampler import build_drawing, drawn_counts
@@ -86,9 +86,8 @@ def prepare(
     recipe = for_device(recipe, launch)
     arguments = training_arguments(recipe, launch)
     scaled_rate(recipe, arguments)
-    task = build_task(recipe)
-    teachers = find_teachers(recipe)
-    resolve_labels(task, teachers, recipe)
+    teachers = find_teachers(recipe.distillation, TASKS[recipe.task].resolve())
+    task = build_task(recipe, teachers)
     location, config, tokenizer = _base(recipe)
     streamed = None
     if recipe.data.streaming and train_dataset is eval_dataset is None:
@@ -100,9 +99,9 @@ def prepare(
     guessed = parts.columns.keys() - recipe.data.columns.keys()
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")
-    check_rows(task, parts.train, teachers, recipe)
+    check_rows(task, parts.train, teachers, recipe.data)
     task.fit_labels(parts.train, parts.validation)
-    check_labels(task, teachers, recipe)
+    check_labels(task, teachers, recipe.data)
     resolve_metrics(recipe, task, metrics)
     resolve_best_metric(recipe, arguments, task)
     loss_choice = None if loss is not None else loss_choice_of(recipe, task)
@@ -172,7 +171,8 @@ def _beside(recipe: Recipe, loss: Loss) -> Loss:
 def _check(plan: Plan, own_model: nn.Module | None) -> None:
     """Try what can be tried without weights."""
     check_tokens(plan.teachers, plan.tokenizer, plan.config, plan.parts.train, _longest(plan))
-    check_layers(plan.recipe, plan.teachers, plan.config, plan.optimization.optimizer.name)
+    optimizer = plan.optimization.optimizer.name
+    check_layers(plan.recipe.distillation, plan.teachers, plan.config, optimizer)
     if own_model is None:
         _check_model(plan)
     else:
