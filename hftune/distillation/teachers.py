@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hftune.core.errors import HftuneError, first_line
 from hftune.core.files import sha256_of
+from hftune.distillation.section import DistillationSection
 from hftune.methods.peft_tuners import register_tuners
 from hftune.models.adapter import check_adapter_files, is_adapter
 from hftune.models.load import (
@@ -25,7 +26,6 @@ from hftune.models.load import (
     pretrained_path,
 )
 from hftune.models.load_generator import load_language_model
-from hftune.distillation.section import DistillationSection
 from hftune.models.save import ModelMetadata, read_metadata
 from hftune.tasks.task import Task
 

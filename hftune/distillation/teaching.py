@@ -309,9 +309,7 @@ def _compute(
     say(f"teacher: {teaching.names} answers {number}, once for this content")
 
     def batches() -> Any:
-        for indices in batches_by_length(
-            sizes, context.eval_batch_size, "asking the teacher"
-        ):
+        for indices in batches_by_length(sizes, context.eval_batch_size, "asking the teacher"):
             batch = collate([rows[index] for index in indices])
             answer = teacher.answer({k: v.to(context.device) for k, v in batch.items()})
             assert answer.logits is not None

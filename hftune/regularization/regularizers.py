@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, TrainerCallback, TrainingArguments
+from transformers import PreTrainedConfig, TrainerCallback
 
 from hftune.core.errors import RecipeError
-from hftune.recipe.recipe import Recipe
 from hftune.regularization import section
 from hftune.regularization.batch_norm import FrozenBatchNorm
 from hftune.regularization.drop_connect import DropConnect
@@ -35,19 +34,24 @@ class Regularization:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, arguments: TrainingArguments, config: PreTrainedConfig
+        cls, said: section.RegularizationSection, seed: int, config: PreTrainedConfig
     ) -> "Regularization":
-        """Read a recipe, and set the dropout in the config that the model is made of.
+        """Read a section, and set the dropout in the config that the model is made of.
+
+        Args:
+            said: The recipe's ``regularization``.
+            seed: Of the run.
+            config: The model's; it is changed.
 
         Raises:
             HftuneError: The model has no such dropout.
         """
-        said, itself = recipe.regularization, has_drop_path(config)
+        itself = has_drop_path(config)
         wanted = {key: getattr(said, key) for key in FIELDS if getattr(said, key) is not None}
         if not itself:
             wanted.pop("drop_path", None)
         set_dropout(config, wanted)
-        return cls(said, arguments.seed, itself)
+        return cls(said, seed, itself)
 
     @property
     def state_bytes(self) -> int:

@@ -161,8 +161,8 @@ def build_trainer(
 
 def rows_of(plan: Plan) -> Dataset:
     """Return the rows that train, those without labels among them."""
-    unlabelled = None if plan.unlabelled is None else plan.unlabelled.rows
-    return training_rows(plan.loss, plan.train.rows, unlabelled)
+    unlabelled = None if plan.unlabelled is None else plan.unlabelled.dataset
+    return training_rows(plan.loss, plan.train.dataset, unlabelled)
 
 
 def teaching_of(plan: Plan) -> Teaching:

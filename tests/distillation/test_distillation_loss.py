@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hftune.distillation.distillation_loss import Distillation
+from hftune.distillation.distillation_loss import Distillation, projections_of
 from hftune.distillation.section import DistillationSection
 from hftune.distillation.teacher import Answer, Teacher, taught
 from hftune.losses.bce_with_logits import BceWithLogits
@@ -137,11 +137,13 @@ def test_hidden_states_of_other_widths_meet_through_a_layer_each() -> None:
     theirs = tuple(torch.randn(2, 3, 6, generator=generator) for _ in range(4))
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     options = {"hidden_states": {1: 2, 2: 3}, "hidden_states_weight": 0.3, "alpha": 0.0}
+    plain = loss_of(CrossEntropy(), torch.zeros(1, 2, 3), None, **options)
+    assert plain.teacher is not None
     loss, same, other = (
-        loss_of(CrossEntropy(), torch.zeros(1, 2, 3), None, **options) for _ in range(3)
+        plain.with_teacher(plain.teacher, projections_of(plain.section, 4, 6, seed))
+        for seed in (3, 3, 4)
     )
-    for one, seed in ((loss, 3), (same, 3), (other, 4)):
-        one.project(4, 6, seed)
+    assert plain.layers() is None, "a copy has the layers"
     assert torch.equal(loss.projections["2"].weight, same.projections["2"].weight)
     assert not torch.equal(loss.projections["2"].weight, other.projections["2"].weight)
     assert not torch.equal(loss.projections["1"].weight, loss.projections["2"].weight)

@@ -16,11 +16,10 @@ from transformers import AutoModelForSequenceClassification, set_seed
 
 import hftune
 from hftune import Recipe, Run
-from hftune.distillation.distillation_loss import Distillation
-from hftune.distillation.mean_teacher import AlphaWarmup, AverageTeacher
-from hftune.distillation.teaching import training_rows
+from hftune.distillation.distillation_loss import AlphaWarmup, Distillation
+from hftune.distillation.mean_teacher import AverageTeacher
 from hftune.losses.loss import ROW
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_model, build_trainer, rows_of
 from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
@@ -50,11 +49,11 @@ def test_it_answers_as_a_copy_that_holds_the_average(
     plan = prepare(recipe)
     model = build_model(plan)
     trainer = build_trainer(plan, model)
-    assert isinstance(plan.loss, Distillation)
-    teacher = plan.loss.teacher
+    assert isinstance(trainer.loss, Distillation)
+    teacher = trainer.loss.teacher
     assert isinstance(teacher, AverageTeacher)
     averaging: Any = trainer.averaging
-    rows = training_rows(plan)
+    rows = rows_of(plan)
     batch: Any = trainer.data_collator([rows[index] for index in range(6)])
     model.train()
     frozen = next(module for module in model.modules() if isinstance(module, nn.LayerNorm))
@@ -99,7 +98,7 @@ def test_a_run_is_that_of_a_loop_by_hand(
         training=PLAIN,
     )
     plan = prepare(recipe)
-    rows = training_rows(plan)
+    rows = rows_of(plan)
     model: Any = build_model(plan)
     batch = dict(plan.task.collator(plan.tokenizer)([rows[index] for index in range(len(rows))]))
     labels = batch.pop("labels")
@@ -157,7 +156,7 @@ def test_it_teaches_rows_without_labels(make_recipe: Make, tmp_path: Path) -> No
             distillation=OWN,
         )
     )
-    rows = training_rows(plan)
+    rows = rows_of(plan)
     assert len(rows) == len(plan.train.dataset) + 3
     assert rows["labels"][:][-3:] == [-100] * 3
 
@@ -169,10 +168,10 @@ def test_a_look_for_a_rate_has_no_average(make_recipe: Make) -> None:
 
 def test_alpha_grows(make_recipe: Make) -> None:
     plan = prepare(make_recipe(distillation={**OWN, "warmup_steps": 0.5}, regularization=EMA))
-    assert isinstance(plan.loss, Distillation)
-    warmup = AlphaWarmup(plan.loss, 8)
+    (warmup,) = plan.loss.callbacks(8)
+    assert isinstance(warmup, AlphaWarmup)
     shares = []
     for step in range(8):
         warmup.on_step_begin(None, type("State", (), {"global_step": step}), None)
-        shares.append(plan.loss.share)
+        shares.append(warmup.loss.share)
     assert shares == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]

@@ -4,6 +4,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from hftune.distillation.distillation_loss import Distillation
 from hftune.distillation.teaching import (
     KeptTeacher,
     RunningTeacher,
-    give_teacher,
-    training_rows,
+    with_teacher,
 )
 from hftune.losses.loss import ROW
+from hftune.training.build import rows_of, teaching_of
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.prepare import prepare
 
@@ -83,13 +84,12 @@ def student(make_recipe: Make, teachers: dict[str, Path], tiny_encoder: Path) ->
 def taught_plan(recipe: Recipe, **given: Any) -> Plan:
     """Return a plan whose loss has its teacher."""
     plan = prepare(recipe, **given)
-    give_teacher(plan, training_rows(plan))
-    return plan
+    return replace(plan, loss=with_teacher(plan.loss, teaching_of(plan), rows_of(plan)))
 
 
 def first_batch(plan: Plan, rows: Any = slice(0, 8)) -> dict[str, Tensor]:
     """Return a batch of training rows."""
-    every = training_rows(plan)
+    every = rows_of(plan)
     chosen = [every[index] for index in range(len(every))][rows]
     batch: Any = plan.task.collator(plan.tokenizer)(chosen)
     return dict(batch)
@@ -128,6 +128,8 @@ def test_kept_answers_train_the_same_model(
         assert kept == (None if running is None else pytest.approx(running, abs=1e-6))
     running, kept = (load_file(run.model_path / "model.safetensors") for run in runs.values())
     for name, weight in running.items():
+        if "key" in name and name.endswith("bias"):
+            continue  # softmax takes it out, so its gradient is rounding, which Adam makes large
         torch.testing.assert_close(kept[name], weight, atol=1e-5, rtol=0)
 
 
@@ -178,9 +180,9 @@ def test_a_full_disk_lets_the_teacher_run_in_every_step(
 ) -> None:
     plan = prepare(student())
     small_files(256)
-    give_teacher(plan, training_rows(plan))
-    assert isinstance(plan.loss, Distillation)
-    assert isinstance(plan.loss.teacher, RunningTeacher)
+    loss = with_teacher(plan.loss, teaching_of(plan), rows_of(plan))
+    assert isinstance(loss, Distillation)
+    assert isinstance(loss.teacher, RunningTeacher)
     said = capsys.readouterr().err
     assert "warning: the teacher's answers are not kept: File too large" in said
     assert list(own_cache.iterdir()) == []
@@ -242,7 +244,7 @@ def test_rows_without_a_label_are_taught_by_the_teacher_alone(
     assert set(plan.parts.validation["label"]) <= {"red", "green", "blue"}  # type: ignore[index]
     held_out = set(plan.parts.validation["text"])  # type: ignore[index]
     assert not held_out & set(plan.parts.unlabelled["text"])
-    every = training_rows(plan)
+    every = rows_of(plan)
     assert plan.span.epoch == -(-len(every) // 8)
     labels = torch.tensor(every["labels"][:])
     assert (labels != -100).sum() == len(plan.parts.train)

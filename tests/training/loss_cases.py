@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from hftune import Recipe
 from hftune.distillation.distillation_loss import Distillation
 from hftune.distillation.rules import OTHER_PASSES
-from hftune.distillation.teaching import RunningTeacher, training_rows
+from hftune.distillation.teaching import RunningTeacher
 from hftune.losses import LOSSES
 from hftune.losses.loss import LabelStats, Loss
 from hftune.tasks import TASKS
 from hftune.tasks.task import blank_row
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_model, build_trainer, rows_of
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import HftuneTrainer
@@ -183,20 +183,21 @@ class Bench:
         beside = self.trainer.beside
         self.trained = nn.ModuleList([self.model] + ([] if beside is None else [beside.layers]))
         self.trained.double()
-        every = training_rows(self.plan)
+        every = rows_of(self.plan)
         rows = [every[3 * index] for index in range(GROUP)]  # of several classes
         if self.plan.unlabelled is not None:
             rows[-BARE:] = [every[len(every) - 1 - index] for index in range(BARE)]
-        if isinstance(self.plan.loss, Distillation):
-            teacher = self.plan.loss.teacher
+        if isinstance(self.trainer.loss, Distillation):
+            teacher = self.trainer.loss.teacher
             for model in teacher.models if isinstance(teacher, RunningTeacher) else ():
                 model.double()
         rows[BLANK] = blank_row(rows[BLANK])
         self.rows = rows
+        self.taught = self.trainer.loss  # gradient() puts others in its place
 
     def loss(self, case: Case) -> Loss:
         """Return the case's loss, fitted to all of the rows."""
-        plan = self.plan
+        plan, own = self.plan, self.taught
         stats = LabelStats(
             classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
             counts=plan.class_counts().tolist(),
@@ -205,10 +206,10 @@ class Bench:
             problem_type=plan.task.problem_type,
         )
         loss = case.build(stats)
-        if not isinstance(plan.loss, Distillation):
+        if not isinstance(own, Distillation):
             return loss
-        taught = Distillation(loss, plan.loss.section, plan.loss.teacher)
-        taught.projections = plan.loss.projections
+        taught = Distillation(loss, own.section, own.teacher)
+        taught.projections = own.projections
         taught.fit(stats)
         return taught
 

@@ -126,7 +126,7 @@ def prepare(
         loss_choice=loss_choice,
         launch=launch,
         optimization=Optimization.of(recipe, arguments),
-        regularization=Regularization.of(recipe, arguments, config),
+        regularization=Regularization.of(recipe.regularization, arguments.seed, config),
         teachers=teachers,
         unlabelled=None if parts.unlabelled is None else encode(parts.unlabelled),
         whole_config=whole_config,
