@@ -10,12 +10,12 @@ import pytest
 
 import hftune
 from hftune import HftuneError, Recipe, Run
-from hftune.methods import FITTED as METHODS_FITTED
+from hftune.methods import method_row
 from tests.stop_at import StopAt
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-FITTED = [path for path in RECIPES if Recipe.load(path).method.name in METHODS_FITTED]
+FITTED = [path for path in RECIPES if method_row(Recipe.load(path).method.name).fitted]
 TRAINED = [path for path in RECIPES if path not in FITTED]
 SCRIPTS = sorted((ROOT / "recipes" / "custom").glob("*.py"))
 

@@ -14,10 +14,12 @@ from hftune.commands.schema import schema
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import atomic_write
+from hftune.core.registry import default_name
 from hftune.core.shipped import PACKAGE, shipped_folder
 from hftune.core.suggest import did_you_mean
 from hftune.data.contents import describe_columns
 from hftune.data.load_rows import load_splits
+from hftune.methods import ROWS
 from hftune.recipe.json_schema import choice_names, recipe_schema
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.schema_file import SCHEMA_FILE
@@ -52,7 +54,7 @@ def init(
         data: csv, jsonl or parquet file, glob, folder, Hub id or demo data.
         task: The task; guessed from the rows when None.
         model: The model; a small demo model when None.
-        method: What trains; lora when None.
+        method: What trains; the default method if None.
         columns: Role to column, where the guess is wrong.
         output: The recipe's file; named after the data when None.
         force: Replace the file if there is one.
@@ -167,8 +169,8 @@ def _choose_model(task: str, model: str | None, *, ask: bool) -> str:
 def _choose_method(method: str | None, *, ask: bool) -> str:
     if method is None and ask:
         known = list(choice_names(recipe_schema()["properties"]["method"]))
-        return _prompt("Method", "lora", known)
-    return method or "lora"
+        return _prompt("Method", default_name(ROWS), known)
+    return method or default_name(ROWS)
 
 
 def _labels(guess: Guess, rows: Dataset) -> dict[str, int]:

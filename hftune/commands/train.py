@@ -332,7 +332,7 @@ def model_facts(plan: Plan) -> ModelMetadata:
     config = {**recipe.model.config, **plan.config_changes}
     if recipe.model.classifier_pooling == "mean" and "classifier_pooling" in plan.config.to_dict():
         config["classifier_pooling"] = "mean"  # the architecture's own switch
-    options = plan.task.options()
+    options, method = plan.task.options(), method_row(recipe.method.name)
     return ModelMetadata(
         task=recipe.task,
         base_model=recipe.model.path,
@@ -345,10 +345,12 @@ def model_facts(plan: Plan) -> ModelMetadata:
         max_length=plan.max_length,
         classifier_pooling=recipe.model.classifier_pooling,
         config=config,
-        quantization=base_quantization(plan) if plan.method.saves_adapter else None,
+        quantization=base_quantization(plan)
+        if method_row(plan.recipe.method.name).needs_base
+        else None,
         tuner_module=_tuner_module(recipe.method.name),
         base_fingerprint=plan.base_fingerprint,
-        no_merge=method_row(recipe.method.name).no_merge,
+        no_merge=method.no_merge,
     )
 
 

@@ -4,7 +4,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from hftune.core.rules import Rule
 
 #: Values of ``config.problem_type`` of a classifier, in Transformers' own words.
 SINGLE_LABEL = "single_label_classification"
@@ -25,6 +28,13 @@ SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 COUNT: Schema = {"type": "integer", "minimum": 1}
 FROM_ZERO: Schema = {"type": "integer", "minimum": 0}
 
+#: Ranges of numbers, for options whose type a class gives.
+ABOVE_ZERO: Schema = {"exclusiveMinimum": 0}
+AT_LEAST_ZERO: Schema = {"minimum": 0}
+AT_LEAST_ONE: Schema = {"minimum": 1}
+FRACTION: Schema = {"minimum": 0, "exclusiveMaximum": 1}
+WITHIN: Schema = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -43,12 +53,18 @@ class Row:
         summary: One line for people.
         options: The dataclass whose fields are its options, where that is not the target.
         tasks: The tasks it suits; all of them when empty.
+        default: Whether it is used if a recipe names none.
+        ranges: Option -> JSON Schema keywords that its type does not say, such as a minimum.
+        rules: Rules about its own options.
     """
 
     target: str
     summary: str
     options: str | None = None
     tasks: tuple[str, ...] = ()
+    default: bool = False
+    ranges: Mapping[str, Schema] = field(default_factory=dict)
+    rules: "tuple[Rule, ...]" = ()
 
     def resolve(self) -> Any:
         """Import the module and return the object."""
@@ -74,6 +90,11 @@ def named(place: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def default_name(table: Mapping[str, Row]) -> str:
+    """Return the name of the technique that is used if a recipe names none."""
+    return next(name for name, row in table.items() if row.default)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodRow(Row):
     """One method. What is said here is held by tests/methods/test_conformance.py.
@@ -81,13 +102,32 @@ class MethodRow(Row):
     A field that starts with ``no_`` is None, or says why not, to follow the method's name.
 
     Attributes:
-        saves_adapter: Whether the result lies beside a base that keeps every bit; else it is a
-            whole model.
+        saves: What a run leaves: a whole ``model``, or an ``adapter`` or fitted ``classifier``
+            beside a base that keeps every bit.
+        trains: What it trains: pretrained ``weights``, pretrained ``biases``, the ``head``, an
+            ``adapter``, or nothing of the model but a classifier on its ``features``.
+        learning_rate: The default learning rate.
+        learning_rate_writing: The default learning rate of language models, if it is another.
+        defaults: Options that the class of the options leaves open or chooses less well.
+        training_defaults: Fields of ``training`` that its paper sets.
+        quantization: Fields of ``model.quantization`` that it sets, if it quantizes its base.
+        device_defaults: Function that returns further defaults for a device, as
+            ``package.module:name``.
+        starter_options: Options that a first recipe shows: option, value, comment.
+        required: Options that a recipe must give.
+        virtual_tokens: Where it puts virtual tokens before those of a row: in the ``input``, or in
+            the ``cache`` of keys and values; None if it puts none there.
+        sets_weights: Whether it sets weights between optimizer steps.
+        settles_late: Whether it decides late in the run which weights stay.
+        has_lora_pairs: Whether it trains pairs of LoRA's matrices A and B.
+        frozen_bottom: Whether the lowest layers may be frozen while those above them train.
+        recompute_tested: Whether tests compare a run that recomputes activations with one that
+            does not; only then hftune switches recomputation on by itself.
+        fp8: Whether its matrix products can run in fp8.
+        cheaper: A method that takes less memory, to propose if a run may not fit.
         starts_at_base: Whether the model's output is that of the base before the first step.
         rewrites_base: Whether it also changes weights that get no gradient, by merging into them.
         draws: Whether a forward pass in training draws noise of its own, on each process another.
-        fitted: Whether it is fitted on features; no Trainer runs.
-        quantizes: Whether its base is kept in 4 bits, if the recipe does not say otherwise.
         changes_shape: Whether its weights have other shapes at the end than at the start.
         restarts: Whether it prunes the optimizer's state and warms up again within a run.
         no_merge: Why the adapter cannot be put into its base.
@@ -95,15 +135,31 @@ class MethodRow(Row):
         no_checkpointing: Why activations cannot be computed again in the backward pass.
         no_images: Why it cannot work on a model of images.
         no_mixed_widths: Why all weights that it adapts must have one shape.
+        no_config_switch: Switch of a model's config -> why it cannot be on.
         sharded: Whether tests compare a sharded run with one of a whole model; others are refused.
     """
 
-    saves_adapter: bool = False
+    saves: Literal["model", "adapter", "classifier"] = "model"
+    trains: Literal["weights", "biases", "head", "adapter", "features"] = "weights"
+    learning_rate: float = 5e-4
+    learning_rate_writing: float | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    training_defaults: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] | None = None
+    device_defaults: str | None = None
+    starter_options: tuple[tuple[str, Any, str], ...] = ()
+    required: tuple[str, ...] = ()
+    virtual_tokens: Literal["input", "cache"] | None = None
+    sets_weights: bool = False
+    settles_late: bool = False
+    has_lora_pairs: bool = False
+    frozen_bottom: bool = False
+    recompute_tested: bool = False
+    fp8: bool = False
+    cheaper: str | None = None
     starts_at_base: bool = True
     rewrites_base: bool = False
     draws: bool = False
-    fitted: bool = False
-    quantizes: bool = False
     changes_shape: bool = False
     restarts: bool = False
     no_merge: str | None = None
@@ -111,19 +167,30 @@ class MethodRow(Row):
     no_checkpointing: str | None = None
     no_images: str | None = None
     no_mixed_widths: str | None = None
+    no_config_switch: Mapping[str, str] = field(default_factory=dict)
     sharded: bool = False
+
+    @property
+    def needs_base(self) -> bool:
+        """Tell whether what a run leaves works only beside its base."""
+        return self.saves != "model"
+
+    @property
+    def fitted(self) -> bool:
+        """Tell whether it is fitted on features; no Trainer runs."""
+        return self.saves == "classifier"
 
     @property
     def merges(self) -> bool:
         """Tell whether there is an adapter that can be put into its base."""
-        return self.saves_adapter and self.no_merge is None
+        return self.saves == "adapter" and self.no_merge is None
 
     @property
     def leaves(self) -> str:
         """Say what a run leaves."""
         if self.fitted:
             return "a fitted classifier"
-        if not self.saves_adapter:
+        if self.saves == "model":
             return "a whole model"
         return "an adapter" if self.merges else "an adapter that cannot be merged"
 

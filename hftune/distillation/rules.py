@@ -8,8 +8,6 @@ from hftune.core.rules import RecipeView, Rule
 from hftune.data.section import DataSection
 from hftune.distillation.section import OWN_AVERAGE, DistillationSection
 from hftune.evaluation.section import EvaluationSection
-from hftune.methods import FITTED
-from hftune.models.rules import PROMPT_METHODS
 from hftune.models.section import ModelSection
 from hftune.regularization.section import RegularizationSection
 
@@ -80,7 +78,7 @@ def _layer_rules(key: str) -> tuple[Rule, ...]:
         Rule(
             name,
             "virtual tokens stand among the student's, and the teacher has none",
-            _teaching(lambda s, d: bool(layers(d)) and s.method.name in PROMPT_METHODS),
+            _teaching(lambda s, d: bool(layers(d)) and s.method_row.virtual_tokens is not None),
         ),
         Rule(
             f"{name}_weight",
@@ -99,7 +97,7 @@ DISTILLATION_RULES = (
     Rule(
         "distillation",
         "a probe is fitted on labels, and a teacher's answers are none",
-        _teaching(lambda s, _: s.method.name in FITTED),
+        _teaching(lambda s, _: s.method_row.fitted),
     ),
     Rule(
         "distillation.teacher",

@@ -9,6 +9,7 @@ from hftune.core.errors import HftuneError
 from hftune.core.processes import once
 from hftune.hub.sanitize import public_base
 from hftune.hub.upload import check_repo_id, check_target
+from hftune.methods import method_row
 from hftune.training.plan.plan import Plan
 
 
@@ -53,7 +54,7 @@ def check_push(plan: Plan) -> PushOrder | None:
         return None
     check_repo_id(order.repo, "training.hub_model_id")
     try:
-        public_base(plan.recipe.model.path, adapter=plan.method.saves_adapter)
+        public_base(plan.recipe.model.path, adapter=method_row(plan.recipe.method.name).needs_base)
     except HftuneError as error:
         raise HftuneError(f"training.push_to_hub: {error.message}", hint=error.hint) from error
     say(once(plan.arguments, lambda: _permission(order)))

@@ -7,9 +7,10 @@ from functools import partial
 from hftune.core.rules import RecipeView, Rule
 from hftune.initialization import SCHEMES
 from hftune.initialization.section import OPTIONS, Drawing, InitializationSection
+from hftune.methods import ROWS
 
 #: Methods that train pretrained layers whole, so that one without its weights can learn.
-TRAINS_LAYERS = ("full", "freeze")
+TRAINS_LAYERS = ", ".join(name for name, row in ROWS.items() if row.trains == "weights")
 
 
 def _any(test: Callable[[Drawing], bool], view: RecipeView) -> bool:
@@ -72,13 +73,12 @@ INITIALIZATION_RULES = (
     *(
         Rule(
             f"initialization.{key}",
-            f"only {' and '.join(TRAINS_LAYERS)} train whole layers; with other methods a layer "
-            "that is drawn anew would stay random",
+            f"only {TRAINS_LAYERS} train whole layers; with other methods a layer that is drawn "
+            "anew would stay random",
             partial(
                 lambda key, s: (
                     getattr(s[InitializationSection], key) is not None
-                    and not s.method_row.fitted
-                    and s.method.name not in TRAINS_LAYERS
+                    and s.method_row.trains not in ("weights", "features")
                 ),
                 key,
             ),

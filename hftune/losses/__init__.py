@@ -9,6 +9,7 @@ CLASSIFIERS = ("text-classification",)
 LOSSES = {
     "cross_entropy": LossRow(
         target="hftune.losses.cross_entropy:CrossEntropy",
+        default=True,
         summary="Negative log likelihood, with class weights, smoothing and logit adjustment.",
         smooths=True,
     ),

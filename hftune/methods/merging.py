@@ -72,7 +72,7 @@ def unmerge(model: Any, method: str) -> None:
 
 def _mergeable(model: Any, method: str) -> Any:
     row = method_row(method)
-    if not row.saves_adapter:
+    if row.saves == "model":
         raise HftuneError(f"method {method} leaves a whole model; there is nothing to merge")
     if row.no_merge is not None:
         raise HftuneError(

@@ -14,12 +14,10 @@ class Method(ABC):
     """Decides which parameters train.
 
     Attributes:
-        saves_adapter: Whether the result is an adapter beside its base, or a whole model.
         state_is_whole: Whether :meth:`state` has all that trains, so that nothing else is read of a
             checkpoint.
     """
 
-    saves_adapter = False
     state_is_whole = False
 
     @property

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, get_type_hints
 
-import peft
 from peft import PeftConfig, get_peft_model, prepare_model_for_kbit_training
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import TypeAdapter
@@ -22,26 +21,9 @@ from hftune.core.errors import HftuneError
 from hftune.methods import method_row
 from hftune.methods.method import Method
 from hftune.methods.peft_tuners import register_tuners
+from hftune.methods.peft_types import NOT_FROM_A_RECIPE
 from hftune.tasks.context import RunContext
 
-#: PEFT types that need more than a config -> what it is.
-NOT_FROM_A_RECIPE = {
-    "cartridge": "it distils a cache of keys and values from a corpus first",
-    "cpt": "it takes token ids and types of its context, written for one tokenizer",
-    "multitask_prompt_tuning": "it takes a task id with every row",
-    "poly": "it takes a task id with every row",
-    "shadow": "it needs a shadow model beside the base",
-    "xlora": "it mixes adapters that were trained before",
-}
-#: PEFT type -> options without which its config means nothing.
-NEEDS = {
-    "adaption_prompt": ("adapter_len", "adapter_layers"),
-    "trainable_tokens": ("token_indices",),
-}
-#: PEFT type -> switches of a model's config that spoil it -> why.
-SPOILED_BY = {
-    "adaption_prompt": {"attention_bias": "PEFT adds the bias of o_proj a second time"},
-}
 #: How torch says that a model on the meta device has shapes and no numbers.
 NO_WEIGHTS = re.compile("meta tensor|register_meta|device meta|meta device", re.IGNORECASE)
 TAKE_LORA = "lora works on every kind of model"
@@ -67,8 +49,6 @@ class Peft(Method):
         name: The PEFT type in lower case.
         options: Fields of its config class; nested configs as dicts.
     """
-
-    saves_adapter = True
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self.name = name
@@ -110,12 +90,13 @@ class Peft(Method):
 
     def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
         """Put the adapter on a model without weights; see :class:`Method`."""
-        missing = [key for key in NEEDS.get(self.name, ()) if not self.options.get(key)]
+        row = method_row(self.name)
+        missing = [key for key in row.required if not self.options.get(key)]
         if missing:
             raise HftuneError(f"method {self.name} needs {' and '.join(missing)}")
         for option in ("target_modules", "modules_to_save", "exclude_modules"):
             self._check_names(option, skeleton)
-        for switch, why in SPOILED_BY.get(self.name, {}).items():
+        for switch, why in row.no_config_switch.items():
             if getattr(skeleton.config, switch, False):
                 raise HftuneError(f"method {self.name} does not fit a model with {switch}: {why}",
                                   hint=TAKE_LORA)  # fmt: skip
@@ -183,12 +164,6 @@ class Peft(Method):
                 f"{type(skeleton).__name__}; the list matches {what}",
                 hint=f"candidates: {', '.join(_layer_names(modules))}, or all-linear",
             )
-
-
-def is_prompt_learning(name: str) -> bool:
-    """Tell whether a method adds virtual tokens in place of weights."""
-    config = peft_configs().get(name)
-    return config is not None and issubclass(config, peft.PromptLearningConfig)
 
 
 def set_minus(names: Iterable[str], taken: Iterable[str]) -> list[str]:

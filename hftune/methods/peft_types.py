@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each PEFT type trains, in one line, and what it cannot do. The names say little."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from hftune.core.registry import MethodRow
+from hftune.core.registry import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    AT_LEAST_ZERO,
+    FRACTION,
+    WITHIN,
+    MethodRow,
+    Schema,
+)
 
 LANGUAGE_MODELS = ("text-generation",)
 PROMPT_LEARNING = "hftune.methods.prompt_learning:PromptLearning"
@@ -11,9 +20,50 @@ PROMPTS = "trains what stands before a row's tokens, and no weight of the base"
 TOKENS = "puts virtual tokens among those of a text"
 
 
-def adapter(summary: str, target: str = "hftune.methods.peft:Peft", **facts: Any) -> MethodRow:
+#: PEFT types that need more than a config -> what it is.
+NOT_FROM_A_RECIPE = {
+    "cartridge": "it distils a cache of keys and values from a corpus first",
+    "cpt": "it takes token ids and types of its context, written for one tokenizer",
+    "multitask_prompt_tuning": "it takes a task id with every row",
+    "poly": "it takes a task id with every row",
+    "shadow": "it needs a shadow model beside the base",
+    "xlora": "it mixes adapters that were trained before",
+}
+#: Optimizer steps, or below 1 a share of the run; the class itself has whole numbers alone.
+STEPS: Schema = {"type": "number", "minimum": 0}
+#: Ranges of options that many of PEFT's classes have.
+PEFT_RANGES: dict[str, Schema] = {
+    "r": AT_LEAST_ONE,
+    "alpha": ABOVE_ZERO,
+    "lora_alpha": ABOVE_ZERO,
+    "lora_dropout": FRACTION,
+}
+
+
+VIRTUAL_TOKENS = {"num_virtual_tokens": 20}
+VIRTUAL_TOKEN_RANGES: dict[str, Schema] = {"num_virtual_tokens": AT_LEAST_ONE}
+
+
+def one_of(*names: str) -> Schema:
+    """Return a schema in place of the class's own, which would take any text beside the names."""
+    return {"anyOf": [{"enum": list(names), "type": "string"}]}
+
+
+def adapter(
+    summary: str,
+    target: str = "hftune.methods.peft:Peft",
+    ranges: Mapping[str, Schema] | None = None,
+    **facts: Any,
+) -> MethodRow:
     """Return the row of a PEFT type: an adapter beside its base."""
-    return MethodRow(target=target, summary=summary, saves_adapter=True, **facts)
+    return MethodRow(
+        target=target,
+        summary=summary,
+        saves="adapter",
+        trains="adapter",
+        ranges={**PEFT_RANGES, **(ranges or {})},
+        **facts,
+    )
 
 
 #: PEFT type -> row. Types that a recipe cannot ask for are not among them.
@@ -21,16 +71,32 @@ PEFT_TYPES = {
     "adalora": adapter(
         "Low-rank updates whose ranks are moved between layers.",
         "hftune.methods.adalora:AdaLora",
+        ranges={
+            "target_r": AT_LEAST_ONE,
+            "init_r": AT_LEAST_ONE,
+            "tinit": STEPS,
+            "tfinal": STEPS,
+            "deltaT": AT_LEAST_ONE,
+            "beta1": WITHIN,
+            "beta2": WITHIN,
+            "orth_reg_weight": AT_LEAST_ZERO,
+        },
+        defaults={"init_r": 12, "target_r": 8, "tinit": 0.1, "tfinal": 0.5},
+        sets_weights=True,
+        settles_late=True,
         changes_shape=True,
     ),
     "adamss": adapter("Subspaces of the weights, found by clustering."),
     "adaption_prompt": adapter(
         "Prompts inside the attention of the top layers (LLaMA-Adapter).",
         tasks=LANGUAGE_MODELS,
+        required=("adapter_len", "adapter_layers"),
         no_merge=PROMPTS,
+        no_config_switch={"attention_bias": "PEFT adds the bias of o_proj a second time"},
     ),
     "beft": adapter(
         "Biases of the value projections.",
+        learning_rate=1e-3,
         no_merge="adds biases to layers that may have none",
     ),
     "boft": adapter("Orthogonal rotations as butterfly products.", sharded=True),
@@ -55,16 +121,28 @@ PEFT_TYPES = {
     "hra": adapter("Householder reflections."),
     "ia3": adapter(
         "Vectors that scale keys, values and the feed-forward layer.",
+        learning_rate=8e-3,
         sharded=True,
     ),
     "lily": adapter(
         "Low-rank updates that layers share.",
         no_merge="routes each token to a mixture of matrices that layers share",
     ),
-    "ln_tuning": adapter("The layer norms.", sharded=True),
+    "ln_tuning": adapter("The layer norms.", learning_rate=1e-3, sharded=True),
     "loha": adapter("Products of two low-rank updates.", sharded=True),
     "lokr": adapter("Kronecker products."),
-    "lora": adapter("Low-rank updates.", sharded=True),
+    "lora": adapter(
+        "Low-rank updates.",
+        default=True,
+        defaults={"target_modules": "all-linear"},
+        starter_options=(
+            ("r", 16, "rank: more learns more, in more memory; 8 to 32 rarely differ"),
+            ("lora_alpha", 32, "the update is scaled by lora_alpha / r"),
+        ),
+        has_lora_pairs=True,
+        recompute_tested=True,
+        sharded=True,
+    ),
     "miss": adapter("One shared block for all slices of the weight."),
     "oft": adapter("Orthogonal rotations of blocks.", sharded=True),
     "osf": adapter(
@@ -74,6 +152,16 @@ PEFT_TYPES = {
     "p_tuning": adapter(
         "Virtual tokens out of a small network.",
         PROMPT_LEARNING,
+        ranges={
+            **VIRTUAL_TOKEN_RANGES,
+            "encoder_reparameterization_type": one_of("MLP", "LSTM"),
+            "encoder_hidden_size": AT_LEAST_ONE,
+            "encoder_num_layers": AT_LEAST_ONE,
+            "encoder_dropout": FRACTION,
+        },
+        defaults=VIRTUAL_TOKENS,
+        learning_rate=1e-2,
+        virtual_tokens="input",
         starts_at_base=False,
         no_merge=PROMPTS,
         no_images=TOKENS,
@@ -82,6 +170,10 @@ PEFT_TYPES = {
     "prefix_tuning": adapter(
         "Virtual keys and values in every layer.",
         PROMPT_LEARNING,
+        ranges={**VIRTUAL_TOKEN_RANGES, "encoder_hidden_size": AT_LEAST_ONE},
+        defaults=VIRTUAL_TOKENS,
+        learning_rate=1e-2,
+        virtual_tokens="cache",
         starts_at_base=False,
         no_merge=PROMPTS,
         no_images=TOKENS,
@@ -90,6 +182,13 @@ PEFT_TYPES = {
     "prompt_tuning": adapter(
         "Virtual tokens in front of the row.",
         PROMPT_LEARNING,
+        ranges={
+            **VIRTUAL_TOKEN_RANGES,
+            "prompt_tuning_init": one_of("TEXT", "SAMPLE_VOCAB", "RANDOM"),
+        },
+        defaults=VIRTUAL_TOKENS,
+        learning_rate=3e-2,
+        virtual_tokens="input",
         starts_at_base=False,
         no_merge=PROMPTS,
         no_images=TOKENS,
@@ -103,6 +202,7 @@ PEFT_TYPES = {
     "tinylora": adapter("A handful of numbers, projected through fixed tensors."),
     "trainable_tokens": adapter(
         "The embeddings of chosen tokens.",
+        required=("token_indices",),
         tasks=LANGUAGE_MODELS,
         sharded=True,
     ),
@@ -114,6 +214,6 @@ PEFT_TYPES = {
         "Choices from a bank of vectors that all layers share.",
         starts_at_base=False,
     ),
-    "vera": adapter("Two vectors beside fixed random matrices."),
+    "vera": adapter("Two vectors beside fixed random matrices.", learning_rate=4e-3),
     "waveft": adapter("A few wavelet coefficients of the update."),
 }

@@ -15,11 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
+from hftune.methods import method_row
 from hftune.methods.peft import Peft
 from hftune.tasks.context import RunContext
-
-#: The types whose virtual tokens stand in the input, where prefix tuning's are keys and values.
-IN_THE_INPUT = ("prompt_tuning", "p_tuning")
 
 
 class PromptLearning(Peft):
@@ -37,7 +35,7 @@ class PromptLearning(Peft):
         """Build the PEFT config with the tokenizer of the run; see :class:`Peft`."""
         known: dict[str, Any] = {}
         given = self.options.get("num_transformer_submodules") is not None
-        if self.name in IN_THE_INPUT and context.task == "text2text-generation" and not given:
+        if self._is_in_input() and context.task == "text2text-generation" and not given:
             # PEFT makes as many again for the decoder, and reads none of them.
             known["num_transformer_submodules"] = 1
         if self._starts_from_text():
@@ -49,7 +47,7 @@ class PromptLearning(Peft):
 
     def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
         """Refuse heads that would read padding, and texts that do not fit; see :class:`Method`."""
-        if self.name in IN_THE_INPUT and "score" in dict(skeleton.named_children()):
+        if self._is_in_input() and "score" in dict(skeleton.named_children()):
             raise HftuneError(
                 f"method {self.name}: the head of a decoder would read padding",
                 hint="use prefix_tuning or lora",
@@ -66,6 +64,10 @@ class PromptLearning(Peft):
     def restore(self, model: nn.Module, state: dict[str, Tensor]) -> None:
         """Put them back; see :class:`Method`."""
         model.load_state_dict(state, strict=False)
+
+    def _is_in_input(self) -> bool:
+        """Whether virtual tokens are rows of the input; those of prefix tuning are a cache."""
+        return method_row(self.name).virtual_tokens == "input"
 
     def _starts_from_text(self) -> bool:
         return self.options.get("prompt_tuning_init") == "TEXT"

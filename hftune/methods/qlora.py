@@ -8,11 +8,13 @@ optimizer of bitsandbytes, LoRA of PEFT. This name sets them as the paper has th
 
 from typing import Any
 
+import torch
+
 from hftune.methods.peft import Peft
 
 
 class QLora(Peft):
-    """LoRA by another name; :mod:`hftune.recipe.defaults` holds what the name sets.
+    """LoRA by another name; the row in :mod:`hftune.methods` holds the defaults.
 
     Args:
         options: Fields of ``peft.LoraConfig``.
@@ -21,3 +23,18 @@ class QLora(Peft):
     def __init__(self, **options: Any) -> None:
         super().__init__("lora", options)
         self.name = "qlora"
+
+
+def device_defaults(*, on_gpu: bool, sharded: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return fields of ``model.quantization`` and of ``training`` that suit a device.
+
+    The base is multiplied in bfloat16 if the GPU has it. The optimizer can move its states to the
+    memory of the CPU, which only helps on a GPU, and is not made for a sharded model.
+
+    Args:
+        on_gpu: Whether the run is on a GPU.
+        sharded: Whether each process holds a part of the model only.
+    """
+    bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    quantization = {"bnb_4bit_compute_dtype": "bfloat16" if bf16 else "float32"}
+    return quantization, {"optim": "paged_adamw_32bit"} if on_gpu and not sharded else {}

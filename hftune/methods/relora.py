@@ -137,8 +137,6 @@ class ReLora(Peft):
         options: Fields of :class:`ReLoraConfig`.
     """
 
-    saves_adapter = False
-
     def __init__(self, **options: Any) -> None:
         own = {field.name for field in dataclasses.fields(Restarts)}
         super().__init__("lora", {key: v for key, v in options.items() if key not in own})

@@ -2,7 +2,7 @@
 """Rules of single methods."""
 
 from hftune.core.rules import RecipeView, Rule, option, training
-from hftune.methods import CHANGES_SHAPE, ROWS
+from hftune.methods import ROWS
 from hftune.models.section import ModelSection
 
 #: Fields of diff_pruning's gates and their defaults, which a resolved recipe spells out.
@@ -12,9 +12,6 @@ GATES = {
     "gate_lr_ratio": None,
     "penalty_schedule": "exponential",
 }
-
-#: Methods whose lowest layers may be frozen while those above them train.
-FROZEN_BOTTOM = ("freeze", "bitfit")
 
 
 def _unfreezes(view: RecipeView) -> bool:
@@ -64,7 +61,7 @@ METHOD_RULES = (
     Rule(
         "training.load_best_model_at_end",
         "adalora changes its ranks as it goes, so an earlier checkpoint no longer fits the model",
-        lambda s: bool(training(s, "load_best_model_at_end")) and s.method.name in CHANGES_SHAPE,
+        lambda s: bool(training(s, "load_best_model_at_end")) and s.method_row.changes_shape,
     ),
     Rule(
         "method.target_r",
@@ -194,7 +191,7 @@ METHOD_RULES = (
     Rule(
         "training.activation_checkpointing_kwargs",
         "use_reentrant gives no gradient to layers above a frozen bottom; leave it out",
-        lambda s: s.method.name in FROZEN_BOTTOM and _reentrant(s),
+        lambda s: s.method_row.frozen_bottom and _reentrant(s),
     ),
     Rule(
         "method.head_only_rate",

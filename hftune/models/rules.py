@@ -2,16 +2,7 @@
 """Rules of the model."""
 
 from hftune.core.rules import Rule, installed
-from hftune.methods import METHODS, method_row
 from hftune.models.section import ModelSection
-
-PROMPT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt")
-
-
-def _saves_whole(method: str) -> bool:
-    row = method_row(method)
-    return not row.saves_adapter and not row.fitted
-
 
 MODEL_RULES = (
     Rule(
@@ -38,16 +29,14 @@ MODEL_RULES = (
     Rule(
         "model.quantization",
         "quantized weights are frozen, so the method must be a PEFT adapter",
-        lambda s: (
-            s[ModelSection].quantization is not None
-            and s.method.name in METHODS
-            and s.method.name not in ("relora", "qlora")
-        ),
+        lambda s: s[ModelSection].quantization is not None and s.method_row.trains != "adapter",
     ),
     Rule(
         "model.classifier_pooling",
         "mean pooling cannot see the virtual tokens of prompt methods; use cls",
-        lambda s: s[ModelSection].classifier_pooling == "mean" and s.method.name in PROMPT_METHODS,
+        lambda s: (
+            s[ModelSection].classifier_pooling == "mean" and s.method_row.virtual_tokens is not None
+        ),
     ),
     Rule(
         "model.keep_layers",
@@ -61,7 +50,7 @@ MODEL_RULES = (
         "model.keep_layers",
         "a model without its other layers is saved whole; an adapter or a probe would lie beside a "
         "base that nobody has: take full or another method that leaves a whole model",
-        lambda s: s[ModelSection].keep_layers is not None and not _saves_whole(s.method.name),
+        lambda s: s[ModelSection].keep_layers is not None and s.method_row.saves != "model",
     ),
     Rule(
         "model.keep_layers",

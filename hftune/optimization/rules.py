@@ -11,7 +11,7 @@ from hftune.optimization.optim_args import values_of
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.schedules import SCHEDULES
 
-LORAPLUS_METHODS = ("lora", "qlora")
+LORA_PAIRS = " and ".join(name for name, row in ROWS.items() if row.has_lora_pairs)
 #: Optimizers whose step computes the loss of its batch several times.
 CLOSURE = ", ".join(name for name, row in OPTIMIZERS.items() if row.closure)
 IN_PARTS = ", ".join(name for name, row in OPTIMIZERS.items() if row.first_part is not None)
@@ -93,8 +93,8 @@ OPTIMIZATION_RULES = (
     ),
     Rule(
         "training.loraplus_lr_ratio",
-        f"it goes with {' and '.join(LORAPLUS_METHODS)}, whose A and B it tells apart",
-        lambda s: bool(training(s, "loraplus_lr_ratio")) and s.method.name not in LORAPLUS_METHODS,
+        f"it goes with {LORA_PAIRS}, whose A and B it tells apart",
+        lambda s: bool(training(s, "loraplus_lr_ratio")) and not s.method_row.has_lora_pairs,
     ),
     Rule(
         "training.loraplus_lr_ratio",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short forms spelled out, and the defaults that a careful practitioner would pick."""
 
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -9,7 +10,7 @@ from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice, S
 from hftune.distillation.section import DistillationSection
 from hftune.evaluation.section import EvaluationSection
 from hftune.initialization.section import InitializationRule, InitializationSection
-from hftune.methods import CHANGES_SHAPE, FITTED, method_row
+from hftune.methods import method_row
 from hftune.models.section import ModelSection
 from hftune.optimization.optimizers import DEFAULT as ADAMW
 from hftune.optimization.optimizers import OPTIMIZERS
@@ -17,24 +18,6 @@ from hftune.optimization.schedules import DEFAULT as LINEAR
 from hftune.optimization.schedules import SCHEDULES
 from hftune.recipe.sections import DEFAULT_NAMES, SHORT_FORMS
 from hftune.regularization.section import regularization_section
-
-#: Learning rate by method, for methods that do not train well at LoRA's.
-LEARNING_RATES = {
-    "full": 5e-5,
-    "freeze": 5e-5,
-    "bitfit": 1e-3,
-    "qlora": 2e-4,
-    "head_only": 1e-3,
-    "ia3": 8e-3,
-    "ln_tuning": 1e-3,
-    "beft": 1e-3,
-    "p_tuning": 1e-2,
-    "prefix_tuning": 1e-2,
-    "prompt_tuning": 3e-2,
-    "prune": 5e-5,
-    "vera": 4e-3,
-}
-LORA_LEARNING_RATE = 5e-4
 
 #: Task -> what TrainingArguments would choose less well.
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -56,46 +39,17 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "rmse", "mae", "hamming_loss")
-#: What of ``training`` is read where no Trainer runs, beside where the model is pushed.
-FITTED_TRAINING = ("output_dir", "seed", "use_cpu", "per_device_eval_batch_size")
-LANGUAGE_MODEL_LEARNING_RATES = {"full": 2e-5, "freeze": 2e-5, "prune": 2e-5}
-
-#: Method -> what its PEFT config leaves open, or chooses less well.
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "adalora": {"init_r": 12, "target_r": 8, "tinit": 0.1, "tfinal": 0.5},
-    "lora": {"target_modules": "all-linear"},
-    "p_tuning": {"num_virtual_tokens": 20},
-    "prefix_tuning": {"num_virtual_tokens": 20},
-    "prompt_tuning": {"num_virtual_tokens": 20},
-    "qlora": {
-        "r": 64,
-        "lora_alpha": 16,
-        "lora_dropout": 0.1,
-        "target_modules": "all-linear",
-    },
-    "relora": {"target_modules": "all-linear"},
-}
-#: Method -> what its paper trains with.
-METHOD_TRAINING: dict[str, dict[str, Any]] = {
-    "qlora": {
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 0.03,
-        "max_grad_norm": 0.3,
-    },
-}
-#: What qlora keeps its base in; the device settles the type of the computation.
-NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 
 def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
     """Turn a checked tree into records, short forms spelled out; ``training`` stays as given."""
-    method = _choice(_spelled_out(tree, "method"), METHOD_DEFAULTS)
+    method = _method(_spelled_out(tree, "method"))
     return {
         "task": tree["task"],
         "model": _model(_spelled_out(tree, "model"), method.name),
         "data": _data(_spelled_out(tree, "data")),
         "method": method,
-        "loss": _choice(_spelled_out(tree, "loss"), {}) if "loss" in tree else None,
+        "loss": _choice(_spelled_out(tree, "loss")) if "loss" in tree else None,
         "distillation": _distillation(_spelled_out(tree, "distillation"))
         if "distillation" in tree
         else None,
@@ -115,7 +69,8 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
     With a validation part, evaluation and saving happen each epoch and the best model is kept.
     """
     given = sections["training"]
-    if sections["method"].name in FITTED:
+    method = method_row(sections["method"].name)
+    if method.fitted:
         return {"seed": 42, "per_device_eval_batch_size": 64, **given}
     data = sections["data"]
     has_validation = data.validation is not None or data.validation_size > 0
@@ -142,11 +97,9 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
     by_task = dict(TASK_DEFAULTS[sections["task"]])
     if data.token_budget is not None:
         by_task.pop("per_device_train_batch_size")
-    by_method = METHOD_TRAINING.get(sections["method"].name, {})
-    chosen = {**defaults, **by_task, **by_method, **given}
+    chosen = {**defaults, **by_task, **method.training_defaults, **given}
     chosen |= {k: v for k, v in optimizer_defaults(chosen).items() if k not in given}
-    can_go_back = sections["method"].name not in CHANGES_SHAPE
-    matches = chosen["save_strategy"] in ("best", evaluates) and can_go_back
+    matches = chosen["save_strategy"] in ("best", evaluates) and not method.changes_shape
     best = given.get("load_best_model_at_end", evaluates != "no" and matches)
     chosen["load_best_model_at_end"] = best
     return chosen
@@ -168,9 +121,10 @@ def optimizer_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
 
 def learning_rate(task: str, method: str) -> float:
     """Return the default rate for a method on a task."""
-    if task == "text-generation" and method in LANGUAGE_MODEL_LEARNING_RATES:
-        return LANGUAGE_MODEL_LEARNING_RATES[method]
-    return LEARNING_RATES.get(method, LORA_LEARNING_RATE)
+    row = method_row(method)
+    if task == "text-generation" and row.learning_rate_writing is not None:
+        return row.learning_rate_writing
+    return row.learning_rate
 
 
 def _spelled_out(tree: dict[str, Any], name: str) -> dict[str, Any]:
@@ -179,9 +133,9 @@ def _spelled_out(tree: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _model(section: dict[str, Any], method: str) -> ModelSection:
-    """The model section; qlora quantizes the base, but for what the recipe says itself."""
-    if method_row(method).quantizes:
-        section["quantization"] = {**NF4, **(section.get("quantization") or {})}
+    """The model section; the recipe overrides the method's quantization of the base."""
+    if (usual := method_row(method).quantization) is not None:
+        section["quantization"] = {**usual, **(section.get("quantization") or {})}
     return ModelSection(**section)
 
 
@@ -214,6 +168,11 @@ def _initialization(section: dict[str, Any]) -> InitializationSection:
     return InitializationSection(**section, rules=rules)
 
 
-def _choice(options: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> Choice:
-    name = options.pop("name")
-    return Choice(name=name, options={**defaults.get(name, {}), **options})
+def _method(section: dict[str, Any]) -> Choice:
+    choice = _choice(section)
+    return replace(choice, options={**method_row(choice.name).defaults, **choice.options})
+
+
+def _choice(section: dict[str, Any]) -> Choice:
+    name = section.pop("name")
+    return Choice(name=name, options=section)

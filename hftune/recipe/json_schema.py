@@ -11,12 +11,13 @@ import hashlib
 import inspect
 import json
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hftune.core.files import atomic_write, cache_folder
-from hftune.core.registry import Row
+from hftune.core.registry import AT_LEAST_ONE, Row, Schema
 from hftune.data.section import DataSection
 from hftune.distillation.section import DistillationSection
 from hftune.evaluation.section import EvaluationSection
@@ -28,7 +29,7 @@ from hftune.models.section import ModelSection
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.schedules import SCHEDULES
 from hftune.optimization.section import OwnTraining
-from hftune.recipe.training_fields import AT_LEAST_ONE, RANGES, Schema, refused_training
+from hftune.recipe.training_fields import RANGES, refused_training
 from hftune.regularization.section import RegularizationSection
 from hftune.tasks import TASKS
 
@@ -96,10 +97,11 @@ def build_schema() -> Schema:
     for name, table in (("optim", OPTIMIZERS), ("lr_scheduler_type", SCHEDULES)):
         rest = {k: v for k, v in training["properties"][name].items() if k != "anyOf"}
         training["properties"][name] = {"type": "string", "enum": list(table), **rest}
-    methods = {name: _row_schema(name, row, RANGES["method"]) for name, row in METHODS.items()}
+    methods = {name: _row_schema(name, row, row.ranges) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
-        methods[name] = _dataclass_schema(config, RANGES["method"], name, hidden=PEFT_BOOKKEEPING)
-        methods[name]["description"] = method_row(name).summary
+        row = method_row(name)
+        methods[name] = _dataclass_schema(config, row.ranges, name, hidden=PEFT_BOOKKEEPING)
+        methods[name]["description"] = row.summary
     losses = {name: _row_schema(name, row, RANGES["loss"]) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -143,7 +145,7 @@ def _choice_schema(options: dict[str, Schema]) -> Schema:
     }
 
 
-def _row_schema(name: str, row: Row, ranges: dict[str, Schema] | None = None) -> Schema:
+def _row_schema(name: str, row: Row, ranges: Mapping[str, Schema] | None = None) -> Schema:
     options = row.resolve_options()
     schema = _dataclass_schema(options, ranges, name, hidden=PEFT_BOOKKEEPING)
     return {**schema, "description": row.summary}
@@ -151,7 +153,7 @@ def _row_schema(name: str, row: Row, ranges: dict[str, Schema] | None = None) ->
 
 def _dataclass_schema(
     config: type,
-    ranges: dict[str, Schema] | None = None,
+    ranges: Mapping[str, Schema] | None = None,
     name: str | None = None,
     hidden: set[str] | frozenset[str] = frozenset(),
 ) -> Schema:
@@ -172,7 +174,7 @@ def _dataclass_schema(
     }
 
 
-def _field_schema(field: dataclasses.Field[Any], hint: Any, ranges: dict[str, Schema]) -> Schema:
+def _field_schema(field: dataclasses.Field[Any], hint: Any, ranges: Mapping[str, Schema]) -> Schema:
     from pydantic import TypeAdapter
 
     schema = _without_references(TypeAdapter(hint).json_schema())

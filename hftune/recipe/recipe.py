@@ -16,7 +16,7 @@ from hftune.data.section import DataSection
 from hftune.distillation.section import DistillationSection
 from hftune.evaluation.section import EvaluationSection
 from hftune.initialization.section import InitializationSection
-from hftune.methods import FITTED
+from hftune.methods import method_row
 from hftune.models.section import ModelSection
 from hftune.recipe.compatibility import check_compatibility
 from hftune.recipe.defaults import training_defaults, typed_sections
@@ -105,7 +105,7 @@ class Recipe:
             rest.pop("num_train_epochs", None)
         if self.data.token_budget is not None:
             rest.pop("per_device_train_batch_size", None)
-        if self.method.name in FITTED:
+        if method_row(self.method.name).fitted:
             rest = {}  # no Trainer would read them
         training = CommentedMap(chosen)
         for key in sorted(rest.keys() - chosen.keys()):

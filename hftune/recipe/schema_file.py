@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from hftune.recipe.training_fields import Schema
+from hftune.core.registry import Schema
 
 #: The schema of the tested set, beside the shipped recipes.
 SCHEMA_FILE = "schema.json"

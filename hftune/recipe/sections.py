@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts about sections that the recipe package needs: short forms, defaults, options of tasks."""
 
+from hftune.core.registry import default_name
+from hftune.losses import LOSSES
+from hftune.methods import ROWS
+
 #: The key that a section's short form, a mere text, stands for.
 SHORT_FORMS: dict[str, str] = {
     "model": "path",
@@ -12,7 +16,7 @@ SHORT_FORMS: dict[str, str] = {
 }
 
 #: What a section means that a recipe leaves out.
-DEFAULT_NAMES = {"method": "lora", "loss": "cross_entropy"}
+DEFAULT_NAMES = {"method": default_name(ROWS), "loss": default_name(LOSSES)}
 
 #: Keys that are arguments of a task -> the tasks that take them.
 TASK_OPTIONS = {

@@ -10,6 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from hftune.methods import method_row
 from hftune.recipe.defaults import TASK_DEFAULTS, learning_rate
 from hftune.recipe.schema_file import EDITOR_LINE
 from hftune.tasks import TASKS
@@ -33,13 +34,6 @@ MODELS = {
     "text-generation": (
         "demo:smollm2",
         "small, English; better: a chat model on the Hub, such as Qwen/Qwen3-0.6B",
-    ),
-}
-#: Method -> options that are worth a line: key, value, comment.
-OPTIONS = {
-    "lora": (
-        ("r", 16, "rank: more learns more, in more memory; 8 to 32 rarely differ"),
-        ("lora_alpha", 32, "the update is scaled by lora_alpha / r"),
     ),
 }
 PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*(?<!:)")
@@ -124,7 +118,7 @@ def _data(draft: Draft) -> Iterator[str]:
 def _method(draft: Draft) -> Iterator[str]:
     yield "method:"
     yield _line("  name", draft.method, "what trains; others: hftune list methods")
-    for key, value, comment in OPTIONS.get(draft.method, ()):
+    for key, value, comment in method_row(draft.method).starter_options:
         yield _line(f"  {key}", value, comment)
 
 

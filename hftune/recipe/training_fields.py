@@ -1,23 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the classes' own types do not say: ranges of numbers, and fields that are not taken."""
 
-from typing import Any
-
-Schema = dict[str, Any]
-
-POSITIVE = {"exclusiveMinimum": 0}
-NOT_NEGATIVE = {"minimum": 0}
-AT_LEAST_ONE = {"minimum": 1}
-FRACTION = {"minimum": 0, "exclusiveMaximum": 1}
-WITHIN = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
-#: Steps, or below 1 a share of the run, where a class of PEFT's has whole numbers alone.
-STEPS = {"type": "number", "minimum": 0}
-
-
-def one_of(*names: str) -> Schema:
-    """Return a schema in place of the class's own, which would take any text beside the names."""
-    return {"anyOf": [{"enum": list(names), "type": "string"}]}
-
+from hftune.core.registry import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    AT_LEAST_ZERO,
+    FRACTION,
+    Schema,
+)
 
 #: What the classes' own types do not say. Section -> field -> JSON Schema keywords.
 RANGES: dict[str, dict[str, Schema]] = {
@@ -29,73 +19,38 @@ RANGES: dict[str, dict[str, Schema]] = {
         "max_target_length": AT_LEAST_ONE,
         "max_train_samples": AT_LEAST_ONE,
         "max_eval_samples": AT_LEAST_ONE,
-        "validation_size": NOT_NEGATIVE,
-    },
-    "method": {
-        "r": AT_LEAST_ONE,
-        "target_r": AT_LEAST_ONE,
-        "init_r": AT_LEAST_ONE,
-        "lora_alpha": POSITIVE,
-        "alpha": POSITIVE,
-        "lora_dropout": FRACTION,
-        "dropout": FRACTION,
-        "reduction_factor": AT_LEAST_ONE,
-        "num_virtual_tokens": AT_LEAST_ONE,
-        "beta1": WITHIN,
-        "beta2": WITHIN,
-        "deltaT": AT_LEAST_ONE,
-        "orth_reg_weight": NOT_NEGATIVE,
-        "prompt_tuning_init": one_of("TEXT", "SAMPLE_VOCAB", "RANDOM"),
-        "encoder_reparameterization_type": one_of("MLP", "LSTM"),
-        "encoder_num_layers": AT_LEAST_ONE,
-        "encoder_dropout": FRACTION,
-        "tfinal": STEPS,
-        "tinit": STEPS,
-        "target_sparsity": WITHIN,
-        "projection_ratio": {"exclusiveMinimum": 0, "maximum": 1},
-        "penalty_weight": NOT_NEGATIVE,
-        "gate_lr_ratio": POSITIVE,
-        "finishing_lr_ratio": POSITIVE,
-        "encoder_hidden_size": AT_LEAST_ONE,
-        "head_only_rate": POSITIVE,
-        "head_only_steps": NOT_NEGATIVE,
-        "merge_every": POSITIVE,
-        "reset_ratio": {"minimum": 0, "maximum": 1},
-        "rewarm_steps": NOT_NEGATIVE,
-        "unfreeze_every": POSITIVE,
-        "cv": {"minimum": 2},
-        "warm_start_steps": NOT_NEGATIVE,
+        "validation_size": AT_LEAST_ZERO,
     },
     "loss": {
-        "alpha": POSITIVE,
+        "alpha": ABOVE_ZERO,
         "beta": FRACTION,
         "contrastive_weight": {"exclusiveMinimum": 0, "maximum": 1},
-        "delta": POSITIVE,
-        "gamma": NOT_NEGATIVE,
-        "logit_adjustment": POSITIVE,
-        "temperature": POSITIVE,
+        "delta": ABOVE_ZERO,
+        "gamma": AT_LEAST_ZERO,
+        "logit_adjustment": ABOVE_ZERO,
+        "temperature": ABOVE_ZERO,
     },
     "training": {
         "adam_beta1": FRACTION,
         "adam_beta2": FRACTION,
-        "adam_epsilon": POSITIVE,
+        "adam_epsilon": ABOVE_ZERO,
         "eval_accumulation_steps": AT_LEAST_ONE,
-        "eval_steps": POSITIVE,
+        "eval_steps": ABOVE_ZERO,
         "gradient_accumulation_steps": AT_LEAST_ONE,
         "label_smoothing_factor": FRACTION,
-        "learning_rate": POSITIVE,
-        "logging_steps": POSITIVE,
-        "max_grad_norm": NOT_NEGATIVE,
+        "learning_rate": ABOVE_ZERO,
+        "logging_steps": ABOVE_ZERO,
+        "max_grad_norm": AT_LEAST_ZERO,
         "max_steps": {"minimum": 1, "alsoAllowed": [-1]},
-        "neftune_noise_alpha": POSITIVE,
-        "num_train_epochs": POSITIVE,
+        "neftune_noise_alpha": ABOVE_ZERO,
+        "num_train_epochs": ABOVE_ZERO,
         "per_device_eval_batch_size": AT_LEAST_ONE,
         "per_device_train_batch_size": AT_LEAST_ONE,
-        "save_steps": POSITIVE,
+        "save_steps": ABOVE_ZERO,
         "save_total_limit": AT_LEAST_ONE,
-        "seed": NOT_NEGATIVE,
-        "warmup_steps": NOT_NEGATIVE,
-        "weight_decay": NOT_NEGATIVE,
+        "seed": AT_LEAST_ZERO,
+        "warmup_steps": AT_LEAST_ZERO,
+        "weight_decay": AT_LEAST_ZERO,
         "train_sampling_strategy": {"enum": ["random", "sequential", "group_by_length"]},
     },
 }
@@ -133,5 +88,8 @@ def refused_training(name: str) -> str | None:
         return REFUSED_TRAINING[name]
     return next((why for start, why in REFUSED_PREFIXES.items() if name.startswith(start)), None)
 
+
+#: Fields that are read if a method is fitted by itself and no Trainer runs, apart from pushing.
+FITTED_TRAINING = ("output_dir", "seed", "use_cpu", "per_device_eval_batch_size")
 
 PUSH_FIELDS = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision")

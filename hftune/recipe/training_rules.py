@@ -5,6 +5,7 @@ from functools import partial
 
 from hftune.core.rules import RecipeView, Rule, installed, training
 from hftune.data.section import DataSection
+from hftune.methods import ROWS
 from hftune.optimization.optim_args import is_malformed
 from hftune.recipe.training_fields import PUSH_FIELDS
 
@@ -12,8 +13,8 @@ from hftune.recipe.training_fields import PUSH_FIELDS
 LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
 #: What Transformers has for ``save_steps``; a resolved recipe spells it out with any strategy.
 DEFAULT_SAVE_STEPS = 500
-#: Methods whose ranks or zeros come to what was asked for at a step that is planned.
-SETTLE_LATE = ("adalora", "prune", "diff_pruning")
+#: Methods that decide late in the run which weights stay.
+SETTLE_LATE = [name for name, row in ROWS.items() if row.settles_late]
 
 
 def _saves_otherwise(view: RecipeView) -> bool:
@@ -57,12 +58,13 @@ TRAINING_RULES = (
         "training.early_stopping_patience",
         "its last evaluations are not the best: leave training.load_best_model_at_end at true, "
         "and save_strategy as eval_strategy",
-        lambda s: _stops_early(s) and s.method.name not in SETTLE_LATE and not _keeps_best(s),
+        lambda s: _stops_early(s) and not s.method_row.settles_late and not _keeps_best(s),
     ),
     Rule(
         "training.early_stopping_patience",
-        f"{', '.join(SETTLE_LATE)} settle what stays late in the run, and a stop may come before",
-        lambda s: _stops_early(s) and s.method.name in SETTLE_LATE,
+        f"{', '.join(SETTLE_LATE)} decide late in the run which weights stay, and early stopping "
+        "could end the run before that",
+        lambda s: _stops_early(s) and s.method_row.settles_late,
     ),
     Rule(
         "training.early_stopping_threshold",

@@ -4,6 +4,7 @@
 from functools import partial
 
 from hftune.core.rules import RecipeView, Rule, training
+from hftune.methods import ROWS
 from hftune.models.section import ModelSection
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.regularization.fields import FIELDS
@@ -13,17 +14,14 @@ from hftune.regularization.section import RegularizationSection
 CLOSURE = ", ".join(name for name, row in OPTIMIZERS.items() if row.closure)
 AVERAGING = ", ".join(name for name, row in OPTIMIZERS.items() if row.averages)
 #: Methods that train pretrained weights themselves, which can stay close to where they were.
-TRAINS_PRETRAINED = ("full", "freeze", "bitfit")
-#: Methods that change weights by themselves, so that an average of steps is none of theirs.
-REWRITES_WEIGHTS = ("relora", "diff_pruning", "prune", "adalora")
+TRAINS_PRETRAINED = ", ".join(
+    name for name, row in ROWS.items() if row.trains in ("weights", "biases")
+)
+SETS_WEIGHTS = ", ".join(name for name, row in ROWS.items() if row.sets_weights)
 #: Methods that train the weights of linear layers themselves.
-TRAINS_LINEAR = ("full", "freeze", "head_only")
-
+TRAINS_LINEAR = ", ".join(name for name, row in ROWS.items() if row.trains in ("weights", "head"))
 #: Losses that read a row twice, or two as one.
 OTHER_ROWS = ("mixup", "r_drop", "supervised_contrastive")
-
-#: Methods whose model is wrapped around virtual tokens.
-VIRTUAL_TOKENS = ("prompt_tuning", "p_tuning", "prefix_tuning")
 
 
 def _said(key: str, view: RecipeView) -> bool:
@@ -43,7 +41,7 @@ def _in_backward(key: str, view: RecipeView) -> bool:
 
 
 def _rewrites(key: str, view: RecipeView) -> bool:
-    return _said(key, view) and view.method.name in REWRITES_WEIGHTS
+    return _said(key, view) and view.method_row.sets_weights
 
 
 def _said_twice(key: str, view: RecipeView) -> bool:
@@ -61,9 +59,9 @@ REGULARIZATION_RULES = (
     ),
     Rule(
         "regularization.drop_connect",
-        f"it drops weights of linear layers, which {', '.join(TRAINS_LINEAR)} train; an adapter "
-        "has a dropout of its own, such as method.lora_dropout",
-        lambda s: _said("drop_connect", s) and s.method.name not in TRAINS_LINEAR,
+        f"it drops weights of linear layers, which {TRAINS_LINEAR} train; an adapter has a dropout "
+        "of its own, such as method.lora_dropout",
+        lambda s: _said("drop_connect", s) and s.method_row.trains not in ("weights", "head"),
     ),
     *(
         Rule(
@@ -76,8 +74,7 @@ REGULARIZATION_RULES = (
     *(
         Rule(
             f"regularization.{key}",
-            f"{', '.join(REWRITES_WEIGHTS)} set weights between steps, which moving them would "
-            "disturb",
+            f"{SETS_WEIGHTS} set weights between steps, which moving them would disturb",
             partial(_rewrites, key),
         )
         for key in ("weight_noise", "sam")
@@ -93,7 +90,9 @@ REGULARIZATION_RULES = (
     Rule(
         "training.neftune_noise_alpha",
         "beside virtual tokens Transformers does not find the word vectors of most models",
-        lambda s: bool(training(s, "neftune_noise_alpha")) and s.method.name in VIRTUAL_TOKENS,
+        lambda s: (
+            bool(training(s, "neftune_noise_alpha")) and s.method_row.virtual_tokens is not None
+        ),
     ),
     Rule(
         "regularization.adversarial",
@@ -103,7 +102,7 @@ REGULARIZATION_RULES = (
     Rule(
         "regularization.adversarial",
         "beside virtual tokens PEFT reads the words in a way of its own",
-        lambda s: _said("adversarial", s) and s.method.name in VIRTUAL_TOKENS,
+        lambda s: _said("adversarial", s) and s.method_row.virtual_tokens is not None,
     ),
     Rule(
         "regularization.sam",
@@ -117,10 +116,9 @@ REGULARIZATION_RULES = (
     ),
     Rule(
         "regularization.weight_averaging",
-        f"{', '.join(REWRITES_WEIGHTS)} set weights between steps, which an average would undo",
+        f"{SETS_WEIGHTS} set weights between steps, which an average would undo",
         lambda s: (
-            s.method.name in REWRITES_WEIGHTS
-            and (_averages(s) or s.optimizer_row.average_key is not None)
+            s.method_row.sets_weights and (_averages(s) or s.optimizer_row.average_key is not None)
         ),
     ),
     Rule(
@@ -130,16 +128,16 @@ REGULARIZATION_RULES = (
     ),
     Rule(
         "regularization.l2_sp",
-        f"only {', '.join(TRAINS_PRETRAINED)} train pretrained weights; an adapter begins at 0 and "
-        "is held there by l2",
-        lambda s: _penalized("l2_sp", s) and s.method.name not in TRAINS_PRETRAINED,
+        f"only {TRAINS_PRETRAINED} train pretrained weights; an adapter begins at 0 and is held "
+        "there by l2",
+        lambda s: _penalized("l2_sp", s) and s.method_row.trains not in ("weights", "biases"),
     ),
     *(
         Rule(
             f"regularization.{name}",
-            "bitfit trains biases, and a penalty counts weights of two dimensions or more; take "
-            "l2_sp",
-            partial(lambda name, s: _penalized(name, s) and s.method.name == "bitfit", name),
+            "this method trains biases, and a penalty counts weights of two dimensions or more; "
+            "take l2_sp",
+            partial(lambda name, s: _penalized(name, s) and s.method_row.trains == "biases", name),
         )
         for name in ("l1", "l2")
     ),

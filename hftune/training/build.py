@@ -21,6 +21,7 @@ from hftune.core.errors import HftuneError
 from hftune.data.sampling.curriculum import Curriculum
 from hftune.distillation.teaching import Teaching, training_rows, with_teacher
 from hftune.initialization.initialize import Facts, initialize
+from hftune.methods import method_row
 from hftune.models.adapter import loaded_weights
 from hftune.models.fingerprint import fingerprint
 from hftune.models.keep_layers import with_layers
@@ -62,7 +63,7 @@ def build_model(plan: Plan) -> nn.Module:
     )
     if section.keep_layers is not None:
         model = with_layers(model, plan.config, section.keep_layers)
-    if plan.method.saves_adapter:
+    if method_row(plan.recipe.method.name).needs_base:
         plan.base_fingerprint = fingerprint(loaded_weights(model, missing))
     if plan.recipe.initialization.is_said:
         missing = [*missing, *_initialize(plan, model, missing)]
@@ -241,7 +242,7 @@ def weight_dtype(plan: Plan) -> Any:
     if dtype != "auto":
         return getattr(torch, dtype)
     halved = plan.arguments.device.type != "cpu" and mixed_precision(plan.arguments) != "no"
-    return "auto" if plan.method.saves_adapter and halved else torch.float32
+    return "auto" if method_row(plan.recipe.method.name).needs_base and halved else torch.float32
 
 
 def parameter_counts(model: nn.Module | None) -> dict[str, int]:

@@ -21,8 +21,8 @@ from hftune.commands.list import (
     plot_schedules,
 )
 from hftune.methods import METHODS, TUNERS
-from hftune.methods.peft import NOT_FROM_A_RECIPE, peft_configs
-from hftune.methods.peft_types import PEFT_TYPES
+from hftune.methods.peft import peft_configs
+from hftune.methods.peft_types import NOT_FROM_A_RECIPE, PEFT_TYPES
 from hftune.models.demo_models import DEMO_MODELS
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.schedules import SCHEDULES

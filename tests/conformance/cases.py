@@ -16,7 +16,6 @@ from transformers.trainer_callback import CallbackHandler
 from hftune.methods import PEFT_TYPES, ROWS, make_method, method_row
 from hftune.methods.method import Method
 from hftune.models.load import keep_unpacked
-from hftune.recipe.defaults import NF4
 from hftune.tasks.context import RunContext
 
 SIZES = {
@@ -147,7 +146,7 @@ class Bases:
         model = getattr(transformers, KINDS[kind][1]).from_pretrained(
             self.folder(kind),
             quantization_config=BitsAndBytesConfig(
-                **NF4, llm_int8_skip_modules=["classifier", "lm_head"]
+                **ROWS["qlora"].quantization, llm_int8_skip_modules=["classifier", "lm_head"]
             ),
         )
         keep_unpacked(model)
@@ -175,7 +174,7 @@ def apply(name: str, kind: str, bases: Bases, **more: Any) -> tuple[Any, Method,
         bases: Where it comes from.
         more: For the method's context.
     """
-    base = bases.fresh(kind, quantized=method_row(name).quantizes)
+    base = bases.fresh(kind, quantized=method_row(name).quantization is not None)
     method = make_method(name, options_of(name, kind))
     seed(0)
     model = method.apply(base, context_of(kind, **more))

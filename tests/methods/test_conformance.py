@@ -58,9 +58,8 @@ def test_starts_at_the_base_trains_what_it_declares_and_merges(
 ) -> None:
     """As its row says, where it claims less, too."""
     row = ROWS[name]
-    expected = logits(bases.fresh(kind, quantized=row.quantizes), kind)
+    expected = logits(bases.fresh(kind, quantized=row.quantization is not None), kind)
     base, method, model = apply(name, kind, bases)
-    assert method.saves_adapter == row.saves_adapter
     at_start = logits(model, kind)
     same = at_start.shape == expected.shape and torch.allclose(at_start, expected, atol=2e-5)
     assert same == row.starts_at_base
@@ -78,7 +77,7 @@ def test_starts_at_the_base_trains_what_it_declares_and_merges(
     assert (changed <= declared) != row.rewrites_base
     learned = logits(model, kind)
     assert learned.isfinite().all()
-    if not row.saves_adapter:
+    if not row.needs_base:
         for refused in (merge, merged, unmerge):
             with pytest.raises(HftuneError, match=f"{name} leaves a whole model"):
                 refused(model, name)
@@ -91,7 +90,7 @@ def test_starts_at_the_base_trains_what_it_declares_and_merges(
             with pytest.raises(HftuneError, match=f"{name} .*cannot be merged into its base"):
                 refused(model, name)
         return
-    if row.no_unmerge is not None or row.quantizes:
+    if row.no_unmerge is not None or row.quantization is not None:
         with pytest.raises(HftuneError, match=f"{name} .*taken out again|quantized base"):
             merge(model, name)
     else:

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hftune import HftuneError, Recipe
 from hftune.commands.train import model_facts
 from hftune.methods import ROWS, TUNERS
-from hftune.methods.peft import NOT_FROM_A_RECIPE, Peft, peft_configs
+from hftune.methods.peft import Peft, peft_configs
+from hftune.methods.peft_types import NOT_FROM_A_RECIPE
 from hftune.models.load import load_finetuned
 from hftune.models.save import save_model
 from hftune.training.build import build_model, build_trainer

@@ -220,3 +220,52 @@ def test_the_head_of_a_decoder_would_read_padding(
     decoder = make_recipe("text-generation").model.path
     with pytest.raises(HftuneError, match="head of a decoder would read padding"):
         prepare(make_recipe(model={"path": decoder}, method=name))
+
+
+INNER = {"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": LAYERS}
+
+
+@pytest.mark.parametrize("kind", ["neftune", "adversarial", "distillation"])
+def test_prompts_inside_attention_stand_before_no_row(
+    kind: str, make_recipe: Callable[..., Recipe], tmp_path: Path, tiny_decoder: Path
+) -> None:
+    """Rows keep their length: the first loss is that of lora, which begins at the base, too."""
+    training: dict[str, Any] = {"max_steps": 1, "logging_steps": 1}
+    sections: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "neftune": {"training": {"neftune_noise_alpha": 50.0, **training}},
+        "adversarial": {"regularization": {"adversarial": 1.0}},
+        "distillation": {
+            "distillation": {"teacher": str(tiny_decoder), "hidden_states": {0: 1, 2: 0}}
+        },
+    }
+
+    def first_loss(method: dict[str, Any], given: dict[str, Any]) -> float:
+        folder = tmp_path / f"{method['name']}-{len(list(tmp_path.iterdir()))}"
+        given = {"training": training, **given}
+        given["training"] = {**given["training"], "output_dir": str(folder)}
+        run = hftune.train(make_recipe("text-generation", method=method, **given))
+        loss: float = json.loads((run.path / "log.jsonl").read_text().splitlines()[0])["loss"]
+        return loss
+
+    found = first_loss(INNER, sections[kind])
+    assert found == first_loss({"name": "lora"}, sections[kind])
+    assert found != first_loss(INNER, sections["plain"])
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"training": {"neftune_noise_alpha": 5.0}}, "training.neftune_noise_alpha"),
+        ({"regularization": {"adversarial": 1.0}}, "regularization.adversarial"),
+        ({"distillation": {"teacher": "t", "hidden_states": {0: 0}}}, "distillation.hidden_states"),
+        ({"model": {"path": "x", "classifier_pooling": "mean"}}, "model.classifier_pooling"),
+    ],
+)
+def test_virtual_tokens_before_a_row_are_refused_alike(
+    method: str, sections: dict[str, Any], key: str
+) -> None:
+    whole = {"task": "text-classification", "model": "x", "data": "x", **sections}
+    with pytest.raises(RecipeError, match=f"{key}: .*virtual tokens"):
+        Recipe(**whole, method=method)

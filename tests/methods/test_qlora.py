@@ -14,12 +14,13 @@ from peft import LoraConfig
 import hftune
 from hftune import HftuneError, Recipe
 from hftune.models.load import keep_unpacked
-from hftune.recipe.defaults import NF4
 from hftune.training.build import build_model
 from hftune.training.distributed.launcher import Launch
 from hftune.training.memory.memory_report import plan_memory
 from hftune.training.plan.arguments import for_device
 from hftune.training.plan.prepare import prepare
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself
 

@@ -16,7 +16,6 @@ from torch import nn
 import hftune
 from hftune import HftuneError
 from hftune.methods import ROWS
-from hftune.recipe.defaults import NF4
 from hftune.training.build import build_model, build_trainer
 from hftune.training.plan.prepare import prepare
 from tests.conformance import loading_process
@@ -80,7 +79,7 @@ def test_trained_again(name: str, runs: Runs, tmp_path: Path) -> None:
     saved = runs(name)
     task = runs.recipe(name, tmp_path).task
     again = runs.recipe(name, tmp_path, model={"path": str(saved.folder / "model")})
-    if ROWS[name].saves_adapter:
+    if ROWS[name].needs_base:
         with pytest.raises(HftuneError, match=r"no config\.json in it") as raised:
             prepare(again)
         assert str(runs.bases[task]) in str(raised.value.hint)
@@ -102,7 +101,7 @@ def test_on_another_base(name: str, runs: Runs, others: dict[str, Path], tmp_pat
     metadata = json.loads((copy / "hftune.json").read_text())
     other = str(others[metadata["task"]])
     (copy / "hftune.json").write_text(json.dumps({**metadata, "base_model": other}))
-    if not ROWS[name].saves_adapter:
+    if not ROWS[name].needs_base:
         assert metadata["base_fingerprint"] is None
         same(text_logits(hftune.load(copy).model, hftune.load(copy).tokenizer)[1], saved.logits)
         return
@@ -143,7 +142,7 @@ def test_damaged(name: str, runs: Runs, tmp_path: Path) -> None:
             with pytest.raises(HftuneError) as raised:
                 print(hftune.load(copy).model)
             assert str(copy) in raised.value.message, (file, how)
-            assert raised.value.hint or not ROWS[name].saves_adapter, (file, how)
+            assert raised.value.hint or not ROWS[name].needs_base, (file, how)
             tried += 1
     assert tried >= 6
 
@@ -161,11 +160,11 @@ def test_another_process_gives_the_same_logits(runs: Runs, tmp_path: Path) -> No
         finished: Any = method.finish(model)
         expected[f"{name}.images"] = logits(finished, kind)
         finished.save_pretrained(tmp_path / name)
-        quantization = {**NF4, "llm_int8_skip_modules": ["classifier"]}
+        quantization = {**ROWS["qlora"].quantization, "llm_int8_skip_modules": ["classifier"]}
         images[name] = {
-            "base": str(bases.folder(kind)) if ROWS[name].saves_adapter else None,
+            "base": str(bases.folder(kind)) if ROWS[name].needs_base else None,
             "folder": str(tmp_path / name),
-            "quantization": quantization if ROWS[name].quantizes else None,
+            "quantization": quantization if ROWS[name].quantization else None,
         }
     for name in ROWS:
         expected[f"{name}.ids"], expected[f"{name}.logits"] = runs(name).ids, runs(name).logits

@@ -16,7 +16,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, LlamaFo
 import hftune
 from hftune import HftuneError, Recipe, Run
 from hftune.models.load_generator import load_language_model
-from hftune.recipe.defaults import NF4
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself
 

@@ -7,7 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from hftune import Recipe
-from hftune.recipe.starter import MODELS, OPTIONS, Draft, write_recipe
+from hftune.methods import method_row
+from hftune.recipe.starter import MODELS, Draft, write_recipe
 from hftune.tasks import TASKS
 
 DRAFT = Draft(
@@ -42,8 +43,8 @@ def test_it_is_a_valid_recipe(task: str, method: str, has_validation: bool) -> N
     recipe = Recipe(**read(write_recipe(draft)))
     assert recipe.task == task
     assert recipe.method.name == method
-    assert {key: recipe.method.options[key] for key, *_ in OPTIONS.get(method, ())} == {
-        key: value for key, value, _ in OPTIONS.get(method, ())
+    assert {key: recipe.method.options[key] for key, *_ in method_row(method).starter_options} == {
+        key: value for key, value, _ in method_row(method).starter_options
     }
 
 

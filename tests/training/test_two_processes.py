@@ -410,7 +410,7 @@ def test_two_processes_equal_one_in_every_method(
     for name in names:
         train_alone(recipes["one"][name])
         alone, shared = (
-            load_file(tmp_path / number / name / "model" / file[ROWS[name].saves_adapter])
+            load_file(tmp_path / number / name / "model" / file[ROWS[name].needs_base])
             for number in recipes
         )
         assert alone.keys() == shared.keys(), name

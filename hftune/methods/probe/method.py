@@ -78,8 +78,6 @@ class Probe(Method):
         options: Fields of :class:`ProbeConfig`.
     """
 
-    saves_adapter = True
-
     def __init__(self, **options: Any) -> None:
         self.config = ProbeConfig(**options)
 

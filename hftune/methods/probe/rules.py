@@ -6,16 +6,14 @@ from typing import Any
 from hftune.core.rules import RecipeView, Rule, installed, option
 from hftune.data.section import DataSection
 from hftune.evaluation.section import EvaluationSection
-from hftune.methods import FITTED
 from hftune.models.section import ModelSection
-from hftune.recipe.defaults import FITTED_TRAINING
-from hftune.recipe.training_fields import PUSH_FIELDS
+from hftune.recipe.training_fields import FITTED_TRAINING, PUSH_FIELDS
 
 NO_TRAINER = f"no Trainer runs for a probe, which reads {', '.join(FITTED_TRAINING)} alone"
 
 
 def _fitted(view: RecipeView) -> bool:
-    return view.method.name in FITTED
+    return view.method_row.fitted
 
 
 def _option(view: RecipeView, name: str) -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from hftune.core.errors import RecipeError
 from hftune.core.registry import OptimizerRow
-from hftune.methods import FITTED, ROWS
+from hftune.methods import ROWS, method_row
 from hftune.optimization.optim_args import values_of
 from hftune.optimization.optimizers import DEFAULT as DEFAULT_OPTIMIZER
 from hftune.optimization.optimizers import OPTIMIZERS
@@ -215,13 +215,13 @@ RULES = (
         "method",
         f"sharded, only these are tested: {', '.join(SHARDED_METHODS)}",
         lambda recipe, launch: (
-            launch.sharding is not None and recipe.method.name not in SHARDED_METHODS
+            launch.sharding is not None and not method_row(recipe.method.name).sharded
         ),
     ),
     LaunchRule(
         "num_processes",
         "a probe is fitted by one process",
-        lambda recipe, launch: launch.processes > 1 and recipe.method.name in FITTED,
+        lambda recipe, launch: launch.processes > 1 and method_row(recipe.method.name).fitted,
     ),
     LaunchRule(
         "training.optim",
@@ -342,7 +342,7 @@ RULES = (
     LaunchRule(
         "--mixed-precision",
         "fp8 multiplies the weights that train; an adapter's are too narrow: take method: full",
-        lambda recipe, launch: _fp8(launch) and recipe.method.name != "full",
+        lambda recipe, launch: _fp8(launch) and not method_row(recipe.method.name).fp8,
     ),
     LaunchRule(
         "--mixed-precision",

@@ -27,8 +27,6 @@ MIB = 2**20
 USABLE = 0.9
 #: Losses that see labelled positions alone, in chunks.
 IN_CHUNKS = (CrossEntropy, Focal)
-#: Methods whose steps are the same with activations recomputed, and which save much by it.
-RECOMPUTED = ("full", "freeze", "bitfit", "lora", "qlora", "relora")
 
 
 def say_outlook(plan: Plan) -> None:
@@ -133,8 +131,8 @@ def _recompute(plan: Plan, available: int) -> bool:
     """Switch recomputation on where a GPU has too little memory and that is enough."""
     arguments, said = plan.arguments, plan.recipe.training
     decided = {"activation_checkpointing", "gradient_checkpointing"} & said.keys()
-    possible = arguments.device.type == "cuda" and plan.recipe.method.name in RECOMPUTED
-    if decided or not possible or method_row(plan.recipe.method.name).no_checkpointing:
+    tested = method_row(plan.recipe.method.name).recompute_tested
+    if decided or arguments.device.type != "cuda" or not tested:
         return False
     arguments.activation_checkpointing = True
     estimate = plan_memory(plan)
@@ -155,8 +153,8 @@ def _remedies(plan: Plan, estimate: MemoryEstimate) -> str:
             f"{2 * arguments.gradient_accumulation_steps}"
         )
         saved.append(((estimate.activations + estimate.logits) // 2, smaller))
-    if plan.recipe.method.name == "full":
-        saved.append((estimate.optimizer + estimate.gradients, "method: lora"))
+    if (cheaper := method_row(plan.recipe.method.name).cheaper) is not None:
+        saved.append((estimate.optimizer + estimate.gradients, f"method: {cheaper}"))
         paged = "training.optim: paged_adamw_8bit"
         if arguments.device.type == "cuda":
             saved.append((estimate.optimizer * 3 // 4, paged))

@@ -13,7 +13,9 @@ from transformers.utils.import_utils import is_torch_tf32_available
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError, first_line
+from hftune.core.registry import named
 from hftune.core.rules import installed
+from hftune.methods import method_row
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.section import OWN_TRAINING
 from hftune.recipe.recipe import Recipe
@@ -105,19 +107,16 @@ def _names_of_our_own(given: dict[str, Any]) -> dict[str, str]:
 
 
 def for_device(recipe: Recipe, launch: Launch) -> Recipe:
-    """Return the recipe with what qlora leaves to the device filled in.
-
-    The base is multiplied in bfloat16 where the GPU has it. Its optimizer can move states to the
-    memory of the CPU, which only helps on a GPU, and is not made for a sharded model.
-    """
-    if recipe.method.name != "qlora":
+    """Return the recipe with the defaults that its method has for the device of the run."""
+    place = method_row(recipe.method.name).device_defaults
+    if place is None:
         return recipe
     on_gpu = launch.gpus > 0 and torch.cuda.is_available()
-    bf16 = on_gpu and torch.cuda.is_bf16_supported()
-    paged = {"optim": "paged_adamw_32bit"} if on_gpu and launch.sharding is None else {}
-    compute = {"bnb_4bit_compute_dtype": "bfloat16" if bf16 else "float32"}
-    model = replace(recipe.model, quantization={**compute, **(recipe.model.quantization or {})})
-    return recipe.replaced(model=model, training={**paged, **recipe.training})
+    quantization, training = named(place)(on_gpu=on_gpu, sharded=launch.sharding is not None)
+    model = replace(
+        recipe.model, quantization={**quantization, **(recipe.model.quantization or {})}
+    )
+    return recipe.replaced(model=model, training={**training, **recipe.training})
 
 
 def _settle_names(arguments: TrainingArguments, ours: dict[str, str]) -> None:

@@ -27,7 +27,6 @@ from hftune.distillation.teachers import find_teachers
 from hftune.evaluation.external import Metric
 from hftune.initialization.initialize import check_initialization
 from hftune.losses.loss import LabelStats, Loss
-from hftune.methods.peft import is_prompt_learning
 from hftune.models.keep_layers import check_kept, shallow_config
 from hftune.models.load import load_config, load_tokenizer, pretrained_path
 from hftune.models.meta_model import check_liger
@@ -53,7 +52,7 @@ from hftune.training.plan.plan import Plan
 from hftune.training.plan.preprocess import preprocess_split
 from hftune.training.plan.reference_losses import open_reference, reference_losses
 from hftune.training.plan.streaming import open_stream, token_stream
-from hftune.training.plan.token_budget import token_batches
+from hftune.training.plan.token_budget import token_batches, virtual_tokens
 
 NO_LIMIT = 10**6  # tokenizers without a limit say a number far above this
 
@@ -257,8 +256,8 @@ def longest_row(
         RecipeError: The recipe asks for more positions than the model has.
     """
     positions = num_positions(config)
-    if positions is not None and is_prompt_learning(recipe.method.name):
-        positions -= recipe.method.options.get("num_virtual_tokens") or 0
+    if positions is not None:
+        positions -= virtual_tokens(recipe)
     asked = recipe.data.max_length
     if asked is not None:
         if positions is not None and asked > positions:

@@ -11,15 +11,12 @@ from transformers import TrainingArguments
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import column_array, lengths
 from hftune.data.packing import Ints
-from hftune.methods.peft import is_prompt_learning
+from hftune.methods import method_row
 from hftune.recipe.recipe import Recipe
 from hftune.speed.padding_free import never_packed
 from hftune.training.plan.plan import Plan
 from hftune.training.sampling.seeded_sampler import SeededSampler, Strategy
 from hftune.training.sampling.token_batches import TokenBatches
-
-#: Methods whose virtual tokens stand before the others, and are packed with them.
-VIRTUAL = ("p_tuning", "prompt_tuning")
 
 
 def token_batches(plan: Plan, model: nn.Module | None) -> TokenBatches | None:
@@ -105,7 +102,7 @@ def always_padded(plan: Plan, model: nn.Module) -> str | None:
     recipe, method = plan.recipe, plan.recipe.method.name
     if recipe.data.padding_free is False:
         return "data.padding_free: false"
-    if is_prompt_learning(method) and method not in VIRTUAL:
+    if method_row(method).virtual_tokens == "cache":
         return f"the virtual tokens of {method} are not packed"
     if recipe.distillation is not None and recipe.distillation.looks_inside:
         return "the teacher's layers are looked at"
@@ -117,6 +114,6 @@ def always_padded(plan: Plan, model: nn.Module) -> str | None:
 
 def virtual_tokens(recipe: Recipe) -> int:
     """Return how many tokens the method puts before each row."""
-    if not is_prompt_learning(recipe.method.name):
+    if method_row(recipe.method.name).virtual_tokens is None:
         return 0
     return int(recipe.method.options.get("num_virtual_tokens") or 0)

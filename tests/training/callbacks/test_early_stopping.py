@@ -135,7 +135,10 @@ def _without_its_model(run: Run) -> Run:
             "not the best",
         ),
         ({"training": {"early_stopping_patience": 2, "save_strategy": "no"}}, "not the best"),
-        ({"training": {"early_stopping_patience": 2}, "method": "adalora"}, "settle what stays"),
+        (
+            {"training": {"early_stopping_patience": 2}, "method": "adalora"},
+            "decide late in the run",
+        ),
         (
             {"training": {"early_stopping_patience": 2}, "method": "probe"},
             "no Trainer runs for a probe",
