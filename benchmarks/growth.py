@@ -27,7 +27,7 @@ from fidelity.cells import RESULTS, Cell, Cells
 from million_rows import write_rows
 from peers_side import Clock, status
 
-from hftune.core.files import cache_folder
+from hftune.core.cache import cache_folder
 
 GROWN = {"rows": (1_000, 10_000, 100_000), "length": (64, 256, 1024)}
 STEPS = {"rows": 10, "length": 5}

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from hftune.core.files import cache_folder
+from hftune.core.cache import cache_folder
 from hftune.data.docstrings import docstring_rows
 
 ROOT = Path(__file__).parents[1]

@@ -163,6 +163,19 @@ def attribute_probes(root: Path) -> list[str]:
     ]
 
 
+def cache_folders(root: Path) -> list[str]:
+    """Name the files that look into the folders of the cache by themselves."""
+    return [
+        path.relative_to(root).as_posix()
+        for path in python_files(root, "hftune")
+        if {"cache_folder", "cache_root"}
+        & {
+            getattr(node, "attr", getattr(node, "id", ""))
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        }
+    ]
+
+
 #: Imports that still go up, a number that may only fall.
 UPWARD = 8
 
@@ -175,6 +188,12 @@ def test_imports_go_downward() -> None:
 @pytest.mark.parametrize("family", TABLES)
 def test_every_row_has_module_test_and_page(family: str) -> None:
     assert missing_companions(ROOT, family, TABLES[family]) == []
+
+
+def test_one_cache() -> None:
+    """Free room is asked for by arrays, and shown by doctor; all else goes through the module."""
+    known = ["hftune/commands/doctor.py", "hftune/core/cache.py", "hftune/core/cached_arrays.py"]
+    assert cache_folders(ROOT) == known
 
 
 @pytest.mark.parametrize("check", [vague_names, long_files, without_licence, attribute_probes])

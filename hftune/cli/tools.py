@@ -78,15 +78,29 @@ def schema(
 @app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    empty_cache: Annotated[
+        bool,
+        typer.Option(
+            "--empty-cache", help="First remove from hftune's cache all that no run uses."
+        ),
+    ] = False,
 ) -> None:
-    """Look whether this machine is ready: versions, devices, extras, folders, the Hub.
+    """Look whether this machine is ready: versions, devices, extras, folders, cache, the Hub.
 
-    Changes nothing. The exit code is 1 if something that hftune needs is broken.
+    Changes nothing but with --empty-cache. The exit code is 1 if something that hftune needs is
+    broken.
+
+    For example:
+
+    ```
+    hftune doctor
+    hftune doctor --empty-cache
+    ```
     """
     from hftune.commands.doctor import doctor, report
 
     prepare_libraries()
-    findings = doctor()
+    findings = doctor(empty_cache=empty_cache)
     show(findings if as_json else report(findings))
     if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from hftune.core import cache
+from hftune.core.console import number_of
 from hftune.core.errors import HftuneError
-from hftune.core.files import cache_folder
 
 GIB = 2**30
 SCARCE_GIB = 2
@@ -47,13 +48,17 @@ class Finding:
     remedy: str | None = None
 
 
-def doctor() -> list[Finding]:
-    """Look at versions, devices, extras, folders and the Hub; change nothing.
+def doctor(*, empty_cache: bool = False) -> list[Finding]:
+    """Look at versions, devices, extras, folders and the Hub.
+
+    Args:
+        empty_cache: First remove all entries of the cache that no process uses.
 
     Returns:
         The findings. hftune works unless one of them is ``broken``.
     """
-    return [finding for look in LOOKS for finding in look()]
+    looks = [_emptied, *LOOKS] if empty_cache else LOOKS
+    return [finding for look in looks for finding in look()]
 
 
 def report(findings: list[Finding]) -> str:
@@ -209,15 +214,40 @@ def _folders() -> Iterator[Finding]:
     from huggingface_hub import constants
 
     try:
-        root = cache_folder("schema").parent
+        root, limit = cache.cache_folder("schema").parent, cache.cache_limit()
     except HftuneError as error:
         yield Finding(about="cache", state="broken", verdict=error.message, remedy=error.hint)
     else:
-        yield Finding(about="cache", state="ok", verdict=f"{root}, {_size(root)}")
+        yield from _cache(root, limit)
         yield _space("disk of cache", root)
     hub = Path(constants.HF_HUB_CACHE)
     yield Finding(about="hub cache", state="ok", verdict=f"{hub}, {_size(hub)}")
     yield _space("disk here", Path.cwd())
+
+
+def _cache(root: Path, limit: int) -> Iterator[Finding]:
+    """Size of the cache against its limit, and entries by kind."""
+    found = cache.entries()
+    total = sum(entry.size for entry in found)
+    verdict = f"{root}, {total / GIB:.1f} GiB of at most {limit / GIB:,.6g}"
+    yield Finding(about="cache", state="ok", verdict=verdict)
+    for kind, content in cache.KINDS.items():
+        if mine := [entry for entry in found if entry.kind == kind]:
+            yield Finding(about=f"cache {kind}", state="ok", verdict=f"{content}: {_counted(mine)}")
+
+
+def _emptied() -> Iterator[Finding]:
+    gone, used = cache.empty()
+    verdict = f"removed {_counted(gone)}"
+    if used:
+        words = "entry stays: a run uses it", "entries stay: a run uses them"
+        verdict += f"; {number_of(len(used), *words)}"
+    yield Finding(about="emptied cache", state="ok", verdict=verdict)
+
+
+def _counted(found: list[cache.Entry]) -> str:
+    size = sum(entry.size for entry in found)
+    return f"{number_of(len(found), 'entry', 'entries')}, {size / 2**20:,.1f} MiB"
 
 
 def _size(folder: Path) -> str:

@@ -1,176 +1,359 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frozen model says of rows, on the disk: plain numbers, mapped into memory, or not there.
+"""The one cache: whole entries by kind and key, checked when they are read, within one limit.
 
-A folder a key: a file of numbers for each part of an answer, and a manifest, written last, with
-their hashes. What is damaged, or not as expected, counts as absent and is computed again.
+An entry is a folder ``<root>/<kind>/<key>`` that holds files and a manifest with their sizes and
+hashes. It is filled beside its place and then renamed, so an entry is whole or absent. Each
+manifest moves with its entry: together they are the index, which no crash can separate from what
+it describes. The time of change of the folder is the time of its last use.
 """
 
+import fcntl
 import hashlib
 import json
-import math
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
+from hftune.core import manifest
 from hftune.core.console import say
-from hftune.core.files import atomic_write_json, cache_folder, sha256_of
+from hftune.core.errors import HftuneError
 
-MANIFEST = "manifest.json"
-MIB = 2**20
-#: All of one cache together; the longest unused go first.
-MOST_BYTES = 16 * 2**30
+Kind = Literal[
+    "schema", "models", "docstrings", "rows", "tokens", "features", "answers", "trunk", "difficulty"
+]
+#: Kinds of entries, each a folder below the root, and their content.
+KINDS: dict[Kind, str] = {
+    "schema": "JSON Schemas of recipes",
+    "models": "demo models",
+    "docstrings": "rows of demo:docstrings",
+    "rows": "rows of large files",
+    "tokens": "tokens of large splits",
+    "features": "vectors of texts",
+    "answers": "answers of teachers",
+    "trunk": "states of frozen layers",
+    "difficulty": "losses of reference models",
+}
+GIB = 2**30
+LIMIT_GIB = 36.0
+PARTIAL, GONE = ".partial", ".gone"
+
+#: Entries that this process reads: their folder, open with a shared lock until the process ends.
+_in_use: dict[Path, int] = {}
+_named: set[Path] = set()
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the answers to each row stand, and what one is.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An entry as the limit counts it.
 
     Attributes:
-        cache: Name of the folder in hftune's cache.
-        starts: First item of each row, and the number of all behind the last, ``(rows + 1,)``.
-        parts: Part of an answer -> type and shape of one item's.
+        place: Its folder; a file, if an earlier version wrote it.
+        kind: Folder in which it lies.
+        size: Bytes of all its files.
+        used: Time of its last use.
     """
 
-    cache: str
-    starts: NDArray[np.int64]
-    parts: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
+    place: Path
+    kind: Kind
+    size: int
+    used: float
 
     @property
-    def items(self) -> int:
-        """How many there are."""
-        return int(self.starts[-1])
-
-    def bytes_of(self, part: str) -> int:
-        """Return how many bytes one item of a part has."""
-        dtype, shape = self.parts[part]
-        return int(dtype.itemsize * math.prod(shape))
-
-    @property
-    def size(self) -> int:
-        """Bytes of all items."""
-        return self.items * sum(map(self.bytes_of, self.parts))
-
-    def room(self) -> str | None:
-        """Return what there is no room for, in words; None where there is room."""
-        folder = cache_folder(self.cache)
-        limit = min(shutil.disk_usage(folder).free, MOST_BYTES)
-        if self.size < limit:
-            return None
-        return f"they take {self.size / MIB:,.0f} MiB, and {folder} has room for {limit / MIB:,.0f}"
+    def is_whole(self) -> bool:
+        """Tell it from an entry that is being written or removed."""
+        return not self.place.name.startswith(".")
 
 
-class Kept:
-    """What was kept, read as they are needed.
-
-    Args:
-        folder: Checked.
-        layout: As they were written.
-    """
-
-    def __init__(self, folder: Path, layout: Layout) -> None:
-        self.starts = layout.starts
-        self.parts = {
-            name: np.memmap(folder / name, dtype, "r", shape=(layout.items, *shape))
-            for name, (dtype, shape) in layout.parts.items()
-            if layout.items
-        }
-
-    def of_rows(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Return part -> the items of these rows, one behind the other."""
-        places = [np.arange(self.starts[row], self.starts[row + 1]) for row in rows]
-        chosen = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
-        return {name: torch.from_numpy(part[chosen]) for name, part in self.parts.items()}
+def cache_root() -> Path:
+    """Return the folder of the cache: ``$HFTUNE_CACHE`` or ``~/.cache/hftune``."""
+    return Path(os.environ.get("HFTUNE_CACHE") or Path.home() / ".cache" / "hftune")
 
 
-def read_kept(key: str, layout: Layout) -> Kept | None:
-    """Return what is kept under a key; None where it is absent, damaged or of another layout."""
-    folder = cache_folder(layout.cache) / key
+def cache_folder(kind: Kind) -> Path:
+    """Return (and create) the folder of a kind of entries."""
+    folder = cache_root() / kind
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        whole = manifest == _manifest(folder, layout)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        whole = False
-    if not whole:
-        say(f"{folder}: damaged, or not what is expected; it is computed again")
-        return None
-    with suppress(OSError):  # another's cache is read, too
-        os.utime(folder)  # used now
-    return Kept(folder, layout)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HftuneError(
+            f"{folder}: the cache cannot be created: {error.strerror}",
+            hint="set HFTUNE_CACHE to a folder that can be written",
+        ) from error
+    return folder
 
 
-def keep(
-    key: str,
-    layout: Layout,
-    batches: Iterable[tuple[Sequence[int], Mapping[str, Tensor]]],
-) -> None:
-    """Write what a model says, whole or not at all.
+def cache_limit() -> int:
+    """Return how many bytes all entries may have together: ``$HFTUNE_CACHE_LIMIT``, in GiB.
+
+    Example:
+        >>> import os
+        >>> os.environ["HFTUNE_CACHE_LIMIT"] = "0.5"
+        >>> cache_limit() // 2**20
+        512
+        >>> del os.environ["HFTUNE_CACHE_LIMIT"]
+    """
+    given = os.environ.get("HFTUNE_CACHE_LIMIT") or LIMIT_GIB
+    with suppress(ValueError):
+        if (limit := float(given)) >= 0:
+            return int(limit * GIB)
+    raise HftuneError(
+        f"HFTUNE_CACHE_LIMIT: expected a number of GiB, not {given!r}",
+        hint=f"such as HFTUNE_CACHE_LIMIT=10; without it the limit is {LIMIT_GIB:.0f}",
+    )
+
+
+def digest(*parts: object) -> str:
+    """Return a key made of all that decides the content of an entry.
+
+    Example:
+        >>> digest("tokens", 1) == digest("tokens", 1) != digest("tokens", 2)
+        True
+    """
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def find(kind: Kind, key: str, about: Mapping[str, object] | None = None) -> Path | None:
+    """Return the folder of an entry; no process removes it before this one ends.
+
+    So its files can be mapped into memory. :func:`until_read` lets go of it earlier. Files are held
+    against their hashes; see :func:`hftune.core.manifest.is_whole`.
 
     Args:
-        key: Digest of all that decides them.
-        layout: Where each stands.
-        batches: Rows, and part -> their items, one row behind the other.
+        kind: Folder in which it lies.
+        key: Digest of all that decides its content.
+        about: Description that it has to have been written with.
+
+    Returns:
+        None if it is absent, or damaged; the damage is named once.
+    """
+    place = cache_folder(kind) / key
+    if not _hold(place):
+        return None
+    whole = manifest.is_whole(place, about)
+    if whole:
+        _touch(place)
+        return place
+    _release(place)
+    if whole is False and place not in _named:
+        _named.add(place)
+        say(f"{place}: damaged, or not what is expected; it is computed again")
+    return None
+
+
+def write(
+    kind: Kind,
+    key: str,
+    fill: Callable[[Path], object],
+    *,
+    about: Mapping[str, object] | None = None,
+    resumable: bool = False,
+) -> Path:
+    """Write an entry, whole or not at all, and return its folder.
+
+    Of several processes that write the same entry, one does and the others wait for it.
+
+    Args:
+        kind: Folder in which it will lie.
+        key: Digest of all that decides its content.
+        fill: Writes the files into the folder that it is given.
+        about: Description that readers ask for.
+        resumable: Leave what ``fill`` wrote before it failed to the next call.
 
     Raises:
         OSError: The disk is full, or cannot be written.
     """
-    place = cache_folder(layout.cache) / key
-    with tempfile.TemporaryDirectory(prefix=f".{key[:8]}.", dir=place.parent) as beside:
-        partial = Path(beside) / "whole"
-        partial.mkdir()
-        with ExitStack() as opened:
-            files = {
-                name: opened.enter_context((partial / name).open("wb")) for name in layout.parts
-            }
-            for rows, items in batches:
-                counts = [int(layout.starts[row + 1] - layout.starts[row]) for row in rows]
-                for name, file in files.items():
-                    dtype, _ = layout.parts[name]
-                    values = items[name].cpu().numpy().astype(dtype)
-                    for row, piece in zip(
-                        rows, np.split(values, np.cumsum(counts)[:-1]), strict=True
-                    ):
-                        file.seek(int(layout.starts[row]) * layout.bytes_of(name))
-                        file.write(piece.tobytes())
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        atomic_write_json(partial / MANIFEST, _manifest(partial, layout))
-        shutil.rmtree(place, ignore_errors=True)
-        partial.replace(place)
-    _drop_oldest(place.parent, keep=place)
+    folder = cache_folder(kind)
+    place = folder / key
+    with _locked(kind, key):
+        if (found := find(kind, key, about)) is not None:
+            return found
+        partial = folder / f".{key}.{'resumed' if resumable else secrets.token_hex(4)}{PARTIAL}"
+        for left in folder.glob(f".{key}.*{PARTIAL}"):  # by a process that was killed
+            if left != partial:
+                _remove(left)
+        partial.mkdir(exist_ok=resumable)
+        _hold(partial)
+        try:
+            fill(partial)
+            manifest.write(partial, about)
+            _set_aside(place)
+            partial.replace(place)
+        except BaseException:
+            if not resumable:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        finally:
+            _release(partial)
+        _named.discard(place)
+        _hold(place)
+        _touch(place)
+    _keep_limit()
+    return place
 
 
-def _manifest(folder: Path, layout: Layout) -> dict[str, object]:
-    """What there is, and what was expected."""
-    return {
-        "starts": hashlib.sha256(layout.starts.tobytes()).hexdigest(),
-        "parts": {
-            name: {
-                "dtype": dtype.name,
-                "shape": [layout.items, *shape],
-                "sha256": sha256_of(folder / name),
-                "bytes": (folder / name).stat().st_size,
-            }
-            for name, (dtype, shape) in layout.parts.items()
-        },
-    }
+def found_or_written(kind: Kind, key: str, fill: Callable[[Path], object]) -> Path:
+    """Return the folder of an entry that is found, or written now; see :func:`write`."""
+    return find(kind, key) or write(kind, key, fill)
 
 
-def _drop_oldest(folder: Path, keep: Path) -> None:
-    places = [place for place in folder.iterdir() if (place / MANIFEST).exists()]
+@contextmanager
+def until_read(folder: Path) -> Iterator[Path]:
+    """Let go of an entry after the block, which reads all of it into memory."""
+    try:
+        yield folder
+    finally:
+        _release(folder)
+
+
+def adopt(kind: Kind, key: str) -> None:
+    """Take in a whole folder that an earlier version wrote without a manifest."""
+    place = cache_folder(kind) / key
+    if place.is_dir() and not (place / manifest.FILE).exists():
+        with _locked(kind, key), suppress(OSError):
+            manifest.write(place, None)
+
+
+def entries() -> list[Entry]:
+    """Return all entries, the longest unused first."""
+    found = []
+    for kind in KINDS:
+        folder = cache_root() / kind
+        for place in folder.iterdir() if folder.is_dir() else ():
+            with suppress(FileNotFoundError):  # removed meanwhile
+                used = place.stat().st_mtime
+                found.append(Entry(place=place, kind=kind, size=_bytes_of(place), used=used))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def empty() -> tuple[list[Entry], list[Entry]]:
+    """Remove all entries; return those that are gone, and those that a process uses."""
+    gone: list[Entry] = []
+    used: list[Entry] = []
+    for entry in entries():
+        (gone if _remove(entry.place) else used).append(entry)
+    return gone, used
+
+
+def _keep_limit() -> None:
+    """Remove entries, the longest unused first, until the rest is within the limit."""
+    found, limit = entries(), cache_limit()
+    total = sum(entry.size for entry in found)
+    for entry in found:
+        if total <= limit:
+            return
+        if _remove(entry.place):
+            total -= entry.size
+
+
+def _remove(place: Path) -> bool:
+    """Remove an entry that no process uses, and tell whether it is gone."""
+    try:
+        handle = os.open(place, os.O_RDONLY)
+    except FileNotFoundError:
+        return True  # another process was faster
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return False
+    except OSError:  # a file system without locks: a mapped file outlives its name
+        if place.name.endswith(PARTIAL):  # it may be written just now
+            os.close(handle)
+            return False
+    try:
+        _set_aside(place)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _set_aside(place: Path) -> None:
+    """Take away an entry by one rename, so that nobody sees half of it, and delete it."""
+    aside = place.parent / f".{place.name.strip('.')}.{secrets.token_hex(4)}{GONE}"
+    with suppress(FileNotFoundError):
+        place.replace(aside)
+    if aside.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink(missing_ok=True)
+
+
+def _hold(place: Path) -> bool:
+    """Keep others from removing a folder; False if there is none."""
+    for known, handle in list(_in_use.items()):
+        if not _is_at(known, handle):  # removed by force, or replaced
+            _release(known)
+    if place in _in_use:
+        return True
+    try:
+        handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # absent, a file of an earlier version, or not ours to read
+        return False
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    if not _is_at(place, handle):  # removed before the lock was there
+        os.close(handle)
+        return False
+    _in_use[place] = handle
+    return True
+
+
+def _is_at(place: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(place.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _touch(place: Path) -> None:
+    """Note that an entry is used now; the clock of the file system may be a coarse one."""
+    now = time.time_ns()
+    with suppress(OSError):  # the cache of another user can be read, too
+        os.utime(place, ns=(now, now))
+
+
+def _release(place: Path) -> None:
+    handle = _in_use.pop(place, None)
+    if handle is not None:
+        os.close(handle)
+
+
+def _bytes_of(place: Path) -> int:
+    if not place.is_dir():
+        return place.stat().st_size
     total = 0
-    for place in sorted(places, key=lambda one: (one != keep, -one.stat().st_mtime)):
-        total += sum(file.stat().st_size for file in place.iterdir())
-        if total > MOST_BYTES and place != keep:
-            shutil.rmtree(place, ignore_errors=True)
+    for top, _, names in os.walk(place):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(top, name)).st_size
+    return total
+
+
+@contextmanager
+def _locked(kind: Kind, key: str) -> Iterator[None]:
+    """Let one process at a time write an entry; without locks, all of them write, whole each."""
+    from filelock import FileLock
+
+    path = cache_root() / "locks" / f"{kind}-{key}.lock"
+    lock = FileLock(path)
+    held = False
+    with suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        held = True
+    try:
+        yield
+    finally:
+        if held:
+            path.unlink(missing_ok=True)  # who waits for it writes what is there by then
+            lock.release()

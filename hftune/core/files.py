@@ -8,22 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hftune.core.errors import HftuneError
-
-
-def cache_folder(name: str) -> Path:
-    """Return (and create) a folder of the cache: ``$HFTUNE_CACHE`` or ``~/.cache/hftune``."""
-    root = Path(os.environ.get("HFTUNE_CACHE") or Path.home() / ".cache" / "hftune")
-    folder = root / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HftuneError(
-            f"{folder}: the cache cannot be created: {error.strerror}",
-            hint="set HFTUNE_CACHE to a folder that can be written",
-        ) from error
-    return folder
-
 
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old one or the new one."""

@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hftune.core.files import atomic_write, cache_folder
+from hftune.core import cache
 
 #: What is running, even if the file changes meanwhile.
 SOURCE = Path(__file__).read_bytes()
@@ -41,6 +41,7 @@ PACKAGES = {
     "transformers": "transformers",
 }
 ROWS_PER_PACKAGE = 400
+ROWS_FILE = "rows.jsonl"
 QUESTION = "Write the one-sentence docstring summary of this Python definition:\n\n"
 SUMMARY_CHARACTERS = range(30, 401)
 NOT_PUBLIC = {"tests", "test", "testing", "conftest", "externals", "vendored", "benchmarks"}
@@ -105,13 +106,15 @@ def docstring_rows() -> list[dict[str, Any]]:
     come from one package; no summary stands twice.
     """
     versions = {distribution: version(distribution) for distribution in PACKAGES}
-    key = hashlib.sha256(SOURCE + json.dumps(versions).encode()).hexdigest()[:16]
-    cached = cache_folder("docstrings") / f"{key}.jsonl"
-    if not cached.exists():
-        rows = collect_rows()
-        atomic_write(cached, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    with cached.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    key = cache.digest(hashlib.sha256(SOURCE).hexdigest(), versions)
+
+    def fill(folder: Path) -> None:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in collect_rows())
+        (folder / ROWS_FILE).write_text("".join(lines), encoding="utf-8")
+
+    with cache.until_read(cache.found_or_written("docstrings", key, fill)) as folder:
+        lines = (folder / ROWS_FILE).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
 
 
 def collect_rows() -> list[dict[str, Any]]:

@@ -6,8 +6,6 @@ the SHA-256 of the bytes, and are mapped into memory from there.
 """
 
 import glob
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +13,17 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
+from hftune.core import cache
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.core.files import cache_folder, sha256_of
+from hftune.core.files import sha256_of
 from hftune.data.arrow import MISMATCH, clashes, joined, mapped, write_arrow
 from hftune.data.readers import READERS, READERS_VERSION, SAMPLE_BY, is_known, read
 from hftune.data.source import Source, kind_of
 
 #: Files of fewer bytes are read anew each time and kept in memory.
 CACHED_BYTES = 2**23
+ROWS_FILE = "rows.arrow"
 #: Suffixes of files that are surely meant as data, though none can read them.
 OTHER_SUFFIXES = (".xls", ".xlsx", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".arrow", ".ods")
 #: Files that may lie beside the data in a folder.
@@ -151,21 +151,23 @@ def read_files(files: Sequence[Path], sample_by: str | None = None) -> Dataset:
         table = tables[0] if len(tables) == 1 else joined(tables)
     except MISMATCH as error:
         raise HftuneError(f"{files[0]} and others: column types differ: {error}") from error
-    return Dataset(table, fingerprint=_digest(keys)[:16])
+    return Dataset(table, fingerprint=cache.digest(*keys)[:16])
 
 
 def _read_file(source: Source) -> tuple[pa.Table, str]:
     """The rows, and the key of their content."""
     file = source.file
-    key = _digest([READERS_VERSION, pa.__version__, source.kind, source.sample_by, sha256_of(file)])
+    decides = READERS_VERSION, pa.__version__, source.kind, source.sample_by, sha256_of(file)
+    key = cache.digest(*decides)
     try:
         if file.stat().st_size < CACHED_BYTES:
             return joined(read(source)), key
-        cached = cache_folder("rows") / f"{key}.arrow"
-        if not cached.exists():
+
+        def fill(folder: Path) -> None:
             say(f"reading {file}, once for this content")
-            write_arrow(read(source), cached)
-        return mapped(cached), key
+            write_arrow(read(source), folder / ROWS_FILE)
+
+        return mapped(cache.found_or_written("rows", key, fill) / ROWS_FILE), key
     except MISMATCH as error:
         raise HftuneError(f"{file}: column types differ between rows: {error}") from error
 
@@ -185,10 +187,6 @@ def _check_agreement(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> Non
                 for name in wrong
             )
             raise HftuneError(f"{file} and {first}: column types differ: {types}")
-
-
-def _digest(parts: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _unknown() -> str:

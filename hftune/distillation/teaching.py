@@ -7,7 +7,7 @@ rows, the order of the labels, the precision, and of the likeliest tokens temper
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedConfig
 
-from hftune.core.cache import Kept, Layout, keep, read_kept
+from hftune.core import cached_arrays
+from hftune.core.cached_arrays import ArrayLayout, CachedArrays
 from hftune.core.console import number_of, say, warn
 from hftune.core.processes import found_or_made
 from hftune.data.arrow import column_array, items, lengths
@@ -35,7 +36,7 @@ from hftune.tasks.task import Task
 
 #: Part of the cache's key: raise it when answers are computed differently.
 ANSWERS_VERSION = 1
-CACHE = "answers"
+KIND: Final = "answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ class KeptTeacher(Teacher):
         answers: Of all rows.
     """
 
-    def __init__(self, answers: Kept) -> None:
+    def __init__(self, answers: CachedArrays) -> None:
         self.answers = answers
 
     def answer(self, inputs: Batch) -> Answer:
@@ -235,7 +236,7 @@ def cached_teacher(loss: Distillation, teaching: Teaching, rows: Dataset) -> Kep
     key, layout = answers_key(loss, teaching, rows), answers_layout(loss, teaching, rows)
     found = found_or_made(
         teaching.context,
-        lambda: read_kept(key, layout),
+        lambda: cached_arrays.read(key, layout),
         lambda: _compute(loss, teaching, rows, key, layout),
         f"teacher: answers to {len(rows)} rows, out of the cache",
     )
@@ -258,7 +259,7 @@ def answers_key(loss: Distillation, teaching: Teaching, rows: Dataset) -> str:
     )
 
 
-def answers_layout(loss: Distillation, teaching: Teaching, rows: Dataset) -> Layout:
+def answers_layout(loss: Distillation, teaching: Teaching, rows: Dataset) -> ArrayLayout:
     """Return where the answers to each row stand, and the shape of one."""
     task = teaching.task
     if task.problem_type is not None or not isinstance(rows[0]["labels"], list):
@@ -269,9 +270,9 @@ def answers_layout(loss: Distillation, teaching: Teaching, rows: Dataset) -> Lay
     k = loss.section.top_k
     if k is None:
         shape = (len(teaching.teachers), max(loss.num_classes, 1))  # a number has no classes
-        return Layout(CACHE, starts, {"logits": (np.dtype(np.float32), shape)})
-    return Layout(
-        CACHE,
+        return ArrayLayout(KIND, starts, {"logits": (np.dtype(np.float32), shape)})
+    return ArrayLayout(
+        KIND,
         starts,
         {
             "log_probs": (np.dtype(np.float32), (k,)),
@@ -294,7 +295,7 @@ def _taught_tokens(rows: Dataset, *, causal: bool) -> NDArray[np.int64]:
 
 
 def _compute(
-    loss: Distillation, teaching: Teaching, rows: Dataset, key: str, layout: Layout
+    loss: Distillation, teaching: Teaching, rows: Dataset, key: str, layout: ArrayLayout
 ) -> bool:
     """Run the teachers over all rows, longest first, and keep what they say."""
     section, context = loss.section, teaching.context
@@ -320,7 +321,7 @@ def _compute(
                 yield indices, top_k_of(target, section.top_k)._asdict()
 
     try:
-        keep(key, layout, batches())
+        cached_arrays.write(key, layout, batches())
     except OSError as error:
         warn(f"the teacher's answers are not kept: {error.strerror}; it runs in every step")
         return False

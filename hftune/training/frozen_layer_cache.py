@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hftune.core.cache import MIB, Kept, Layout, keep, read_kept
+from hftune.core import cached_arrays
+from hftune.core.cached_arrays import MIB, ArrayLayout, CachedArrays
 from hftune.core.console import number_of, say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.processes import found_or_made
@@ -33,7 +34,7 @@ from hftune.training.plan.plan import Plan
 from hftune.training.trainer import HftuneTrainer
 
 KEY = "data.cache_trunk"
-CACHE = "trunk"
+KIND: Final = "trunk"
 #: Part of the cache's key: raise it when states are computed differently.
 TRUNK_VERSION = 2
 #: Keys of ``regularization`` that move frozen layers, too.
@@ -114,7 +115,7 @@ class KeptStates:
         self.places: dict[bytes, tuple[NDArray[Any], int, int]] = {}
         self.dtype = torch.float32
 
-    def add(self, tokens: Tokens, kept: Kept, dtype: torch.dtype) -> None:
+    def add(self, tokens: Tokens, kept: CachedArrays, dtype: torch.dtype) -> None:
         """Take more rows.
 
         Args:
@@ -219,10 +220,12 @@ def _in_evaluation(trunk: Trunk) -> Iterator[None]:
         trunk.base.train(training)
 
 
-def _kept(plan: Plan, trunk: Trunk, tokens: Tokens, like: Tensor, weights: str) -> Kept | None:
+def _kept(
+    plan: Plan, trunk: Trunk, tokens: Tokens, like: Tensor, weights: str
+) -> CachedArrays | None:
     """Return the states of one part, out of the cache or computed now."""
-    layout = Layout(
-        CACHE,
+    layout = ArrayLayout(
+        KIND,
         np.arange(len(tokens) + 1) if trunk.first_alone else tokens.starts,
         {"states": (np.dtype(str(_raw(like).dtype).removeprefix("torch.")), (like.shape[-1],))},
     )
@@ -241,13 +244,13 @@ def _kept(plan: Plan, trunk: Trunk, tokens: Tokens, like: Tensor, weights: str) 
 
     return found_or_made(
         plan.arguments,
-        lambda: read_kept(key, layout),
+        lambda: cached_arrays.read(key, layout),
         compute,
         f"{layers}: {rows}, out of the cache",
     )
 
 
-def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: Layout) -> None:
+def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: ArrayLayout) -> None:
     """Run the frozen layers over all rows, longest first, and keep what leaves them."""
     padding = plan.tokenizer.pad_token_id or 0
 
@@ -263,7 +266,7 @@ def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: Layout)
     trouble = layout.room()
     try:
         if trouble is None:
-            keep(key, layout, batches())
+            cached_arrays.write(key, layout, batches())
     except OSError as error:
         trouble = str(error.strerror)
     if trouble is not None:

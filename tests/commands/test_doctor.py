@@ -18,6 +18,7 @@ import torch
 
 from hftune.commands import doctor as module
 from hftune.commands.doctor import Finding, report
+from hftune.core import cache
 
 SECRET = "hf_" + "s" * 34
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,8 @@ def test_a_sound_machine(hub: str, tmp_path: Path) -> None:
     assert found["hub"]["verdict"] == f"{hub} answers"
     assert found["hub token"]["verdict"] == "there is one"
     assert found["cache"]["verdict"].startswith(str(tmp_path))
+    assert found["cache"]["verdict"].endswith("0.0 GiB of at most 36")
+    assert "cache models" not in found
     assert found["imports"]["state"] == "ok"
     assert ("gpu 0" in found) == torch.cuda.is_available()
 
@@ -106,6 +109,33 @@ def test_a_broken_machine(tmp_path: Path) -> None:
     assert "HFTUNE_CACHE" in found["cache"]["remedy"]
     assert "http://127.0.0.1:9 cannot be reached" in found["hub"]["verdict"]
     assert found["bitsandbytes"]["state"] == "warning"
+
+
+def test_the_cache_is_shown_and_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HFTUNE_CACHE", str(tmp_path))
+    monkeypatch.setenv("HFTUNE_CACHE_LIMIT", "0.5")
+    for key in "abc":
+        folder = cache.write("rows", key, lambda place: (place / "file").write_bytes(bytes(2**20)))
+        if key != "c":
+            cache._release(folder)
+    found = {finding.about: finding.verdict for finding in module._folders()}
+    assert found["cache"] == f"{tmp_path}, 0.0 GiB of at most 0.5"
+    assert found["cache rows"] == "rows of large files: 3 entries, 3.0 MiB"
+    (emptied,) = module._emptied()
+    assert emptied.verdict == "removed 2 entries, 2.0 MiB; 1 entry stays: a run uses it"
+    assert [entry.place.name for entry in cache.entries()] == ["c"]
+    monkeypatch.setenv("HFTUNE_CACHE_LIMIT", "small")
+    assert next(module._folders()).state == "broken"
+
+
+def test_the_flag_empties_first(tmp_path: Path) -> None:
+    (tmp_path / "models" / "old").mkdir(parents=True)
+    code, output = run_doctor("--json", "--empty-cache", HFTUNE_CACHE=str(tmp_path))
+    assert code == 0
+    found = by_name(output)
+    assert next(iter(found)) == "emptied cache"
+    assert found["emptied cache"]["verdict"] == "removed 1 entry, 0.0 MiB"
+    assert "cache models" not in found
 
 
 def test_bounds_are_those_of_the_project() -> None:

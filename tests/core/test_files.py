@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hftune.core.files import atomic_write, atomic_write_json, cache_folder, sha256_of
+from hftune.core.files import atomic_write, atomic_write_json, sha256_of
 
 
 def test_creates_folders_and_replaces(tmp_path: Path) -> None:
@@ -80,12 +80,3 @@ def test_sha256_of(tmp_path: Path) -> None:
     content = os.urandom(3 * 2**18 + 7)
     (tmp_path / "blob").write_bytes(content)
     assert sha256_of(tmp_path / "blob") == hashlib.sha256(content).hexdigest()
-
-
-def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HFTUNE_CACHE", str(tmp_path / "cache"))
-    assert cache_folder("x") == tmp_path / "cache" / "x"
-    assert (tmp_path / "cache" / "x").is_dir()
-    monkeypatch.setenv("HFTUNE_CACHE", "")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder("x") == tmp_path / ".cache" / "hftune" / "x"

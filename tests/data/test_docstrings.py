@@ -169,5 +169,6 @@ def test_real_rows_come_soon_and_then_from_the_cache(
     (cached,) = cache.iterdir()
     monkeypatch.delattr(docstrings, "collect_rows")
     assert docstring_rows() == first
-    cached.write_text(json.dumps(first[0]) + "\n")
-    assert docstring_rows() == first[:1]
+    (cached / "rows.jsonl").write_text(json.dumps(first[0]) + "\n")
+    with pytest.raises(NameError, match="collect_rows"):
+        docstring_rows()  # damaged

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import hftune
 from hftune import HftuneError, Recipe, Run
+from hftune.core import manifest
 from hftune.distillation.distillation_loss import Distillation
 from hftune.distillation.teaching import (
     KeptTeacher,
@@ -61,7 +62,7 @@ def teachers(
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Answers are kept for one test; the schema is not read again."""
-    from hftune.core.files import cache_folder
+    from hftune.core.cache import cache_folder
 
     schemas = cache_folder("schema")
     monkeypatch.setenv("HFTUNE_CACHE", str(tmp_path / "cache"))
@@ -150,7 +151,7 @@ def test_answers_are_found_again_and_damage_is_seen(
     repaired = taught_plan(student())
     assert "once for this content" in capsys.readouterr().err
     assert torch.equal(repaired.loss.teacher.answer(batch).logits, said[0])  # type: ignore[attr-defined]
-    (kept / "manifest.json").write_text("{}")
+    (kept / manifest.FILE).write_text("{}")
     assert isinstance(taught_plan(student()).loss.teacher, KeptTeacher)  # type: ignore[attr-defined]
     assert (kept / "logits").read_bytes() == whole
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hftune.core import manifest
 from hftune.core.errors import HftuneError
 from hftune.core.files import sha256_of
 from hftune.models import demo_models
@@ -50,14 +51,15 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DemoModel:
 
 
 def kept(tmp_path: Path) -> list[str]:
-    """What an attempt left in the cache, apart from the lock."""
-    return [path.name for path in (tmp_path / "cache/models").iterdir() if path.suffix != ".lock"]
+    """What an attempt left in the cache."""
+    return [path.name for path in (tmp_path / "cache/models").iterdir()]
 
 
 def test_the_model_folder_alone_is_kept(tiny: DemoModel, tmp_path: Path) -> None:
     path = demo_model_path("tiny")
     assert path == tmp_path / "cache/models" / f"tiny-{tiny.sha256[:8]}"
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == {
+    files = [file for file in path.iterdir() if file.name != manifest.FILE]
+    assert {file.name: file.read_bytes() for file in files} == {
         "config.json": b"{}",
         "model.safetensors": b"weights",
     }
@@ -137,9 +139,9 @@ def test_interrupted_unpacking_leaves_nothing(
     assert (demo_model_path("tiny") / "model.safetensors").read_bytes() == b"weights"
 
 
-@pytest.mark.usefixtures("tiny")
-def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
-    left = tmp_path / "cache/models/.tiny.x1y2.partial/unpacked/tiny_model/model"
+def test_what_a_killed_process_left_is_swept_away(tiny: DemoModel, tmp_path: Path) -> None:
+    place = f".tiny-{tiny.sha256[:8]}.x1y2.partial"
+    left = tmp_path / "cache/models" / place / "partial/unpacked/tiny_model/model"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"wei")
     path = demo_model_path("tiny")

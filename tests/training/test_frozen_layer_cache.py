@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import hftune
-from hftune.core import cache as kept
+from hftune.core.cache import cache_folder
 from hftune.core.errors import HftuneError
-from hftune.core.files import cache_folder
 from hftune.recipe.recipe import Recipe
 from hftune.training.build import build_model, build_trainer
 from hftune.training.frozen_layer_cache import Tokens, kept_trunk
@@ -167,7 +166,7 @@ def test_states_that_are_too_large_are_not_kept(
     """What is asked for all the same is the run without dropout below the head."""
     settings = {"cache": True, "config": {**DROPOUT, "classifier_dropout": 0.2}}
     with monkeypatch.context() as patched:
-        patched.setattr(kept, "MOST_BYTES", 2**10)
+        patched.setenv("HFTUNE_CACHE_LIMIT", str(2**-20))
         other = hftune.train(recipe(**settings))
     assert "are not kept: they take 0 MiB, and" in capsys.readouterr().err
     run = hftune.train(recipe(**settings))

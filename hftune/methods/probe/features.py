@@ -2,31 +2,28 @@
 """Texts as vectors of a frozen trunk, computed once for a content and found again."""
 
 import hashlib
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 import transformers
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import DataCollator
 
+from hftune.core import cache
 from hftune.core.console import say
-from hftune.core.files import cache_folder, sha256_of
-from hftune.data.arrow import column_array, column_batches, lengths
+from hftune.core.files import sha256_of
+from hftune.data.arrow import column_array, lengths
+from hftune.data.row_digest import rows_key
 from hftune.models.pooling import Pooling, features
 from hftune.tasks.inference import batches_by_length
 
 #: Part of the cache's key: raise it when features are computed differently.
 FEATURES_VERSION = 1
-#: All files of the cache together; the longest unused go first.
-MOST_BYTES = 4 * 2**30
+FEATURES_FILE = "features.npy"
 
 
 def weights_fingerprint(location: str, commit: str | None) -> str:
@@ -51,48 +48,23 @@ def features_key(rows: Dataset, **decides: Any) -> str:
         decides: What else does, such as weights, pooling and layer.
     """
     versions = [FEATURES_VERSION, torch.__version__, transformers.__version__]
-    said = json.dumps([versions, decides], sort_keys=True, default=str)
-    digest = hashlib.sha256(said.encode())
-    for name in sorted(set(rows.column_names) - {"labels"}):
-        digest.update(name.encode())
-        for batch in column_batches(rows, name):
-            whole = pa.concat_arrays([batch])  # a slice would carry its neighbours
-            digest.update(pa.record_batch([whole], names=[name]).serialize())
-    return digest.hexdigest()
+    return rows_key(rows, sorted(set(rows.column_names) - {"labels"}), versions, decides)
 
 
 def cached_features(key: str, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return features out of the cache, or compute them and keep them.
 
-    A file that cannot be read counts as absent.
-
     Args:
         key: See :func:`features_key`.
         compute: Returns the features, shape ``(rows, D)``.
     """
-    path = cache_folder("features") / f"{key}.npy"
-    try:
-        found: NDArray[np.float32] = np.load(path, allow_pickle=False)
-        os.utime(path)  # used now
-        return found
-    except (OSError, ValueError, EOFError):
-        computed = compute()
-    with TemporaryDirectory(dir=path.parent) as beside:
-        partial = Path(beside) / path.name
-        np.save(partial, computed, allow_pickle=False)
-        partial.replace(path)
-    _drop_oldest(path.parent, keep=path)
-    return computed
 
+    def fill(folder: Path) -> None:
+        np.save(folder / FEATURES_FILE, compute(), allow_pickle=False)
 
-def _drop_oldest(folder: Path, keep: Path) -> None:
-    files = sorted(folder.glob("*.npy"), key=lambda file: -file.stat().st_mtime)
-    total = keep.stat().st_size
-    for file in files:
-        if file != keep:
-            total += file.stat().st_size
-            if total > MOST_BYTES:
-                file.unlink(missing_ok=True)
+    with cache.until_read(cache.found_or_written("features", key, fill)) as folder:
+        found: NDArray[np.float32] = np.load(folder / FEATURES_FILE, allow_pickle=False)
+    return found
 
 
 def embed(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A part of many rows as tokens: streamed into the cache and found again, or a sample of it."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,9 +13,10 @@ import transformers
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from hftune.core import cache
 from hftune.core.console import console, say
-from hftune.core.files import atomic_write, cache_folder
-from hftune.data.arrow import column_batches, mapped, write_arrow
+from hftune.data.arrow import mapped, write_arrow
+from hftune.data.row_digest import rows_key
 from hftune.tasks.task import NothingTrainedError, ProcessedDataset, Task
 
 #: Part of the cache's key: raise it when a task encodes differently.
@@ -24,6 +24,7 @@ ENCODING_VERSION = 2
 #: Parts of at most so many rows are encoded at once and kept in memory.
 AT_ONCE = 20_000
 CHUNK = 5_000
+TOKENS_FILE, COUNTS_FILE = "tokens.arrow", "counts.json"
 #: What a task knows that decides no token.
 NOT_ENCODED = {"external_metrics", "tokenizer"}
 
@@ -57,14 +58,15 @@ def preprocess_split(
     if len(rows) <= AT_ONCE:
         return task.preprocess(rows, tokenizer, max_length)
     key = _key(task, rows, tokenizer, max_length)
-    cached = cache_folder("tokens") / f"{key}.arrow"
-    counted = cached.with_suffix(".json")  # written first: with the rows, all is there
-    if not cached.exists():
+
+    def fill(folder: Path) -> None:
         say(f"tokenizing {len(rows)} rows, once for this content")
-        _write(task, rows, tokenizer, max_length, cached, counted)
+        _write(task, rows, tokenizer, max_length, folder)
+
+    folder = cache.found_or_written("tokens", key, fill)
     return ProcessedDataset(
-        Dataset(mapped(cached), fingerprint=key[:16]),
-        **json.loads(counted.read_text(encoding="utf-8")),
+        Dataset(mapped(folder / TOKENS_FILE), fingerprint=key[:16]),
+        **json.loads((folder / COUNTS_FILE).read_text(encoding="utf-8")),
     )
 
 
@@ -73,8 +75,7 @@ def _write(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
-    cached: Path,
-    counted: Path,
+    folder: Path,
 ) -> None:
     counts: dict[str, Any] = {"num_truncated": 0, "num_without_labels": 0, "sizes": []}
 
@@ -92,9 +93,9 @@ def _write(
                 yield encoded.dataset.data.table
         if counts["num_without_labels"] == len(rows):
             raise NothingTrainedError(len(rows), max_length, ProcessedDataset(rows.select([])))
-        atomic_write(counted, json.dumps(counts))
 
-    write_arrow(tables(), cached)
+    write_arrow(tables(), folder / TOKENS_FILE)
+    (folder / COUNTS_FILE).write_text(json.dumps(counts), encoding="utf-8")
 
 
 def _tracked(starts: range) -> Iterator[int]:
@@ -122,16 +123,4 @@ def _key(
         said["backend"] = {**backend, "truncation": None, "padding": None}  # of its latest call
     else:
         said["backend"] = tokenizer.get_vocab()
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
-    digest_rows(digest, rows)
-    return digest.hexdigest()
-
-
-def digest_rows(digest: Any, rows: Dataset) -> None:
-    """Add the names and the content of all columns to a digest of :mod:`hashlib`."""
-    for name in rows.column_names:
-        digest.update(name.encode())
-        for batch in column_batches(rows, name):
-            whole = pa.concat_arrays([batch])  # a slice would carry its neighbours
-            record = pa.record_batch([whole], names=[name])
-            digest.update(record.serialize())
+    return rows_key(rows, rows.column_names, said)

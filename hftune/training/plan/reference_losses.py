@@ -5,9 +5,7 @@ Rows are judged a part at a time, and each part is kept in the cache when it is 
 was broken off goes on where it stood, and a resumed run finds what it began with.
 """
 
-import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +20,12 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils.hub import cached_file
 
+from hftune.core import cache
 from hftune.core.console import console, say
 from hftune.core.errors import HftuneError
-from hftune.core.files import atomic_write, cache_folder, sha256_of
+from hftune.core.files import atomic_write, sha256_of
 from hftune.core.processes import once
+from hftune.data.row_digest import rows_key
 from hftune.losses.loss import forward
 from hftune.losses.of_rows import row_losses
 from hftune.models.load import load_weights
@@ -33,13 +33,14 @@ from hftune.models.save import METADATA_FILE
 from hftune.runs.run import Run, load
 from hftune.tasks.task import ProcessedDataset, Task
 from hftune.training.plan.choose_sampler import check_aligned
-from hftune.training.plan.preprocess import digest_rows, preprocess_split
+from hftune.training.plan.preprocess import preprocess_split
 
 KEY = "data.curriculum.model"
 #: Part of the cache's key: raise it when a row is judged differently.
 VERSION = 1
 #: Rows that are judged and kept together.
 PART = 512
+LOSSES_FILE = "losses.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,20 +174,33 @@ def reference_losses(
 def _judged(
     reference: Reference, rows: Dataset, arguments: TrainingArguments, size: int
 ) -> NDArray[np.float64]:
-    folder = cache_folder("difficulty") / _key(reference, rows)
+    key = _key(reference, rows)
+    folder = cache.find("difficulty", key)
+    if folder is None:
+        judge = partial(_judge, reference, rows, arguments, size)
+        folder = cache.write("difficulty", key, judge, resumable=True)
+    with cache.until_read(folder):
+        losses: NDArray[np.float64] = np.load(folder / LOSSES_FILE, allow_pickle=False)
+    return losses
+
+
+def _judge(
+    reference: Reference, rows: Dataset, arguments: TrainingArguments, size: int, folder: Path
+) -> None:
+    """Judge the parts that are not in the folder yet, and join them."""
     files = {start: folder / f"{start}.npy" for start in range(0, len(rows), PART)}
     missing = [start for start, file in files.items() if not file.exists()]
-    if missing:
-        say(f"curriculum: {reference.name} judges {len(rows)} rows, once for this content")
-        model = reference.model(arguments)
-        for start in _tracked(missing):
-            part = rows.select(range(start, min(start + PART, len(rows))))
-            content = io.BytesIO()
-            np.save(content, _losses(model, reference, part, size), allow_pickle=False)
-            atomic_write(files[start], content.getvalue())
-    parts = [np.load(file, allow_pickle=False) for file in files.values()]
-    losses: NDArray[np.float64] = np.concatenate(parts)
-    return losses
+    say(f"curriculum: {reference.name} judges {len(rows)} rows, once for this content")
+    model = reference.model(arguments)
+    for start in _tracked(missing):
+        part = rows.select(range(start, min(start + PART, len(rows))))
+        content = io.BytesIO()
+        np.save(content, _losses(model, reference, part, size), allow_pickle=False)
+        atomic_write(files[start], content.getvalue())
+    losses = np.concatenate([np.load(file, allow_pickle=False) for file in files.values()])
+    np.save(folder / LOSSES_FILE, losses, allow_pickle=False)
+    for file in files.values():
+        file.unlink()
 
 
 def _losses(model: Any, reference: Reference, part: Dataset, size: int) -> NDArray[np.float64]:
@@ -225,6 +239,4 @@ def _key(reference: Reference, rows: Dataset) -> str:
         "task": [reference.task.name, reference.task.problem_type],
         "part": PART,
     }
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    digest_rows(digest, rows)
-    return digest.hexdigest()
+    return rows_key(rows, rows.column_names, said)

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import hftune
 from hftune import HftuneError, Recipe
+from hftune.core import cache
 from hftune.core.files import sha256_of
 from hftune.hub.model_card import loading_code
 from hftune.hub.reload_check import check_round_trip
@@ -161,11 +162,12 @@ def test_the_cache_drops_the_longest_unused_and_mends_what_is_damaged(
 
         return features.cached_features(key, compute)
 
-    monkeypatch.setattr(features, "MOST_BYTES", 1200)  # two files of 528 bytes
-    for key in "abac":
+    keep("a")
+    monkeypatch.setenv("HFTUNE_CACHE_LIMIT", str(2.5 * cache.entries()[0].size / cache.GIB))
+    for key in "bac":
         keep(key)
     assert sorted(path.stem for path in (tmp_path / "cache/features").iterdir()) == ["a", "c"]
-    (tmp_path / "cache/features/a.npy").write_bytes(b"\x93NUMPY")
+    (tmp_path / "cache/features/a/features.npy").write_bytes(b"\x93NUMPY")
     assert (keep("a") == 4).all()
     assert made == ["a", "b", "c", "a"]
 

@@ -28,10 +28,10 @@ def test_streamed_like_at_once(
         streamed = preprocess_split(task, rows, tokenizer, 5)
         assert streamed.dataset.to_list() == whole.dataset.to_list()
         assert (streamed.num_truncated, streamed.sizes) == (whole.num_truncated, whole.sizes)
-    assert len(list((tmp_path / "tokens").glob("*.arrow"))) == 1
+    assert len(list((tmp_path / "tokens").glob("*/*.arrow"))) == 1
     preprocess_split(task, rows, tokenizer, 6)
     preprocess_split(task, rows.select(range(40)), tokenizer, 5)
-    assert len(list((tmp_path / "tokens").glob("*.arrow"))) == 3
+    assert len(list((tmp_path / "tokens").glob("*/*.arrow"))) == 3
     sample = preprocess_split(task, rows, tokenizer, 5, sample=8)
     assert (len(sample.dataset), sample.num_rows) == (8, 45)
 
@@ -49,4 +49,4 @@ def test_the_same_rows_are_found_in_another_run(
         rows = task.select(Dataset.from_list(labelled_rows), {"text": "text", "label": "label"})
         task.fit_labels(rows, None)
         preprocess_split(task, rows, tokenizer, 5)
-    assert len(list((tmp_path / "tokens").glob("*.arrow"))) == 1
+    assert len(list((tmp_path / "tokens").glob("*/*.arrow"))) == 1

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import hftune
 from hftune import HftuneError, Recipe, Run
+from hftune.core.cache import cache_folder
 from hftune.training.plan import reference_losses as reference
 from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
@@ -39,7 +40,7 @@ def judge(
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(reference.cache_folder("schema"), tmp_path / "cache" / "schema")
+    shutil.copytree(cache_folder("schema"), tmp_path / "cache" / "schema")
     monkeypatch.setenv("HFTUNE_CACHE", str(tmp_path / "cache"))
 
 
@@ -64,9 +65,8 @@ def judged(plan: Any, run: Run) -> np.ndarray:
 def test_rows_stand_in_the_order_of_their_losses(make_recipe: Make, judge: Path) -> None:
     plan = prepare(by_loss(make_recipe, judge))
     expected = judged(plan, hftune.load(judge))
-    (folder,) = reference.cache_folder("difficulty").iterdir()
-    (kept,) = folder.iterdir()
-    np.testing.assert_allclose(np.load(kept), expected, atol=1e-6)
+    (folder,) = cache_folder("difficulty").iterdir()
+    np.testing.assert_allclose(np.load(folder / "losses.npy"), expected, atol=1e-6)
     assert np.ptp(expected) > 0.01
     drawing: Any = plan.drawing
     assert np.all(np.diff(expected[drawing.order]) > -1e-6)
@@ -118,19 +118,19 @@ def test_another_model_or_other_rows_are_judged_anew(
     prepare(by_loss(make_recipe, judge))
     shutil.copytree(judge, tmp_path / "copy")
     prepare(by_loss(make_recipe, tmp_path / "copy"))
-    assert len(list(reference.cache_folder("difficulty").iterdir())) == 1, "known by content"
+    assert len(list(cache_folder("difficulty").iterdir())) == 1, "known by content"
     weights = tmp_path / "copy" / "model" / "hftune.json"
     weights.write_text(weights.read_text() + " ")
     prepare(by_loss(make_recipe, tmp_path / "copy"))
     recipe = by_loss(make_recipe, judge)
     rows = {"path": recipe.data.path, "max_train_samples": 50, "validation_size": 0}
     prepare(make_recipe(data={**rows, "curriculum": {"name": "loss", "model": str(judge)}}))
-    assert len(list(reference.cache_folder("difficulty").iterdir())) == 3
+    assert len(list(cache_folder("difficulty").iterdir())) == 3
 
 
 def test_a_look_loads_no_model(make_recipe: Make, judge: Path) -> None:
     hftune.check(by_loss(make_recipe, judge))
-    assert not list(reference.cache_folder("difficulty").iterdir())
+    assert not list(cache_folder("difficulty").iterdir())
 
 
 def test_it_trains_and_is_resumed(make_recipe: Make, judge: Path, tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays by row in the cache, such as a frozen model's answers: mapped into memory, or absent.
+
+An entry has a file of numbers for each part of an answer.
+"""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hftune.core import cache
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """Place and shape of the items of each row.
+
+    Attributes:
+        kind: Kind of entries in the cache.
+        starts: First item of each row, and the number of all behind the last, ``(rows + 1,)``.
+        parts: Part of an answer -> type and shape of one item's.
+    """
+
+    kind: cache.Kind
+    starts: NDArray[np.int64]
+    parts: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
+
+    @property
+    def items(self) -> int:
+        """Number of items of all rows."""
+        return int(self.starts[-1])
+
+    def bytes_of(self, part: str) -> int:
+        """Return the size of one item of a part in bytes."""
+        dtype, shape = self.parts[part]
+        return int(dtype.itemsize * math.prod(shape))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all items."""
+        return self.items * sum(map(self.bytes_of, self.parts))
+
+    def room(self) -> str | None:
+        """Return the reason why there is no room for the arrays; None where there is room."""
+        folder = cache.cache_folder(self.kind)
+        limit = min(shutil.disk_usage(folder).free, cache.cache_limit())
+        if self.size < limit:
+            return None
+        return f"they take {self.size / MIB:,.0f} MiB, and {folder} has room for {limit / MIB:,.0f}"
+
+    def about(self) -> dict[str, object]:
+        """Return the description of the arrays for the manifest."""
+        return {
+            "starts": hashlib.sha256(self.starts.tobytes()).hexdigest(),
+            "parts": {
+                name: [dtype.name, self.items, *shape]
+                for name, (dtype, shape) in self.parts.items()
+            },
+        }
+
+
+class CachedArrays:
+    """Arrays of the cache; items are read when they are asked for.
+
+    Args:
+        folder: Checked.
+        layout: That they were written with.
+    """
+
+    def __init__(self, folder: Path, layout: ArrayLayout) -> None:
+        self.starts = layout.starts
+        self.parts = {
+            name: np.memmap(folder / name, dtype, "r", shape=(layout.items, *shape))
+            for name, (dtype, shape) in layout.parts.items()
+            if layout.items
+        }
+
+    def of_rows(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return part -> the items of these rows, one behind the other."""
+        places = [np.arange(self.starts[row], self.starts[row + 1]) for row in rows]
+        chosen = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
+        return {name: torch.from_numpy(part[chosen]) for name, part in self.parts.items()}
+
+
+def read(key: str, layout: ArrayLayout) -> CachedArrays | None:
+    """Return the arrays of a key; None where they are absent, damaged or of another layout."""
+    folder = cache.find(layout.kind, key, layout.about())
+    return None if folder is None else CachedArrays(folder, layout)
+
+
+def write(
+    key: str,
+    layout: ArrayLayout,
+    batches: Iterable[tuple[Sequence[int], Mapping[str, Tensor]]],
+) -> None:
+    """Write the items of all rows, whole or not at all.
+
+    Args:
+        key: Digest of all that decides them.
+        layout: Place and shape of each.
+        batches: Rows, and part -> their items, one row behind the other.
+
+    Raises:
+        OSError: The disk is full, or cannot be written.
+    """
+
+    def fill(folder: Path) -> None:
+        with ExitStack() as opened:
+            files = {
+                name: opened.enter_context((folder / name).open("wb")) for name in layout.parts
+            }
+            for rows, items in batches:
+                counts = [int(layout.starts[row + 1] - layout.starts[row]) for row in rows]
+                for name, file in files.items():
+                    dtype, _ = layout.parts[name]
+                    values = items[name].cpu().numpy().astype(dtype)
+                    for row, piece in zip(
+                        rows, np.split(values, np.cumsum(counts)[:-1]), strict=True
+                    ):
+                        file.seek(int(layout.starts[row]) * layout.bytes_of(name))
+                        file.write(piece.tobytes())
+
+    cache.write(layout.kind, key, fill, about=layout.about())
