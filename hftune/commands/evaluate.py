@@ -18,7 +18,7 @@ from hftune.data.load_rows import load_split
 from hftune.evaluation.external import Metric
 from hftune.report.summary import print_metrics
 from hftune.runs.run import Run, load
-from hftune.training.plan.preprocess import preprocess_split
+from hftune.tasks.preprocess import preprocess_split
 
 
 def evaluate(

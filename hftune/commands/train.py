@@ -18,7 +18,7 @@ from hftune.commands.push import push, push_command
 from hftune.core.console import number_of, say, warn
 from hftune.core.errors import HftuneError, RunError
 from hftune.core.files import atomic_write, atomic_write_json
-from hftune.core.processes import once
+from hftune.core.processes import on_main_process
 from hftune.evaluation.external import Metric
 from hftune.hub.model_card import model_card
 from hftune.hub.push_request import PushOrder, check_push
@@ -144,7 +144,7 @@ def train(
             _write_end(plan, run, finished, trainer.samples, figures, weights)
         trainer.accelerator.wait_for_everyone()
     if order is not None:
-        once(plan.arguments, lambda: _push(run, order))
+        on_main_process(plan.arguments, lambda: _push(run, order))
     if is_sharded(trainer.accelerator):
         return Run(folder)  # the model in memory is in pieces; the saved one is whole
     return Run(folder, model=finished.eval(), tokenizer=plan.tokenizer)
@@ -204,8 +204,8 @@ def _fit(fitting: "Fitting", order: PushOrder | None) -> Run:
 def _agreed_folder(plan: Plan, resume: bool) -> Path:
     """Choose the run folder on the main process; the others, or a failure, follow it."""
     if resume:
-        return once(plan.arguments, lambda: _resumed_folder(plan.recipe, plan.launch))
-    return once(plan.arguments, lambda: choose_folder(plan.recipe))
+        return on_main_process(plan.arguments, lambda: _resumed_folder(plan.recipe, plan.launch))
+    return on_main_process(plan.arguments, lambda: choose_folder(plan.recipe))
 
 
 def _resumed_folder(recipe: Recipe, launch: Launch) -> Path:

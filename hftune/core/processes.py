@@ -30,7 +30,7 @@ class Processes(Protocol):
         """Of this process; 0 is the main one."""
 
 
-def once(processes: Processes, action: Callable[[], Answer]) -> Answer:
+def on_main_process(processes: Processes, action: Callable[[], Answer]) -> Answer:
     """Run ``action`` in the main process and return its answer in every process.
 
     Args:
@@ -57,7 +57,7 @@ def once(processes: Processes, action: Callable[[], Answer]) -> Answer:
     return answer
 
 
-def found_or_made(
+def found_or_computed(
     processes: Processes,
     find: Callable[[], Found | None],
     make: Callable[[], object],
@@ -77,15 +77,15 @@ def found_or_made(
         None in every process, if one does not find it even then.
     """
     found = find()
-    if in_all(processes, found is not None):
+    if on_all_processes(processes, found is not None):
         say(says)
         return found
-    once(processes, make)
+    on_main_process(processes, make)
     found = find()
-    return found if in_all(processes, found is not None) else None
+    return found if on_all_processes(processes, found is not None) else None
 
 
-def in_all(processes: Processes, holds: bool) -> bool:
+def on_all_processes(processes: Processes, holds: bool) -> bool:
     """Tell whether something holds in every process."""
     if processes.world_size == 1:
         return holds

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 from hftune.core import cached_arrays
 from hftune.core.cached_arrays import ArrayLayout, CachedArrays
 from hftune.core.console import number_of, say, warn
-from hftune.core.processes import found_or_made
+from hftune.core.processes import found_or_computed
 from hftune.data.arrow import column_array, items, lengths
 from hftune.distillation.distillation_loss import Distillation, projections_of
 from hftune.distillation.divergence import TopK, target_log_probs, top_k_of
@@ -234,7 +234,7 @@ def cached_teacher(loss: Distillation, teaching: Teaching, rows: Dataset) -> Kep
     None where they cannot be kept: the disk is full, or another machine has no part in the cache.
     """
     key, layout = answers_key(loss, teaching, rows), answers_layout(loss, teaching, rows)
-    found = found_or_made(
+    found = found_or_computed(
         teaching.context,
         lambda: cached_arrays.read(key, layout),
         lambda: _compute(loss, teaching, rows, key, layout),

@@ -6,7 +6,7 @@ from typing import Any
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.core.processes import once
+from hftune.core.processes import on_main_process
 from hftune.hub.sanitize import public_base
 from hftune.hub.upload import check_repo_id, check_target
 from hftune.methods import method_row
@@ -57,7 +57,7 @@ def check_push(plan: Plan) -> PushOrder | None:
         public_base(plan.recipe.model.path, adapter=method_row(plan.recipe.method.name).needs_base)
     except HftuneError as error:
         raise HftuneError(f"training.push_to_hub: {error.message}", hint=error.hint) from error
-    say(once(plan.arguments, lambda: _permission(order)))
+    say(on_main_process(plan.arguments, lambda: _permission(order)))
     return order
 
 

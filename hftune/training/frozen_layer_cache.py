@@ -21,7 +21,7 @@ from hftune.core import cached_arrays
 from hftune.core.cached_arrays import MIB, ArrayLayout, CachedArrays
 from hftune.core.console import number_of, say, warn
 from hftune.core.errors import HftuneError
-from hftune.core.processes import found_or_made
+from hftune.core.processes import found_or_computed
 from hftune.data.arrow import column_array, items, lengths
 from hftune.methods.probe.features import features_key
 from hftune.models.layer_stack import StackError, rows_to_try, takes
@@ -242,7 +242,7 @@ def _kept(
         say(f"{layers}: run once for {rows}")
         _compute(plan, trunk, tokens, key, layout)
 
-    return found_or_made(
+    return found_or_computed(
         plan.arguments,
         lambda: cached_arrays.read(key, layout),
         compute,

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from hftune.core.processes import found_or_made, in_all
+from hftune.core.processes import found_or_computed, on_all_processes
 
 ONE = cast(Any, SimpleNamespace(world_size=1))
 #: Has a place of its own, where the first of two processes has something and the other nothing.
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 import torch.distributed as dist
-from hftune.core.processes import found_or_made, in_all
+from hftune.core.processes import found_or_computed, on_all_processes
 rank, folder, shared = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "shared"
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 arguments = SimpleNamespace(world_size=2, process_index=rank)
@@ -28,20 +28,20 @@ def find():
 def make():
     assert rank == 0
     (folder / "0").write_text("made")
-print(found_or_made(arguments, find, make, "found"), in_all(arguments, True))
-print(found_or_made(arguments, find, make, "found"), in_all(arguments, rank == 0))
+print(found_or_computed(arguments, find, make, "found"), on_all_processes(arguments, True))
+print(found_or_computed(arguments, find, make, "found"), on_all_processes(arguments, rank == 0))
 """
 
 
 def test_one_process_asks_nobody() -> None:
     made: list[str] = []
     find = lambda: made[0] if made else None  # noqa: E731
-    assert found_or_made(ONE, find, lambda: made.append("made"), "found") == "made"
-    assert found_or_made(ONE, find, lambda: made.append("again"), "found") == "made"
+    assert found_or_computed(ONE, find, lambda: made.append("made"), "found") == "made"
+    assert found_or_computed(ONE, find, lambda: made.append("again"), "found") == "made"
     assert made == ["made"]
-    assert found_or_made(ONE, lambda: None, lambda: None, "found") is None
-    assert in_all(ONE, True)
-    assert not in_all(ONE, False)
+    assert found_or_computed(ONE, lambda: None, lambda: None, "found") is None
+    assert on_all_processes(ONE, True)
+    assert not on_all_processes(ONE, False)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hftune.core.console import say, warn
-from hftune.core.processes import once
+from hftune.core.processes import on_main_process
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.losses.focal import Focal
 from hftune.methods import method_row
@@ -39,7 +39,7 @@ def say_outlook(plan: Plan) -> None:
         f"{getattr(arguments.optim, 'value', arguments.optim)}"
     )
     # One process decides for all, which must agree on what is recomputed.
-    estimate, available = plan_memory(plan), once(arguments, lambda: device_memory(plan))
+    estimate, available = plan_memory(plan), on_main_process(arguments, lambda: device_memory(plan))
     if estimate is None:
         say("memory for training: not known before the weights are there, with this method")
         return

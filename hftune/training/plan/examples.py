@@ -26,7 +26,7 @@ HANDED_OVER = "rows handed over in Python"
 
 
 @dataclass
-class Parts:
+class Examples:
     """Selected rows, one column a role, before tokenizing.
 
     Attributes:
@@ -53,9 +53,9 @@ class Parts:
         return blank_rows(self.train, present)
 
 
-def read_parts(
+def read_examples(
     recipe: Recipe, task: Task, train: Dataset | None, validation: Dataset | None
-) -> Parts:
+) -> Examples:
     """Read, select, split where nothing is held out, and draw the samples asked for.
 
     Args:
@@ -74,7 +74,7 @@ def read_parts(
         if mixture.validation is not None:
             mixture.validation = _sample(mixture.validation, data.max_eval_samples, seed)
         bare = unlabelled_rows(data, task, None, mixture.validation)
-        return Parts(mixture.train, mixture.validation, mixture.columns, mixture.sources,
+        return Examples(mixture.train, mixture.validation, mixture.columns, mixture.sources,
                      unlabelled=bare)  # fmt: skip
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
@@ -90,7 +90,7 @@ def read_parts(
     chosen, drawn_by = set_aside(_sample(rows, data.max_train_samples, seed))
     if selected is not None:
         selected, _ = set_aside(_sample(selected, data.max_eval_samples, seed))
-    return Parts(
+    return Examples(
         train=chosen,
         validation=selected,
         columns=columns,

@@ -36,7 +36,7 @@ from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.tasks.task import ProcessedDataset, Task
 from hftune.training.distributed.launcher import Launch
 from hftune.training.plan.arguments import mixed_precision
-from hftune.training.plan.examples import Parts
+from hftune.training.plan.examples import Examples
 from hftune.training.plan.optimization import Optimization
 from hftune.training.plan.streaming import TokenStream
 from hftune.training.plan.training_steps import batches_per_epoch, span_of
@@ -85,7 +85,7 @@ class Plan:
     config: PreTrainedConfig
     config_changes: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
-    parts: Parts
+    parts: Examples
     train: ProcessedDataset
     validation: ProcessedDataset | None
     max_length: int | None

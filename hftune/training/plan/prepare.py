@@ -35,10 +35,11 @@ from hftune.recipe.recipe import Recipe
 from hftune.regularization.adversarial import Adversarial
 from hftune.regularization.regularizers import Regularization
 from hftune.tasks import TASKS
+from hftune.tasks.preprocess import preprocess_split
 from hftune.training.distributed.launcher import check_launch
 from hftune.training.plan.arguments import for_device, training_arguments
 from hftune.training.plan.choose_sampler import build_drawing, drawn_counts
-from hftune.training.plan.examples import read_parts
+from hftune.training.plan.examples import read_examples
 from hftune.training.plan.objective import (
     build_loss,
     build_method,
@@ -49,7 +50,6 @@ from hftune.training.plan.objective import (
 )
 from hftune.training.plan.optimization import Optimization, scaled_rate
 from hftune.training.plan.plan import Plan
-from hftune.training.plan.preprocess import preprocess_split
 from hftune.training.plan.reference_losses import open_reference, reference_losses
 from hftune.training.plan.streaming import open_stream, token_stream
 from hftune.training.plan.token_budget import token_batches, virtual_tokens
@@ -94,7 +94,7 @@ def prepare(
     elif recipe.data.streaming:
         raise RecipeError(["data.streaming: rows handed over in Python are not streamed"])
     else:
-        parts = read_parts(recipe, task, train_dataset, eval_dataset)
+        parts = read_examples(recipe, task, train_dataset, eval_dataset)
     guessed = parts.columns.keys() - recipe.data.columns.keys()
     if guessed:
         say(f"columns: {', '.join(f'{r} = {c}' for r, c in parts.columns.items() if r in guessed)}")

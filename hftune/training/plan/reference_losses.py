@@ -24,16 +24,16 @@ from hftune.core import cache
 from hftune.core.console import console, say
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write, sha256_of
-from hftune.core.processes import once
+from hftune.core.processes import on_main_process
 from hftune.data.row_digest import rows_key
 from hftune.losses.loss import forward
 from hftune.losses.of_rows import row_losses
 from hftune.models.load import load_weights
 from hftune.models.save import METADATA_FILE
 from hftune.runs.run import Run, load
+from hftune.tasks.preprocess import preprocess_split
 from hftune.tasks.task import ProcessedDataset, Task
 from hftune.training.plan.choose_sampler import check_aligned
-from hftune.training.plan.preprocess import preprocess_split
 
 KEY = "data.curriculum.model"
 #: Part of the cache's key: raise it when a row is judged differently.
@@ -164,7 +164,7 @@ def reference_losses(
         check_aligned(KEY, reference.task, selected, encoded)
         rows = encoded.dataset
     size = arguments.per_device_eval_batch_size
-    losses = once(arguments, partial(_judged, reference, rows, arguments, size))
+    losses = on_main_process(arguments, partial(_judged, reference, rows, arguments, size))
     if not np.isfinite(losses).all():
         row = int(np.flatnonzero(~np.isfinite(losses))[0]) + 1
         raise HftuneError(f"{KEY}: {reference.name} has no finite loss on training row {row}")

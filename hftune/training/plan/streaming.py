@@ -24,7 +24,7 @@ from hftune.data.source_files import source_files
 from hftune.data.stream import PLACE, stream_files, stream_hub
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.task import Task
-from hftune.training.plan.examples import Parts
+from hftune.training.plan.examples import Examples
 
 HEAD = 200  # rows that are looked at before training
 SHUFFLE_BUFFER = 10_000
@@ -155,7 +155,7 @@ def _mixed(cells: dict[str, list[Any]]) -> str:
     return "; ".join(mixed) or f"the cells of {', '.join(cells)} do not go together"
 
 
-def open_stream(recipe: Recipe, task: Task) -> tuple[Parts, Rows]:
+def open_stream(recipe: Recipe, task: Task) -> tuple[Examples, Rows]:
     """Return the first rows, to look at, with the validation part; and the rows to train on.
 
     Raises:
@@ -192,7 +192,7 @@ def open_stream(recipe: Recipe, task: Task) -> tuple[Parts, Rows]:
     if validation is not None and data.max_eval_samples is not None:
         validation = validation.select(range(min(len(validation), data.max_eval_samples)))
     sources = {str(file): f"streamed, {file.stat().st_size} bytes" for file in files}
-    return Parts(first, validation, columns, sources or str(path)), rows
+    return Examples(first, validation, columns, sources or str(path)), rows
 
 
 def _opened(recipe: Recipe, path: str | list[str], files: list[Path]) -> tuple[Rows, Any]:

@@ -14,7 +14,7 @@ from hftune import Recipe, RecipeError
 from hftune.core.errors import HftuneError
 from hftune.tasks.text_classification import TextClassification
 from hftune.tasks.text_generation import TextGeneration
-from hftune.training.plan.examples import read_parts
+from hftune.training.plan.examples import read_examples
 from hftune.training.plan.sources import hold_out
 
 
@@ -68,7 +68,7 @@ def test_shapes_mix_and_nothing_leaks(
         "stopping_strategy": "all_exhausted",
         "validation_size": 0.2,
     }
-    parts = read_parts(make_recipe("text-generation", data=data), TextGeneration(), None, None)
+    parts = read_examples(make_recipe("text-generation", data=data), TextGeneration(), None, None)
     assert parts.validation is not None
     train, validation = questions(parts.train), questions(parts.validation)
     assert not set(train) & set(validation)
@@ -97,7 +97,7 @@ def test_rows_without_a_group_are_not_one_group(
     pages = [{"instruction": f"p {n}", "output": "x", "page": n // 10} for n in range(40)]
     grouped = {"path": write(tmp_path / "pages.jsonl", pages), "columns": {"group": "page"}}
     data = {"path": [grouped, files["alpaca"]], "validation_size": 0.25}
-    parts = read_parts(make_recipe("text-generation", data=data), TextGeneration(), None, None)
+    parts = read_examples(make_recipe("text-generation", data=data), TextGeneration(), None, None)
     assert parts.validation is not None
     held_out = questions(parts.validation)
     assert len(held_out) == 25, "10 of a page, 15 of the rows without one"
@@ -116,11 +116,11 @@ def test_sources_of_other_shapes(make_recipe: Callable[..., Recipe], files: dict
     path = [files["alpaca"], {"path": files["pairs"], "columns": {"prompt": "q"}}]
     recipe = make_recipe("text-generation", data={"path": path})
     with pytest.raises(HftuneError, match=r"pairs.jsonl gives prompt, .* gives messages"):
-        read_parts(recipe, TextGeneration(), None, None)
+        read_examples(recipe, TextGeneration(), None, None)
     path = [files["alpaca"], {"path": files["pairs"]}]
     recipe = make_recipe("text-generation", data={"path": path})
     with pytest.raises(HftuneError, match=r"pairs.jsonl: no column for messages"):
-        read_parts(recipe, TextGeneration(), None, None)
+        read_examples(recipe, TextGeneration(), None, None)
 
 
 def test_recipe_names_the_place_of_a_wrong_item(tmp_path: Path, tiny_decoder: Path) -> None:

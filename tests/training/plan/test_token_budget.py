@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, FalconConfig, FalconForCausalLM
 
 import hftune
 from hftune import HftuneError, Recipe
-from hftune.training.plan import preprocess as encode
+from hftune.tasks import preprocess as encode
 from hftune.training.plan.prepare import prepare
 from tests.training.sampling.budgeted import budgeted
 

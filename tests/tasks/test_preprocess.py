@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset
 
 from hftune.models.load import load_tokenizer
+from hftune.tasks import preprocess as encode
+from hftune.tasks.preprocess import preprocess_split
 from hftune.tasks.text_classification import TextClassification
-from hftune.training.plan import preprocess as encode
-from hftune.training.plan.preprocess import preprocess_split
 
 
 def test_streamed_like_at_once(
