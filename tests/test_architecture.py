@@ -26,7 +26,8 @@ ORDER = """
 core
 models
 data
-evaluation speed report
+evaluation speed
+report
 losses
 tasks
 methods
@@ -105,7 +106,7 @@ def missing_companions(root: Path, family: str, table: Mapping[str, Any]) -> lis
 
     Rows whose target lies outside hftune have logic elsewhere, and names may share a module.
     """
-    places = {row.options or row.target for row in table.values()}
+    places = {getattr(row, "options", None) or row.target for row in table.values()}
     modules = {tuple(place.partition(":")[0].split(".")) for place in places}
     missing = []
     for top, *inside in sorted(modules):

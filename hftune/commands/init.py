@@ -23,18 +23,13 @@ from hftune.methods import ROWS
 from hftune.recipe.json_schema import choice_names, recipe_schema
 from hftune.recipe.recipe import Recipe
 from hftune.recipe.schema_file import SCHEMA_FILE
-from hftune.recipe.starter import IMBALANCED, MODELS, Draft, write_recipe
+from hftune.recipe.starter import IMBALANCED, Draft, write_recipe
 from hftune.tasks import TASKS
 from hftune.tasks.guess import FORMS, Guess, guess_tasks
 
 OWN_SCHEMA_FILE = f"hftune.{SCHEMA_FILE}"
 FEW_ROWS = 10
 SHOWN_LABELS = 10
-HINTS = {
-    "text2text-generation": "name an encoder-decoder, such as --model google/flan-t5-small; a "
-    "language model takes such rows with --task text-generation and the columns prompt and "
-    "completion"
-}
 
 
 def init(
@@ -158,11 +153,12 @@ def _choose_guess(
 
 
 def _choose_model(task: str, model: str | None, *, ask: bool) -> str:
-    default = MODELS[task][0] if task in MODELS else None
+    row = TASKS[task]
+    default = row.demo_model
     if model is None and ask:
         return _prompt("Model (Hub id, folder or demo model)", default)
     if (chosen := model or default) is None:
-        raise HftuneError(f"no demo model suits {task}", hint=HINTS.get(task, "name one: --model"))
+        raise HftuneError(f"no demo model suits {task}", hint=row.model_hint or "name one: --model")
     return chosen
 
 

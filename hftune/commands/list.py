@@ -232,14 +232,19 @@ def _accelerate() -> list[Entry]:
 
 def _models() -> list[Entry]:
     return [
-        Entry(name=f"demo:{name}", summary=model.summary, tasks=model.tasks)
+        Entry(name=f"demo:{name}", summary=model.summary, tasks=_beginning_with(f"demo:{name}"))
         for name, model in DEMO_MODELS.items()
     ]
 
 
+def _beginning_with(model: str) -> tuple[str, ...]:
+    """The tasks whose first recipe has this model."""
+    return tuple(name for name, row in TASKS.items() if row.demo_model == model)
+
+
 def _data() -> list[Entry]:
     rows = DEMO_DATA.items()
-    return [Entry(name=name, summary=row.summary, tasks=row.tasks) for name, row in rows]
+    return [Entry(name=name, summary=row.summary, tasks=tuple(row.columns)) for name, row in rows]
 
 
 def _typed(file: Path) -> str:

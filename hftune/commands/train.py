@@ -29,6 +29,7 @@ from hftune.models.save import ModelMetadata, save_model
 from hftune.recipe.recipe import Recipe
 from hftune.report.summary import print_fit, print_samples, print_summary
 from hftune.runs.run import RECIPE_FILE, Run, choose_folder, claimed, environment
+from hftune.tasks import TASKS
 from hftune.training.build import (
     base_quantization,
     build_model,
@@ -195,7 +196,7 @@ def _fit(fitting: "Fitting", order: PushOrder | None) -> Run:
         remembered = dataclasses.replace(model_facts(plan), probe=fitted.head.metadata())
         card = model_card(remembered, fitted.figures, adapter=True)
         save_model(run.model_path, fitted.head, plan.tokenizer, remembered, card)
-        print_fit(folder, fitted.figures)
+        print_fit(folder, fitted.figures, TASKS[plan.recipe.task].example_file)
     if order is not None:
         _push(run, order)
     return run
@@ -307,7 +308,7 @@ def _write_end(
     # Last, since a run with a model is a finished one.
     save_model(run.model_path, model, plan.tokenizer, metadata, card, weights)
     print_samples(samples)
-    print_summary(run.path, plan.task.name, metrics)
+    print_summary(run.path, metrics, TASKS[plan.recipe.task].example_file)
 
 
 def _push(run: Run, order: PushOrder) -> str | None:

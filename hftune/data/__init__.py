@@ -3,13 +3,17 @@
 
 from typing import Literal
 
-from hftune.core.registry import Row
+from hftune.core.registry import DemoDataRow
 
 DEMO_DATA = {
-    "demo:docstrings": Row(
+    "demo:docstrings": DemoDataRow(
         target="hftune.data.docstrings:docstring_rows",
         summary="Docstrings of the installed packages: tell the package, or write the summary.",
-        tasks=("text-classification", "text-generation"),
+        columns={
+            "text-classification": {"text": "summary", "label": "package", "group": "module"},
+            "text2text-generation": {"text": "signature", "target": "summary", "group": "module"},
+            "text-generation": {"group": "module"},
+        },
     ),
 }
 

@@ -1,54 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of the rows: their labels, streams, and the validation part."""
+"""Rules of the rows: streams, the validation split, and batches of a token budget."""
 
 from functools import partial
 
 from hftune.core.rules import RecipeView, Rule, training
 from hftune.data.section import DataSection
-from hftune.models.section import ModelSection
-
-STREAMED = ("text-classification", "text-generation")
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-
 
 DATA_RULES = (
-    Rule(
-        "model.config.problem_type",
-        f"it is one of {', '.join(PROBLEM_TYPES)}",
-        lambda s: s[ModelSection].config.get("problem_type") not in (None, *PROBLEM_TYPES),
-    ),
-    Rule(
-        "data.label_separator",
-        "it separates several labels; with this problem type a text has one",
-        lambda s: (
-            s[DataSection].label_separator is not None
-            and s[ModelSection].config.get("problem_type") in (PROBLEM_TYPES[0], PROBLEM_TYPES[2])
-        ),
-    ),
-    Rule(
-        "data.label_names",
-        "regression has numbers, not labels",
-        lambda s: (
-            bool(s[DataSection].label_names)
-            and s[ModelSection].config.get("problem_type") == "regression"
-        ),
-    ),
-    Rule(
-        "data.streaming",
-        f"only {' and '.join(STREAMED)} can be streamed so far",
-        lambda s: s[DataSection].streaming and s.task not in STREAMED,
-    ),
-    Rule(
-        "data.streaming",
-        "a stream is not read through for its labels: list them in data.label_names, or set "
-        "model.config.problem_type: regression",
-        lambda s: (
-            s[DataSection].streaming
-            and s.task == "text-classification"
-            and not s[DataSection].label_names
-            and s[ModelSection].config.get("problem_type") != "regression"
-        ),
-    ),
     Rule(
         "data.streaming",
         "a stream has no length: set training.max_steps",

@@ -15,6 +15,7 @@ from hftune.distillation.section import DistillationSection
 from hftune.distillation.teachers import KEY, NamedTeacher
 from hftune.models.structure import num_positions
 from hftune.optimization.optimizers import OPTIMIZERS
+from hftune.tasks import TASKS
 from hftune.tasks.task import Task
 
 SHOWN = 10
@@ -28,7 +29,7 @@ def labels_of_teacher(task: type[Task], teachers: Sequence[NamedTeacher]) -> dic
 
     So a class without a labelled row is taught, too.
     """
-    if not teachers or task.writes:
+    if not teachers or TASKS[task.name].writes:
         return {}
     first = teachers[0]
     known = {"problem_type": first.problem_type, "label_names": list(first.label_names)}

@@ -8,15 +8,15 @@ from hftune.core.rules import RecipeView, Rule
 from hftune.data.section import DataSection
 from hftune.distillation.section import OWN_AVERAGE, DistillationSection
 from hftune.evaluation.section import EvaluationSection
+from hftune.losses import LOSSES
 from hftune.models.section import ModelSection
 from hftune.regularization.section import RegularizationSection
+from hftune.tasks import TASKS
 
-#: Tasks whose answers are tokens of a vocabulary.
-WRITING = ("text-generation", "text2text-generation")
+#: Tasks whose classes are tokens of a vocabulary.
+WRITING = [name for name, row in TASKS.items() if row.writes]
 #: Losses that run a batch in a way of their own.
-OTHER_PASSES = ("mixup", "r_drop", "supervised_contrastive")
-#: What a resolved recipe spells out for a run that said nothing of its loss.
-PLAIN = ("cross_entropy", "bce_with_logits", "mse")
+OWN_PASSES = [name for name, row in LOSSES.items() if row.own_passes]
 WEIGHTS = ("class_weights", "beta", "logit_adjustment", "pos_weight")
 
 
@@ -34,10 +34,10 @@ def _teaching(
 
 def _weighs_labels(view: RecipeView) -> bool:
     """Whether the recipe says how labels count."""
-    loss, smoothed = view.loss, view.training.get("label_smoothing_factor")
-    if loss is None or smoothed:
+    loss, row, smoothed = view.loss, view.loss_row, view.training.get("label_smoothing_factor")
+    if loss is None or row is None or smoothed:
         return bool(smoothed)
-    return loss.name not in PLAIN or any(loss.options.get(key) is not None for key in WEIGHTS)
+    return not row.plain or any(loss.options.get(key) is not None for key in WEIGHTS)
 
 
 def _keeps_ema(view: RecipeView) -> bool:
@@ -63,7 +63,7 @@ def _layer_rules(key: str) -> tuple[Rule, ...]:
         Rule(
             name,
             "an encoder with a decoder has two stacks of layers",
-            _teaching(lambda s, d: bool(layers(d)) and s.task == "text2text-generation"),
+            _teaching(lambda s, d: bool(layers(d)) and s.task_row.encoder_decoder),
         ),
         Rule(
             name,
@@ -121,8 +121,8 @@ DISTILLATION_RULES = (
     ),
     Rule(
         "loss",
-        f"{', '.join(OTHER_PASSES)} run a batch in a way that a teacher's answers do not fit",
-        _teaching(lambda s, _: s.loss is not None and s.loss.name in OTHER_PASSES),
+        f"{', '.join(OWN_PASSES)} run a batch in a way that a teacher's answers do not fit",
+        _teaching(lambda s, _: s.loss_row is not None and s.loss_row.own_passes),
     ),
     Rule(
         "distillation.alpha",
@@ -143,12 +143,12 @@ DISTILLATION_RULES = (
     Rule(
         "distillation.top_k",
         f"it goes with {' and '.join(WRITING)}, whose classes are a vocabulary",
-        _teaching(lambda s, d: d.top_k is not None and s.task not in WRITING),
+        _teaching(lambda s, d: d.top_k is not None and not s.task_row.writes),
     ),
     Rule(
         "distillation.cache",
         "every token's answer for a whole vocabulary is too much to keep: set top_k",
-        _teaching(lambda s, d: d.cache is True and s.task in WRITING and d.top_k is None),
+        _teaching(lambda s, d: d.cache is True and s.task_row.writes and d.top_k is None),
     ),
     Rule(
         "distillation.cache",
@@ -181,8 +181,9 @@ DISTILLATION_RULES = (
     ),
     Rule(
         "data.unlabelled",
-        "only text-classification takes rows without labels",
-        lambda s: s[DataSection].unlabelled is not None and s.task != "text-classification",
+        f"only {' and '.join(name for name, row in TASKS.items() if row.label_kind == 'class')} "
+        "takes rows without labels",
+        lambda s: s[DataSection].unlabelled is not None and s.task_row.label_kind != "class",
     ),
     Rule(
         "data.unlabelled",

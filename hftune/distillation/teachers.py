@@ -27,6 +27,7 @@ from hftune.models.load import (
 )
 from hftune.models.load_generator import load_language_model
 from hftune.models.save import ModelMetadata, read_metadata
+from hftune.tasks import TASKS
 from hftune.tasks.task import Task
 
 KEY = "distillation.teacher"
@@ -138,7 +139,7 @@ def _finetuned(path: str, folder: Path, metadata: ModelMetadata, task: type[Task
 
 
 def _plain_adapter(path: str, folder: Path, task: type[Task]) -> NamedTeacher:
-    if not task.writes:
+    if not TASKS[task.name].writes:
         raise HftuneError(
             f"{path}: an adapter that hftune did not train does not say its labels",
             hint="merge it with PEFT, set id2label in the config, and name the merged model",
@@ -155,7 +156,11 @@ def _check_head(path: str, config: PreTrainedConfig, task: type[Task]) -> None:
     """Raise if a model of the Hub was made for something else, as far as its config tells."""
     made_for = config.architectures or []
     head = task.auto_model.__name__.removeprefix("AutoModel")
-    if not task.writes and made_for and not any(name.endswith(head) for name in made_for):
+    if (
+        not TASKS[task.name].writes
+        and made_for
+        and not any(name.endswith(head) for name in made_for)
+    ):
         raise HftuneError(
             f"{path}: {', '.join(made_for)} has no trained head for {task.name}",
             hint="fine-tune it first: hftune train, with it as the model",

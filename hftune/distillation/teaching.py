@@ -30,6 +30,7 @@ from hftune.distillation.unlabelled import all_training_rows
 from hftune.losses.loss import ROW, Batch, Loss
 from hftune.methods.probe.features import features_key
 from hftune.regularization.weight_averaging import Averaging
+from hftune.tasks import TASKS
 from hftune.tasks.context import RunContext
 from hftune.tasks.inference import batches_by_length
 from hftune.tasks.task import Task
@@ -120,7 +121,7 @@ def with_teacher(
 def _keeps_answers(loss: Distillation, teaching: Teaching) -> bool:
     """Tell whether answers can be kept, and shall be."""
     section = loss.section
-    whole_vocabulary = teaching.task.writes and section.top_k is None
+    whole_vocabulary = TASKS[teaching.task.name].writes and section.top_k is None
     possible = not (section.looks_inside or teaching.streamed or whole_vocabulary)
     return possible and section.cache is not False
 

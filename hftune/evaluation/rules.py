@@ -8,7 +8,7 @@ from hftune.evaluation.section import EvaluationSection
 
 def _generates(view: RecipeView) -> bool:
     given = view[EvaluationSection].generation
-    return view.task == "text2text-generation" if given is None else given is not False
+    return view.task_row.generates if given is None else given is not False
 
 
 EVALUATION_RULES = (

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hftune.evaluation import shown_metrics
 from hftune.methods.probe.card_lines import probe_code
 from hftune.models.save import ModelMetadata
 
@@ -15,10 +16,6 @@ AUTO_CLASSES = {
     "text-generation": "CausalLM",
     "text2text-generation": "Seq2SeqLM",
 }
-CARD_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc",
-                "r2", "spearman", "bleu", "chrf", "rouge1", "rouge2", "rougeL",
-                "exact_match")  # fmt: skip
-
 #: What the lines that load the model name until it has a place on the Hub.
 FOLDER = '"FOLDER"'
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -84,7 +81,7 @@ def model_card(metadata: ModelMetadata, metrics: Mapping[str, Any], *, adapter: 
     lines += [f"A model for {metadata.task}, made with hftune."]
     if metadata.label_names:
         lines += ["", f"Labels: {', '.join(f'`{name}`' for name in metadata.label_names)}."]
-    figures = [(name, metrics.get(f"eval_{name}")) for name in CARD_METRICS]
+    figures = [(name, metrics.get(f"eval_{name}")) for name in shown_metrics("card")]
     if any(value is not None for _, value in figures):
         lines += ["", "| on the validation rows | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in figures if value is not None]

@@ -3,15 +3,13 @@
 
 from hftune.core.registry import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LossRow
 
-CLASSIFIERS = ("text-classification",)
-
-
 LOSSES = {
     "cross_entropy": LossRow(
         target="hftune.losses.cross_entropy:CrossEntropy",
         default=True,
         summary="Negative log likelihood, with class weights, smoothing and logit adjustment.",
         smooths=True,
+        plain=True,
     ),
     "focal": LossRow(
         target="hftune.losses.focal:Focal",
@@ -22,48 +20,55 @@ LOSSES = {
         target="hftune.losses.r_drop:RDrop",
         summary="Cross-entropy of two passes under dropout, and the divergence between them.",
         smooths=True,
+        own_passes=True,
     ),
     "supervised_contrastive": LossRow(
         target="hftune.losses.supervised_contrastive:SupervisedContrastive",
         summary="Cross-entropy, and rows of one class in a micro-batch drawn together.",
-        tasks=CLASSIFIERS,
+        labels=("class",),
         smooths=True,
         compares_rows=True,
+        own_passes=True,
     ),
     "mixup": LossRow(
         target="hftune.losses.mixup:Mixup",
         summary="Cross-entropy of two rows of a micro-batch mixed into one.",
-        tasks=CLASSIFIERS,
+        labels=("class",),
         smooths=True,
         compares_rows=True,
+        own_passes=True,
+        mixes_inputs=True,
+        sharded=False,
     ),
     "ordinal": LossRow(
         target="hftune.losses.ordinal:Ordinal",
         summary="Classes with an order: far off costs more than near.",
-        tasks=CLASSIFIERS,
+        labels=("class",),
     ),
     "bce_with_logits": LossRow(
         target="hftune.losses.bce_with_logits:BceWithLogits",
         summary="Binary cross-entropy of each label on its own, with weights of the positives.",
-        tasks=CLASSIFIERS,
+        labels=("class",),
         problem_types=(MULTI_LABEL,),
+        plain=True,
     ),
     "mse": LossRow(
         target="hftune.losses.regression:MeanSquaredError",
         summary="Mean squared error of one number a text.",
-        tasks=CLASSIFIERS,
+        labels=("class",),
         problem_types=(REGRESSION,),
+        plain=True,
     ),
     "mae": LossRow(
         target="hftune.losses.regression:MeanAbsoluteError",
         summary="Mean absolute error: the median, which wild targets hardly move.",
-        tasks=CLASSIFIERS,
+        labels=("class",),
         problem_types=(REGRESSION,),
     ),
     "huber": LossRow(
         target="hftune.losses.regression:Huber",
         summary="Squared error up to delta, absolute error beyond it.",
-        tasks=CLASSIFIERS,
+        labels=("class",),
         problem_types=(REGRESSION,),
     ),
 }

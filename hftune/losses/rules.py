@@ -10,9 +10,8 @@ from hftune.losses import LOSSES
 SMOOTHING = ", ".join(name for name, row in LOSSES.items() if row.smooths)
 
 
-def _row(view: RecipeView) -> Any:
-    """The row of the loss that the recipe names."""
-    return None if view.loss is None else LOSSES.get(view.loss.name)
+def _compares_rows(view: RecipeView) -> bool:
+    return view.loss_row is not None and view.loss_row.compares_rows
 
 
 def _option(view: RecipeView, name: str) -> Any:
@@ -58,28 +57,20 @@ LOSS_RULES = (
         "training.label_smoothing_factor",
         f"of the losses, only {SMOOTHING} smooth labels",
         lambda s: (
-            _row(s) is not None
-            and not _row(s).smooths
+            s.loss_row is not None
+            and not s.loss_row.smooths
             and bool(training(s, "label_smoothing_factor"))
         ),
     ),
     Rule(
         "training.per_device_train_batch_size",
         "this loss compares the rows of a micro-batch, and one row has no other",
-        lambda s: (
-            _row(s) is not None
-            and _row(s).compares_rows
-            and training(s, "per_device_train_batch_size") == 1
-        ),
+        lambda s: _compares_rows(s) and training(s, "per_device_train_batch_size") == 1,
     ),
     Rule(
         "data.token_budget",
         "this loss compares the rows of a micro-batch, whose number a budget leaves open: "
         + ", ".join(name for name, row in LOSSES.items() if row.compares_rows),
-        lambda s: (
-            s[DataSection].token_budget is not None
-            and s.loss_row is not None
-            and s.loss_row.compares_rows
-        ),
+        lambda s: s[DataSection].token_budget is not None and _compares_rows(s),
     ),
 )

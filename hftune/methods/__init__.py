@@ -30,7 +30,7 @@ METHODS = {
     "head_only": MethodRow(
         target="hftune.methods.head_only:HeadOnly",
         summary="Only the classification head trains; the pretrained trunk is frozen.",
-        tasks=("text-classification", "token-classification"),
+        labels=("class", "token"),
         trains="head",
         learning_rate=1e-3,
         sharded=True,
@@ -116,11 +116,12 @@ METHODS = {
         target="hftune.methods.probe.method:Probe",
         options="hftune.methods.probe.method:ProbeConfig",
         summary="A classical classifier is fitted on the features of the frozen trunk.",
-        tasks=("text-classification",),
+        labels=("class",),
         saves="classifier",
         trains="features",
         ranges={"cv": {"minimum": 2}},
         no_merge="is no part of the network",
+        no_images="pools the tokens of a text",
     ),
 }
 

@@ -27,12 +27,6 @@ from hftune.tasks.context import RunContext
 #: How torch says that a model on the meta device has shapes and no numbers.
 NO_WEIGHTS = re.compile("meta tensor|register_meta|device meta|meta device", re.IGNORECASE)
 TAKE_LORA = "lora works on every kind of model"
-PEFT_TASKS = {
-    "text-classification": "SEQ_CLS",
-    "token-classification": "TOKEN_CLS",
-    "text-generation": "CAUSAL_LM",
-    "text2text-generation": "SEQ_2_SEQ_LM",
-}
 
 
 def peft_configs() -> dict[str, type[PeftConfig]]:
@@ -62,7 +56,7 @@ class Peft(Method):
             HftuneError: PEFT's own constructor refuses the options, or the method cannot work so.
         """
         row = method_row(self.name)
-        if row.no_images is not None and context.task not in PEFT_TASKS:
+        if row.no_images is not None and context.task_row.modality != "text":
             raise HftuneError(
                 f"method {self.name} {row.no_images}, and {context.task} has no texts",
                 hint=TAKE_LORA,
@@ -79,7 +73,7 @@ class Peft(Method):
             else value
             for key, value in (self.options | overrides).items()
         }
-        options["task_type"] = PEFT_TASKS.get(context.task)  # of images PEFT knows no task
+        options["task_type"] = context.task_row.peft_task_type  # of images PEFT knows no task
         if "modules_to_save" in fields and context.new_modules:
             chosen = options.get("modules_to_save") or []
             options["modules_to_save"] = [*chosen, *(set_minus(context.new_modules, chosen))]
@@ -146,7 +140,7 @@ class Peft(Method):
         fields = {field.name for field in dataclasses.fields(self.config_class)}
         everywhere = self.options.get("target_modules") in (None, "all-linear")
         given = self.options.get("exclude_modules") or "exclude_modules" not in fields
-        if context.task != "token-classification" or not everywhere or given:
+        if context.task_row.label_kind != "token" or not everywhere or given:
             return {}
         heads = [name for name, part in model.named_children() if list(part.parameters())]
         return {"exclude_modules": set_minus(heads, [model.base_model_prefix])}

@@ -14,7 +14,6 @@ from hftune.core.registry import (
     Schema,
 )
 
-LANGUAGE_MODELS = ("text-generation",)
 PROMPT_LEARNING = "hftune.methods.prompt_learning:PromptLearning"
 PROMPTS = "trains what stands before a row's tokens, and no weight of the base"
 TOKENS = "puts virtual tokens among those of a text"
@@ -89,7 +88,7 @@ PEFT_TYPES = {
     "adamss": adapter("Subspaces of the weights, found by clustering."),
     "adaption_prompt": adapter(
         "Prompts inside the attention of the top layers (LLaMA-Adapter).",
-        tasks=LANGUAGE_MODELS,
+        labels=("next_token",),
         required=("adapter_len", "adapter_layers"),
         no_merge=PROMPTS,
         no_config_switch={"attention_bias": "PEFT adds the bias of o_proj a second time"},
@@ -203,7 +202,7 @@ PEFT_TYPES = {
     "trainable_tokens": adapter(
         "The embeddings of chosen tokens.",
         required=("token_indices",),
-        tasks=LANGUAGE_MODELS,
+        labels=("next_token",),
         sharded=True,
     ),
     "unilora": adapter(

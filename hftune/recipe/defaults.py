@@ -18,27 +18,7 @@ from hftune.optimization.schedules import DEFAULT as LINEAR
 from hftune.optimization.schedules import SCHEDULES
 from hftune.recipe.sections import DEFAULT_NAMES, SHORT_FORMS
 from hftune.regularization.section import regularization_section
-
-#: Task -> what TrainingArguments would choose less well.
-TASK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "text-classification": {
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 64,
-    },
-    "token-classification": {
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 64,
-    },
-    "text2text-generation": {
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 16,
-    },
-    "text-generation": {
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 8,
-    },
-}
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "rmse", "mae", "hamming_loss")
+from hftune.tasks import TASKS
 
 
 def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
@@ -94,9 +74,10 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
             defaults["save_steps"] = given.get("eval_steps", defaults["eval_steps"])
     if given.get("max_steps", -1) <= 0:
         defaults["num_train_epochs"] = 3
-    by_task = dict(TASK_DEFAULTS[sections["task"]])
-    if data.token_budget is not None:
-        by_task.pop("per_device_train_batch_size")
+    training_rows, evaluation_rows = TASKS[sections["task"]].batch_sizes
+    by_task = {"per_device_eval_batch_size": evaluation_rows}
+    if data.token_budget is None:
+        by_task = {"per_device_train_batch_size": training_rows, **by_task}
     chosen = {**defaults, **by_task, **method.training_defaults, **given}
     chosen |= {k: v for k, v in optimizer_defaults(chosen).items() if k not in given}
     matches = chosen["save_strategy"] in ("best", evaluates) and not method.changes_shape
@@ -121,8 +102,8 @@ def optimizer_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
 
 def learning_rate(task: str, method: str) -> float:
     """Return the default rate for a method on a task."""
-    row = method_row(method)
-    if task == "text-generation" and row.learning_rate_writing is not None:
+    row, of_tokens = method_row(method), TASKS[task].label_kind == "next_token"
+    if of_tokens and row.learning_rate_writing is not None:
         return row.learning_rate_writing
     return row.learning_rate
 

@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from hftune.methods import method_row
-from hftune.recipe.defaults import TASK_DEFAULTS, learning_rate
+from hftune.recipe.defaults import learning_rate
 from hftune.recipe.schema_file import EDITOR_LINE
 from hftune.tasks import TASKS
 
@@ -21,21 +21,6 @@ IMBALANCED = 3
 #: Few rows are passed over more often, until training has seen about so many.
 ROWS_SEEN = 5000
 MOST_EPOCHS = 10
-#: Task -> the demo model to start from, and what may take its place.
-MODELS = {
-    "text-classification": (
-        "demo:minilm",
-        "small, English; better: an encoder on the Hub, such as answerdotai/ModernBERT-base",
-    ),
-    "token-classification": (
-        "demo:minilm",
-        "small, English; better: an encoder on the Hub, such as answerdotai/ModernBERT-base",
-    ),
-    "text-generation": (
-        "demo:smollm2",
-        "small, English; better: a chat model on the Hub, such as Qwen/Qwen3-0.6B",
-    ),
-}
 PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*(?<!:)")
 
 
@@ -95,10 +80,10 @@ def _header(draft: Draft) -> Iterator[str]:
 
 
 def _model(draft: Draft) -> Iterator[str]:
-    yield _line("task", draft.task, TASKS[draft.task].summary[0].lower()
-                + TASKS[draft.task].summary[1:].removesuffix("."))  # fmt: skip
-    default, other = MODELS.get(draft.task, (None, ""))
-    yield _line("model", draft.model, other if draft.model == default else "Hub id or folder")
+    row = TASKS[draft.task]
+    yield _line("task", draft.task, row.summary[0].lower() + row.summary[1:].removesuffix("."))
+    hint = row.model_hint if draft.model == row.demo_model else "Hub id or folder"
+    yield _line("model", draft.model, hint)
 
 
 def _data(draft: Draft) -> Iterator[str]:
@@ -137,7 +122,7 @@ def _loss(draft: Draft) -> Iterator[str]:
 
 
 def _training(draft: Draft) -> Iterator[str]:
-    batch = TASK_DEFAULTS.get(draft.task, {}).get("per_device_train_batch_size", 8)
+    batch, _ = TASKS[draft.task].batch_sizes
     rate = learning_rate(draft.task, draft.method)
     yield _note("training:", "fields of transformers.TrainingArguments")
     yield _line("  learning_rate", rate, "the first to tune: try half and double")

@@ -4,6 +4,7 @@
 from functools import partial
 
 from hftune.core.rules import RecipeView, Rule, training
+from hftune.losses import LOSSES
 from hftune.methods import ROWS
 from hftune.models.section import ModelSection
 from hftune.optimization.optimizers import OPTIMIZERS
@@ -21,7 +22,7 @@ SETS_WEIGHTS = ", ".join(name for name, row in ROWS.items() if row.sets_weights)
 #: Methods that train the weights of linear layers themselves.
 TRAINS_LINEAR = ", ".join(name for name, row in ROWS.items() if row.trains in ("weights", "head"))
 #: Losses that read a row twice, or two as one.
-OTHER_ROWS = ("mixup", "r_drop", "supervised_contrastive")
+OWN_PASSES = [name for name, row in LOSSES.items() if row.own_passes]
 
 
 def _said(key: str, view: RecipeView) -> bool:
@@ -96,8 +97,8 @@ REGULARIZATION_RULES = (
     ),
     Rule(
         "regularization.adversarial",
-        f"{', '.join(OTHER_ROWS)} change rows by themselves: take one of the two",
-        lambda s: _said("adversarial", s) and s.loss is not None and s.loss.name in OTHER_ROWS,
+        f"{', '.join(OWN_PASSES)} change rows by themselves: take one of the two",
+        lambda s: _said("adversarial", s) and s.loss_row is not None and s.loss_row.own_passes,
     ),
     Rule(
         "regularization.adversarial",

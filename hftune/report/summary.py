@@ -10,20 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 from hftune.core.console import console, say
+from hftune.evaluation import shown_metrics
 
-HEADLINES = ("loss", "gap", "perplexity", "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "r2",
-             "spearman", "bleu", "chrf", "rougeL", "exact_match")  # fmt: skip
 SHOWN_SAMPLES = 2
 SHOWN_CHARACTERS = 300
 
 
-def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
+def print_summary(folder: Path, metrics: Mapping[str, Any], example_file: str) -> None:
     """Print the end of a training run.
 
     Args:
         folder: The run folder.
-        task: The Hub's name of the task.
         metrics: ``metrics.json``.
+        example_file: Name of a file with new rows, to predict next.
     """
     print_metrics(metrics)
     trainable, every = metrics["trainable_parameters"], metrics["parameters"]
@@ -49,15 +48,16 @@ def print_summary(folder: Path, task: str, metrics: Mapping[str, Any]) -> None:
         table.add_row("peak GPU memory", f"{metrics['peak_gpu_memory_mib']:,} MiB")
     console().print(table)
     say(f"model: {folder / 'model'}   curves: {folder / 'plots'}")
-    _print_next(folder, task)
+    _print_next(folder, example_file)
 
 
-def print_fit(folder: Path, metrics: Mapping[str, Any]) -> None:
+def print_fit(folder: Path, metrics: Mapping[str, Any], example_file: str) -> None:
     """Print the end of a run that fitted a probe.
 
     Args:
         folder: The run folder.
         metrics: ``metrics.json``.
+        example_file: Name of a file with new rows, to predict next.
     """
     print_metrics(metrics)
     table = Table(show_header=False, box=None)
@@ -71,7 +71,7 @@ def print_fit(folder: Path, metrics: Mapping[str, Any]) -> None:
     table.add_row("peak memory", f"{metrics['peak_memory_mib']:,} MiB")
     console().print(table)
     say(f"model: {folder / 'model'}")
-    _print_next(folder, "text-classification")
+    _print_next(folder, example_file)
 
 
 def _steps(metrics: Mapping[str, Any]) -> str:
@@ -81,9 +81,8 @@ def _steps(metrics: Mapping[str, Any]) -> str:
     return f"{steps:,}{early}" + (f"; weights of step {best:,}" if best < steps else "")
 
 
-def _print_next(folder: Path, task: str) -> None:
-    data = {"text-classification": "new.csv", "text-generation": "prompts.jsonl"}
-    say(f"next:  hftune predict {folder} {data.get(task, 'new.jsonl')} predictions.jsonl")
+def _print_next(folder: Path, example_file: str) -> None:
+    say(f"next:  hftune predict {folder} {example_file} predictions.jsonl")
 
 
 def print_samples(samples: Sequence[Mapping[str, str]]) -> None:
@@ -109,6 +108,7 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
             last = [f"{row['threshold']:.3f}"] if decided else []
             table.add_row(name, *scores, f"{row['support']:.0f}", *last)
         console().print(table)
-    shown = [(name, metrics[f"eval_{name}"]) for name in HEADLINES if f"eval_{name}" in metrics]
+    names = [name for name in shown_metrics("summary") if f"eval_{name}" in metrics]
+    shown = [(name, metrics[f"eval_{name}"]) for name in names]
     if shown:
         say("   ".join(f"{name} {value:.4f}" for name, value in shown))

@@ -8,10 +8,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hftune.evaluation import shown_metrics
+
 TRAINING = "#1f77b4"
 EVALUATION = "#d62728"
 JUDGED = "#ff9896"
-SHARES = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc")
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
@@ -34,7 +35,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     files += _draw(log, gates, "expected share of open gates", folder / "gates", scale="log")
     ranks = {"rank budget": ("rank_budget", TRAINING)}
     files += _draw(log, ranks, "ranks of all matrices together", folder / "ranks")
-    shares = {name: (f"eval_{name}", None) for name in SHARES}
+    shares = {name: (f"eval_{name}", None) for name in shown_metrics("curves")}
     files += _draw(log, shares, "on the validation rows", folder / "metrics")
     return files
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from hftune.core.registry import TaskRow
+from hftune.tasks import task_row
+
 CPU = torch.device("cpu")
 
 
@@ -44,3 +47,8 @@ class RunContext:
     eval_batch_size: int = 8
     world_size: int = 1
     process_index: int = 0
+
+    @property
+    def task_row(self) -> TaskRow:
+        """Facts about the task."""
+        return task_row(self.task)

@@ -36,8 +36,6 @@ class GenerationTask(Task):
         generation: The fields in force, or None.
     """
 
-    writes = True
-
     def __init__(
         self,
         label_names: Sequence[str] = (),

@@ -97,7 +97,6 @@ class Task(ABC):
         best_metric: What the best model is chosen by if the recipe does not say.
         default_loss: The loss if the recipe does not say.
         problem_type: ``config.problem_type`` of a classifier.
-        writes: Whether the model writes texts, so that its classes are a vocabulary.
         gives_predictions: Whether evaluation keeps predictions, so that
             :meth:`predictions_and_references` can be asked.
         streamed: Whether rows come a few at a time, so that nothing can be asked of all of them.
@@ -111,7 +110,6 @@ class Task(ABC):
     best_metric = "loss"
     default_loss = "cross_entropy"
     problem_type: str | None = None
-    writes = False
     gives_predictions = True
     streamed = False
 

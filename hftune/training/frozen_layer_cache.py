@@ -23,6 +23,7 @@ from hftune.core.console import number_of, say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.processes import found_or_computed
 from hftune.data.arrow import column_array, items, lengths
+from hftune.losses import LOSSES
 from hftune.methods.probe.features import features_key
 from hftune.models.layer_stack import StackError, rows_to_try, takes
 from hftune.speed.find_frozen_layers import find_trunk, why_nothing_is_frozen
@@ -184,7 +185,9 @@ def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
         "an evaluation in half precision has other states": (
             arguments.bf16_full_eval or arguments.fp16_full_eval
         ),
-        "mixup mixes embeddings": loss is not None and loss.name == "mixup",
+        f"{'' if loss is None else loss.name} mixes embeddings": (
+            loss is not None and LOSSES[loss.name].mixes_inputs
+        ),
         "a loss of one's own may look into the layers": loss is None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

@@ -16,6 +16,7 @@ from transformers.trainer_callback import CallbackHandler
 from hftune.methods import PEFT_TYPES, ROWS, make_method, method_row
 from hftune.methods.method import Method
 from hftune.models.load import keep_unpacked
+from hftune.tasks import task_row
 from hftune.tasks.context import RunContext
 
 SIZES = {
@@ -95,7 +96,7 @@ def pairs(*kinds: str, marks: Any = ()) -> list[Any]:
         pytest.param(name, kind, marks=marks, id=f"{name}-{kind}")
         for name, row in ROWS.items()
         for kind in kinds
-        if row.suits(KINDS[kind][0]) and not (kind in IMAGES and row.no_images)
+        if row.suits(task_row(KINDS[kind][0])) and not (kind in IMAGES and row.no_images)
     ]
 
 

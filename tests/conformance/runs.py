@@ -15,6 +15,7 @@ from hftune import Recipe
 from hftune.commands.train import model_facts
 from hftune.methods import ROWS
 from hftune.models.save import save_model
+from hftune.tasks import task_row
 from hftune.training.build import build_model, build_trainer
 from hftune.training.plan.prepare import prepare
 from tests.conformance.cases import options_of
@@ -43,7 +44,7 @@ def save_base(source: Path, folder: Path, task: str, change: Callable[[Any], Any
 
 def task_of(name: str) -> str:
     """Return what a method is tried on."""
-    return next(task for task in TASKS if ROWS[name].suits(task))
+    return next(task for task in TASKS if ROWS[name].suits(task_row(task)))
 
 
 def text_logits(model: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:

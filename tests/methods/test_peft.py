@@ -17,6 +17,7 @@ from hftune.methods.peft import Peft, peft_configs
 from hftune.methods.peft_types import NOT_FROM_A_RECIPE
 from hftune.models.load import load_finetuned
 from hftune.models.save import save_model
+from hftune.tasks import task_row
 from hftune.training.build import build_model, build_trainer
 from hftune.training.plan.prepare import prepare
 from tests.conformance.cases import KINDS, options_of
@@ -38,7 +39,7 @@ def cases() -> list[Any]:
         else pytest.param(name, task, marks=pytest.mark.slow)
         for name in sorted(peft_configs())
         for task in TASKS
-        if ROWS[name].suits(task)
+        if ROWS[name].suits(task_row(task))
     ]
 
 

@@ -90,7 +90,7 @@ def test_the_docs_page_is_the_table() -> None:
           "loss": {"name": "cross_entropy", "logit_adjustment": 1.0}}, "equally common already"),
         ({"loss": {"name": "cross_entropy", "logit_adjustment": 1.0, "class_weights": "inverse"}},
          "correct for the shares of the classes, too"),
-        ({"loss": {"name": "mixup"}, "distillation": "runs/a"}, "mixup, r_drop"),
+        ({"loss": {"name": "mixup"}, "distillation": "runs/a"}, "r_drop, supervised_contrastive"),
         ({"training": {"optim": "sgd", "optim_args": "momentum=1"}}, "momentum"),
         ({"training": {"optim": "adamw"}}, "did you mean adamw_torch"),
         ({"data": {"path": "x", "sampling": "balanced"}, "method": "probe"}, "method.balance"),

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from hftune import Recipe
 from hftune.distillation.distillation_loss import Distillation
-from hftune.distillation.rules import OTHER_PASSES
 from hftune.distillation.teaching import RunningTeacher
 from hftune.losses import LOSSES
 from hftune.losses.loss import LabelStats, Loss
@@ -78,14 +77,14 @@ def all_cases() -> list[Case]:
         for smoothing in ((0.0, 0.1) if row.smooths else (0.0,))
     ]
     # Beside a teacher each with its last options, all of them.
-    last = {(case.kind, case.name): case for case in alone if case.name not in OTHER_PASSES}
+    last = {(case.kind, case.name): case for case in alone if not LOSSES[case.name].own_passes}
     return alone + [dataclasses.replace(c, kind=c.kind + TAUGHT) for c in last.values()]
 
 
 def _kinds(name: str) -> list[str]:
     row = LOSSES[name]
-    types = row.problem_types if row.suits(CLASSIFICATION) else ()
-    others = [task for task in TASKS if task != CLASSIFICATION and row.suits(task)]
+    types = row.problem_types if row.suits(TASKS[CLASSIFICATION]) else ()
+    others = [task for task in TASKS if task != CLASSIFICATION and row.suits(TASKS[task])]
     return [*types, *(others if SINGLE_LABEL in row.problem_types else ())]
 
 

@@ -3,14 +3,13 @@
 
 from typing import Any
 
+from hftune.core.registry import PROBLEM_TYPES, SINGLE_LABEL
 from hftune.core.rules import RecipeView, Rule, training
 from hftune.data.section import DataSection
 from hftune.models.section import ModelSection
 
 #: Samplings that make all classes equally common.
 BY_CLASS = ("balanced", "oversample", "undersample")
-#: Tasks whose pretrained model answers as it is, without a new head.
-WRITES = ("text-generation", "text2text-generation")
 EQUAL_ALREADY = "data.sampling makes the classes equally common already"
 
 
@@ -47,6 +46,12 @@ def _by_class(view: RecipeView) -> bool:
     return _chosen(view, "sampling") in BY_CLASS
 
 
+def _has_classes(view: RecipeView) -> bool:
+    """Tell whether each row has one class, as far as the recipe says."""
+    given = PROBLEM_TYPES.get(view[ModelSection].config.get("problem_type", SINGLE_LABEL))
+    return view.task_row.label_kind == "class" and given is not None and given.one_class
+
+
 def _loss(view: RecipeView, name: str) -> Any:
     return None if view.loss is None else view.loss.options.get(name)
 
@@ -54,15 +59,8 @@ def _loss(view: RecipeView, name: str) -> Any:
 SAMPLING_RULES = (
     Rule(
         "data.sampling",
-        f"{', '.join(BY_CLASS)} go by the class of a row, which text-classification has alone",
-        lambda s: (
-            _by_class(s)
-            and (
-                s.task != "text-classification"
-                or s[ModelSection].config.get("problem_type", "single_label_classification")
-                != "single_label_classification"
-            )
-        ),
+        f"{', '.join(BY_CLASS)} go by the class of a row, and these rows have no single class",
+        lambda s: _by_class(s) and not _has_classes(s),
     ),
     Rule(
         "data.sampling",
@@ -101,7 +99,7 @@ SAMPLING_RULES = (
         lambda s: (
             _chosen(s, "curriculum") == "loss"
             and _curriculum(s, "model") is None
-            and s.task not in WRITES
+            and not s.task_row.writes
         ),
     ),
     Rule(

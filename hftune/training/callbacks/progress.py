@@ -19,9 +19,7 @@ from transformers import TrainerCallback
 
 from hftune.core.console import console, say
 from hftune.core.files import atomic_write
-
-SHOWN_METRICS = ("loss", "perplexity", "accuracy", "f1", "f1_macro", "r2", "bleu", "rougeL",
-                 "exact_match")  # fmt: skip
+from hftune.evaluation import shown_metrics
 
 
 class JsonLog(TrainerCallback):
@@ -130,7 +128,7 @@ class ProgressReport(TrainerCallback):
         elif "eval_loss" in logs:
             shown = (
                 f"{name} {logs[f'eval_{name}']:.4g}"
-                for name in SHOWN_METRICS
+                for name in shown_metrics("progress")
                 if f"eval_{name}" in logs
             )
             say(f"evaluation at step {state.global_step}: {'  '.join(shown)}")

@@ -14,6 +14,7 @@ import torch
 
 from hftune.core.errors import RecipeError
 from hftune.core.registry import OptimizerRow
+from hftune.losses import LOSSES
 from hftune.methods import ROWS, method_row
 from hftune.optimization.optim_args import values_of
 from hftune.optimization.optimizers import DEFAULT as DEFAULT_OPTIMIZER
@@ -264,9 +265,12 @@ RULES = (
     ),
     LaunchRule(
         "loss",
-        "mixup is not tested on a sharded model; take --accelerate multi_gpu",
+        f"{', '.join(name for name, row in LOSSES.items() if not row.sharded)} is not tested on a "
+        "sharded model; take --accelerate multi_gpu",
         lambda recipe, launch: (
-            launch.sharding is not None and recipe.loss is not None and recipe.loss.name == "mixup"
+            launch.sharding is not None
+            and recipe.loss is not None
+            and not LOSSES[recipe.loss.name].sharded
         ),
     ),
     LaunchRule(

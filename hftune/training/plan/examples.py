@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.core.files import sha256_of
+from hftune.data import DEMO_DATA
 from hftune.data.arrow import picked
 from hftune.data.load_rows import DEMO, load_split, load_splits
 from hftune.data.select import blank_rows
@@ -127,13 +128,8 @@ def _given_rows(
 
 def _named_columns(recipe: Recipe) -> dict[str, str]:
     """The user's columns over those of the demo rows."""
-    if recipe.data.path != DEMO:
-        return recipe.data.columns
-    columns = {"group": "module"}
-    if recipe.task == "text-classification":
-        columns |= {"text": "summary", "label": "package"}
-    if recipe.task == "text2text-generation":
-        columns |= {"text": "signature", "target": "summary"}
+    demo = DEMO_DATA.get(str(recipe.data.path))
+    columns = {} if demo is None else demo.columns.get(recipe.task, {})
     return {**columns, **recipe.data.columns}
 
 

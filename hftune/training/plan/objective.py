@@ -10,14 +10,13 @@ from hftune.core.registry import Choice
 from hftune.core.suggest import did_you_mean
 from hftune.distillation.checks import labels_of_teacher
 from hftune.distillation.teachers import NamedTeacher
+from hftune.evaluation import METRICS
 from hftune.evaluation.external import Metric
 from hftune.losses import LOSSES
 from hftune.losses.loss import Loss
 from hftune.methods import make_method
 from hftune.methods.method import Method
-from hftune.recipe.defaults import LOWER_IS_BETTER
 from hftune.recipe.recipe import Recipe
-from hftune.recipe.sections import TASK_OPTIONS
 from hftune.tasks import TASKS
 from hftune.tasks.task import Task
 
@@ -30,11 +29,8 @@ def build_task(recipe: Recipe, teachers: Sequence[NamedTeacher] = ()) -> Task:
         teachers: The first of them knows the labels, where the recipe does not say them.
     """
     row = TASKS[recipe.task]
-    options = {
-        key.rpartition(".")[2]: recipe.value(key)
-        for key, tasks in TASK_OPTIONS.items()
-        if recipe.task in tasks and recipe.value(key) is not None
-    }
+    given = {key.rpartition(".")[2]: recipe.value(key) for key in row.keys}
+    options = {name: value for name, value in given.items() if value is not None}
     known = labels_of_teacher(row.resolve(), teachers)
     options |= {name: options.get(name) or value for name, value in known.items()}
     task: Task = row.resolve()(**options)
@@ -71,7 +67,7 @@ def resolve_best_metric(recipe: Recipe, arguments: TrainingArguments, task: Task
             hint=f"metrics: {', '.join(task.metric_names)}",
         )
     higher = recipe.training.get("greater_is_better")
-    known = None if external else metric not in LOWER_IS_BETTER
+    known = None if external else METRICS[metric].higher_is_better
     if None not in (higher, known) and higher != known:
         raise RecipeError(
             [f"training.greater_is_better: the {'higher' if known else 'lower'} the {metric}, the "
