@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from hftune.core.rules import Rule
+    from hftune.core.task_rows import TaskRow
 
 #: Values of ``config.problem_type`` of a classifier, in Transformers' own words.
 SINGLE_LABEL = "single_label_classification"
@@ -48,9 +49,6 @@ class Choice:
 #: or the next token of the row itself.
 LabelKind = Literal["class", "token", "text", "next_token"]
 
-#: Kinds of inputs that a task's models read.
-Modality = Literal["text", "image", "audio"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -85,125 +83,6 @@ class Row:
     def suits(self, task: "TaskRow") -> bool:
         """Tell whether the technique goes with a task's labels."""
         return not self.labels or task.label_kind in self.labels
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskRow:
-    """One of the Hub's tasks: facts that are needed before its class is imported.
-
-    Attributes:
-        target: Its class, as ``package.module:Class``.
-        summary: One line for people.
-        label_kind: Kind of its labels.
-        batch_sizes: Default rows of a batch in training and in evaluation, on each device.
-        keys: Keys of a recipe that are arguments of the class; their last words name these.
-        modality: Kind of its inputs.
-        peft_task_type: PEFT's name of the task; None if PEFT has none.
-        encoder_decoder: Whether its models have an encoder and a decoder.
-        generates: Whether evaluation lets the model write if the recipe does not say.
-        streamable: Whether its rows can be read while they train.
-        demo_model: A small model to begin with; None if there is none.
-        model_hint: Better models, or models to name where there is no demo model.
-        example_file: Name of a file with new rows, for the end of a run.
-    """
-
-    target: str
-    summary: str
-    label_kind: LabelKind
-    batch_sizes: tuple[int, int]
-    keys: tuple[str, ...] = ()
-    modality: Modality = "text"
-    peft_task_type: str | None = None
-    encoder_decoder: bool = False
-    generates: bool = False
-    streamable: bool = False
-    demo_model: str | None = None
-    model_hint: str = ""
-    example_file: str = "new.jsonl"
-
-    @property
-    def writes(self) -> bool:
-        """Whether its models answer in tokens of their vocabulary, without a new head."""
-        return self.label_kind in ("text", "next_token")
-
-    def resolve(self) -> Any:
-        """Import the module and return the class."""
-        return named(self.target)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoDataRow:
-    """Rows to try hftune with.
-
-    Attributes:
-        target: The function that returns them, as ``package.module:function``.
-        summary: One line for people.
-        columns: Task -> role -> column, for roles that their columns are not named after; the
-            tasks that have no new roles have an empty mapping.
-    """
-
-    target: str
-    summary: str
-    columns: Mapping[str, Mapping[str, str]]
-
-    def resolve(self) -> Any:
-        """Import the module and return the function."""
-        return named(self.target)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProblemTypeRow:
-    """A value of ``config.problem_type``: a kind of labels of whole rows.
-
-    Attributes:
-        target: Its class, as ``package.module:Class``.
-        several: Whether a row may have several labels.
-        numbers: Whether labels are numbers instead of classes.
-    """
-
-    target: str
-    several: bool = False
-    numbers: bool = False
-
-    @property
-    def one_class(self) -> bool:
-        """Whether each row has exactly one class."""
-        return not (self.several or self.numbers)
-
-    def resolve(self) -> Any:
-        """Import the module and return the class."""
-        return named(self.target)
-
-
-#: Values of ``config.problem_type``. They stand here and not with their classes in ``tasks``, since
-#: rules of the data and losses ask for their facts, too.
-PROBLEM_TYPES = {
-    SINGLE_LABEL: ProblemTypeRow(target="hftune.tasks.problem_types.single_label:SingleLabel"),
-    MULTI_LABEL: ProblemTypeRow(
-        target="hftune.tasks.problem_types.multi_label:MultiLabel", several=True
-    ),
-    REGRESSION: ProblemTypeRow(
-        target="hftune.tasks.problem_types.regression:Regression", numbers=True
-    ),
-}
-
-
-#: Places that show a metric: the lines during training, the end of a run, the model card, and the
-#: curves of shares.
-MetricPlace = Literal["progress", "summary", "card", "curves"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricRow:
-    """A figure of an evaluation.
-
-    Attributes:
-        higher_is_better: Whether a higher value is the better one.
-        shown: Places that show it.
-    """
-
-    higher_is_better: bool = True
-    shown: tuple[MetricPlace, ...] = ()
 
 
 def named(place: str) -> Any:

@@ -3,7 +3,7 @@
 
 from typing import Literal
 
-from hftune.core.registry import DemoDataRow
+from hftune.core.task_rows import DemoDataRow
 
 DEMO_DATA = {
     "demo:docstrings": DemoDataRow(

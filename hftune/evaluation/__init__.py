@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics as functions, and the table of their names."""
 
-from hftune.core.registry import MetricPlace, MetricRow
+from hftune.core.task_rows import MetricPlace, MetricRow
 
 EVERYWHERE: tuple[MetricPlace, ...] = ("progress", "summary", "card")
 

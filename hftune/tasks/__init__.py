@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks by name: columns, model class, preprocessing, collator, metrics and predictions."""
 
-from hftune.core.registry import TaskRow
+from hftune.core.task_rows import TaskRow
 
 TASKS = {
     "text-classification": TaskRow(

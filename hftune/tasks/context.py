@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hftune.core.registry import TaskRow
+from hftune.core.task_rows import TaskRow
 from hftune.tasks import task_row
 
 CPU = torch.device("cpu")

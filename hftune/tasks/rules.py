@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules of tasks and problem types that name the tasks or types they hold for."""
 
-from hftune.core.registry import PROBLEM_TYPES, ProblemTypeRow
 from hftune.core.rules import RecipeView, Rule
+from hftune.core.task_rows import PROBLEM_TYPES, ProblemTypeRow
 from hftune.data.section import DataSection
 from hftune.models.section import ModelSection
 from hftune.tasks import TASKS

@@ -3,7 +3,7 @@
 
 import pytest
 
-from hftune.core.registry import PROBLEM_TYPES
+from hftune.core.task_rows import PROBLEM_TYPES
 from hftune.evaluation import METRICS, shown_metrics
 from hftune.evaluation.generation_metrics import GENERATION_METRICS
 from hftune.tasks import TASKS

@@ -3,8 +3,9 @@
 
 from typing import Any
 
-from hftune.core.registry import PROBLEM_TYPES, SINGLE_LABEL
+from hftune.core.registry import SINGLE_LABEL
 from hftune.core.rules import RecipeView, Rule, training
+from hftune.core.task_rows import PROBLEM_TYPES
 from hftune.data.section import DataSection
 from hftune.models.section import ModelSection
 
