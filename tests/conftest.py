@@ -49,6 +49,20 @@ def _single_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _blank_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Write pictures empty unless the test is marked ``draws``: a third of a short training."""
+    from matplotlib.figure import Figure
+
+    def save_blank(figure: Figure, path: Path, **options: Any) -> None:
+        Path(path).write_bytes(b"blank")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("draws") is None:
+            patch.setattr(Figure, "savefig", save_blank)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer BERT without a classification head, without dropout."""

@@ -13,6 +13,8 @@ from hftune import HftuneError, Recipe, Run
 from hftune.methods import method_row
 from tests.stop_at import StopAt
 
+pytestmark = pytest.mark.draws  # as a user's run
+
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 FITTED = [path for path in RECIPES if method_row(Recipe.load(path).method.name).fitted]

@@ -16,6 +16,8 @@ import torch
 import hftune
 from hftune import HftuneError, Recipe, cli
 
+pytestmark = pytest.mark.draws
+
 FILES = ["attention.html", "attention.json", "attention.png", "attention.svg"]
 QUICK = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
 

@@ -138,6 +138,7 @@ def test_demo_models_and_one_kind_alone(kinds: dict[str, list[Entry]]) -> None:
     assert list_("tasks") == {"tasks": kinds["tasks"]}
 
 
+@pytest.mark.draws
 def test_schedules_are_drawn(tmp_path: Path) -> None:
     plot_schedules(tmp_path / "schedules.svg")
     drawn = (tmp_path / "schedules.svg").read_text()
@@ -148,6 +149,7 @@ def test_schedules_are_drawn(tmp_path: Path) -> None:
         plot_schedules(tmp_path / "absent" / "schedules.png")
 
 
+@pytest.mark.draws
 def test_pacings_are_drawn(tmp_path: Path) -> None:
     plot_pacings(tmp_path / "pacings.svg")
     drawn = (tmp_path / "pacings.svg").read_text()

@@ -19,6 +19,7 @@ from hftune.training.build import build_model
 from hftune.training.plan.prepare import prepare
 
 
+@pytest.mark.draws
 def test_nothing_is_left_behind(
     make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def assert_same_bits(first: Run, second: Run) -> None:
         assert torch.equal(value, right[name]), name
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("task", TASKS)
 def test_the_run_folder_tells_the_whole_story(
     task: str, make_recipe: Callable[..., Recipe]

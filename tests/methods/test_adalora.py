@@ -35,6 +35,7 @@ def log(run: Run) -> dict[int, int]:
     return {line["step"]: line["rank_budget"] for line in lines if "rank_budget" in line}
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize(("interval", "tfinal"), [(8, 0), (1, 0.5)])
 def test_the_budget_falls_and_is_met(
     interval: int, tfinal: float, make_recipe: Callable[..., Recipe]

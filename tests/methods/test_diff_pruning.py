@@ -44,6 +44,7 @@ class Watch(TrainerCallback):
         self.masks.append([d.kept.clone() for d in tuner.differences()])
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_ends_with_the_exact_budget(
     task: str, make_recipe: Callable[..., Recipe]

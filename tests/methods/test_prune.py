@@ -300,6 +300,7 @@ CUBIC = {"sparsity": 0.8, "schedule": "cubic", "begin_step": 2, "end_step": 6, "
 PRUNABLE = 2 * (4 * 32 * 32 + 2 * 32 * 64)
 
 
+@pytest.mark.draws
 def test_zeros_stay_zeros_and_rise_with_the_schedule(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

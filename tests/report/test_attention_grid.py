@@ -10,6 +10,8 @@ from matplotlib.image import imread
 
 from hftune.report.attention_grid import ABOVE, DPI, LEFT, RAMP, draw_attention_grid
 
+pytestmark = pytest.mark.draws
+
 
 def random_weights(*shape: int) -> np.ndarray:
     scores = np.random.default_rng(0).normal(size=shape, scale=2)

@@ -91,6 +91,7 @@ def test_nothing_is_said_without_grounds(norms: dict[int, list[float]], tmp_path
     assert verdict(norms) is None
 
 
+@pytest.mark.draws
 def test_a_run_draws_it_and_says_what_is_wrong(
     make_recipe: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,

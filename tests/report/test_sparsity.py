@@ -10,6 +10,8 @@ from torch import nn
 
 from hftune.report.sparsity import sparsity_figures, write_sparsity
 
+pytestmark = pytest.mark.draws
+
 PRUNED = {
     "bert.encoder.layer.0.attention.self.query.weight": {"weights": 16, "pruned": 4},
     "bert.encoder.layer.0.output.dense.weight": {"weights": 32, "pruned": 20},

@@ -11,6 +11,8 @@ from matplotlib.image import imread
 
 from hftune.report.training_curves import draw_curves
 
+pytestmark = pytest.mark.draws
+
 LOG: list[dict[str, Any]] = [
     {"step": 5, "loss": 1.0, "learning_rate": 1e-3},
     {"step": 10, "loss": 0.5, "learning_rate": 5e-4},

@@ -55,6 +55,7 @@ def test_both_losses_are_plain_and_of_the_same_weights(make_recipe: Make) -> Non
     assert run.metrics["eval_gap"] == pytest.approx(unseen - seen, abs=1e-5)
 
 
+@pytest.mark.draws
 def test_as_many_rows_are_drawn_as_validate_and_the_same_each_time(
     make_recipe: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
