@@ -17,6 +17,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 import torch
 
+from tests.warm_python import WarmPython
+
 if TYPE_CHECKING:
     from hftune import Recipe
 
@@ -61,6 +63,13 @@ def _blank_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.node.get_closest_marker("draws") is None:
             patch.setattr(Figure, "savefig", save_blank)
         yield
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """Start processes that have torch already."""
+    with WarmPython() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.hub.hub_server import READ_TOKEN, TOKEN, HubServer
+from tests.warm_python import WarmPython
 
 pytestmark = pytest.mark.slow  # real processes throughout
 
@@ -47,32 +48,39 @@ FILES = {
 }  # fmt: skip
 
 
+class Hub(HubServer):
+    """A Hub, and what runs the commands that talk to it."""
+
+    python: WarmPython
+
+
 @pytest.fixture(scope="module")
-def hub(tiny_encoder: Path, labelled_file: Path) -> Iterator[HubServer]:
-    with HubServer() as server:
+def hub(tiny_encoder: Path, labelled_file: Path, warm_python: WarmPython) -> Iterator[Hub]:
+    with Hub() as server:
+        server.python = warm_python
         server.add_folder("me/tiny", tiny_encoder)
         server.add("datasets/me/rows", {"train.jsonl": labelled_file.read_bytes()})
         yield server
 
 
 @pytest.fixture(autouse=True)
-def _forget(hub: HubServer) -> None:
+def _forget(hub: Hub) -> None:
     hub.forget()
 
 
 def run(
-    hub: HubServer, home: Path, *command: str, token: str | None = TOKEN
+    hub: Hub, home: Path, *command: str, token: str | None = TOKEN, cold: bool = False
 ) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own; a ``cold`` one imports everything itself."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **hub.environment(home, token)}
+    if not cold:
+        return hub.python.run(*command, env=variables)
     return subprocess.run(
-        [sys.executable, *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **hub.environment(home, token)},
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, *command], env=variables, capture_output=True, text=True, check=False
     )
 
 
-def hftune(hub: HubServer, home: Path, *arguments: Any, code: int = 0, **options: Any) -> str:
+def hftune(hub: Hub, home: Path, *arguments: Any, code: int = 0, **options: Any) -> str:
     done = run(hub, home, "-m", "hftune", *map(str, arguments), **options)
     assert done.returncode == code, done.stderr
     assert TOKEN not in done.stderr
@@ -81,7 +89,7 @@ def hftune(hub: HubServer, home: Path, *arguments: Any, code: int = 0, **options
     return done.stderr
 
 
-def pull(hub: HubServer, home: Path, imports: str, loading: str) -> Tensor:
+def pull(hub: Hub, home: Path, imports: str, loading: str) -> Tensor:
     program = PULL.format(imports=imports, loading=loading, output=str(home) + ".safetensors")
     done = run(hub, home, "-c", program)
     assert done.returncode == 0, done.stderr
@@ -93,16 +101,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def trained(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def trained(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run with base model and data from the Hub, which pushed itself there."""
     folder = tmp_path_factory.mktemp("hub") / "run"
     recipe = ADAPTER.format(model="me/tiny", data="me/rows", output=folder, more=PUSH)
     (folder.parent / "recipe.yaml").write_text(recipe)
-    said = hftune(hub, folder.parent / "home", "train", folder.parent / "recipe.yaml")
+    said = hftune(hub, folder.parent / "home", "train", folder.parent / "recipe.yaml", cold=True)
     return folder, said
 
 
-def test_push_at_the_end_of_training(hub: HubServer, trained: tuple[Path, str]) -> None:
+def test_push_at_the_end_of_training(hub: Hub, trained: tuple[Path, str]) -> None:
     folder, said = trained
     assert said.index("will be pushed to me/lora (private, new)") < said.index("run folder:")
     assert "a fresh process gives the run's logits" in said
@@ -124,7 +132,7 @@ def test_push_at_the_end_of_training(hub: HubServer, trained: tuple[Path, str]) 
 
 
 def test_pulled_by_id_it_gives_the_same_logits(
-    hub: HubServer, trained: tuple[Path, str], tiny_encoder: Path, tmp_path: Path
+    hub: Hub, trained: tuple[Path, str], tiny_encoder: Path, tmp_path: Path
 ) -> None:
     base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
     model = PeftModel.from_pretrained(base, str(trained[0] / "model")).eval()
@@ -139,9 +147,7 @@ def test_pulled_by_id_it_gives_the_same_logits(
     torch.testing.assert_close(logits, expected)
 
 
-def test_pulled_recipe_runs_again(
-    hub: HubServer, trained: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_pulled_recipe_runs_again(hub: Hub, trained: tuple[Path, str], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_bytes(hub.files("me/lora")["recipe.yaml"])
     said = hftune(
         hub, tmp_path / "home", "check", tmp_path / "recipe.yaml"
@@ -150,7 +156,7 @@ def test_pulled_recipe_runs_again(
     assert "pushed" not in said
 
 
-def test_dry_run_and_second_push(hub: HubServer, trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_dry_run_and_second_push(hub: Hub, trained: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = trained
     before = contents(folder)
     said = hftune(hub, tmp_path / "home", "push", folder, "--repo", "me/lora", "--dry-run")
@@ -179,7 +185,7 @@ def test_dry_run_and_second_push(hub: HubServer, trained: tuple[Path, str], tmp_
 
 
 def test_permission_is_asked_before_training(
-    hub: HubServer, labelled_file: Path, tiny_encoder: Path, tmp_path: Path
+    hub: Hub, labelled_file: Path, tiny_encoder: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     values = {"data": labelled_file, "output": tmp_path / "run"}
@@ -194,7 +200,7 @@ def test_permission_is_asked_before_training(
 
 
 def test_local_adapter_names_its_base(
-    hub: HubServer, labelled_file: Path, tiny_encoder: Path, tiny_decoder: Path, tmp_path: Path
+    hub: Hub, labelled_file: Path, tiny_encoder: Path, tiny_decoder: Path, tmp_path: Path
 ) -> None:
     """--base is believed only after the model on the Hub gave the run's logits."""
     weights = load_file(tiny_encoder / "model.safetensors")
@@ -223,7 +229,7 @@ def test_local_adapter_names_its_base(
 
 
 def test_failed_push_leaves_a_finished_run(
-    hub: HubServer, chat_file: Path, tiny_decoder: Path, tmp_path: Path
+    hub: Hub, chat_file: Path, tiny_decoder: Path, tmp_path: Path
 ) -> None:
     """A whole model on two processes; the local base needs no id, and rank 0 alone pushes."""
     more = ", push_to_hub: true, hub_model_id: me/whole, hub_private_repo: false"
