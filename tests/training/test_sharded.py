@@ -43,8 +43,6 @@ JOBS: dict[str, dict[str, Any]] = {
         "method": "lora",
         "training": {**BEST, "optim": "adamw_torch_fused", "learning_rate": 1e-3},
     },
-}
-SLOW_JOBS: dict[str, dict[str, Any]] = {
     "full, language model": {"task": GENERATION, "method": "full", "training": SGD},
     "lora, classifier": {"task": CLASSIFICATION, "method": "lora", "training": SGD},
     "best full": {"task": CLASSIFICATION, "method": "full", "training": {**BEST, **SGD}},
@@ -189,41 +187,39 @@ def check_equal(sharded: Path, whole: Path) -> None:
     torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=0)
 
 
-def check_all(
-    jobs: dict[str, dict[str, Any]],
-    inputs: dict[str, tuple[Path, Path]],
-    tied: Path,
-    folder: Path,
-) -> None:
-    recipes = {name: recipe(job, inputs, tied, folder / "two" / name) for name, job in jobs.items()}
-    train_sharded([{"recipe": item} for item in recipes.values()], folder)
-    for name, job in jobs.items():
-        alone = recipe(job, inputs, tied, folder / "one" / name)
-        alone["training"]["gradient_accumulation_steps"] = 2
-        hftune.train(Recipe(**alone))
-        check_equal(folder / "two" / name, folder / "one" / name)
-
-
 def test_what_a_row_claims_is_compared() -> None:
-    jobs = {**JOBS, **SLOW_JOBS}.values()
     methods = {job["method"] if isinstance(job["method"], str) else job["method"]["name"]
-               for job in jobs}  # fmt: skip
+               for job in JOBS.values()}  # fmt: skip
     assert methods == {name for name, row in ROWS.items() if row.sharded}
 
 
-@pytest.mark.slow
-def test_sharded_runs_equal_whole_ones(
-    inputs: dict[str, tuple[Path, Path]], tied: Path, tmp_path: Path
-) -> None:
-    """The step, clipping, evaluation, the best checkpoint, and the model that is left behind."""
-    check_all(JOBS, inputs, tied, tmp_path)
-    environment = json.loads((tmp_path / "two" / "full" / "environment.json").read_text())
+def interrupted(method: str, optimizer: dict[str, Any]) -> dict[str, Any]:
+    """Return a job with checkpoints, for a run that stops between them and goes on."""
+    saving = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
+    return {"task": GENERATION, "method": method, "training": {**optimizer, **saving}}
+
+
+def check_environment(folder: Path) -> None:
+    """Look at what a sharded run says of its launch."""
+    environment = json.loads((folder / "environment.json").read_text())
     assert environment["processes"] == 2
     assert environment["distribution"]["type"] == "FSDP2"
     assert environment["distribution"]["layers"] == ["BertLayer"]
     assert environment["distribution"]["state_dict_type"] == "FULL_STATE_DICT"
-    first = (tmp_path / "two" / "full" / "recipe.yaml").read_text().splitlines()[0]
+    first = (folder / "recipe.yaml").read_text().splitlines()[0]
     assert first == "# in force: FSDP2, 2 processes, mixed precision no"
+
+
+def check_resumed(straight: Path, stopped: Path) -> None:
+    """Compare the bits of two runs, of which one stopped; without sharding it does not go on."""
+    one, two = (
+        load_file(next((path / "model").glob("*.safetensors"))) for path in (straight, stopped)
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys())
+    unsharded = Recipe.load(stopped / "recipe.yaml")
+    (stopped / "model").rename(stopped / "taken away")
+    with pytest.raises(HftuneError, match="the checkpoints are of a run with FSDP2"):
+        hftune.train(unsharded, resume=True)
 
 
 @pytest.mark.slow
@@ -231,43 +227,29 @@ def test_sharded_runs_equal_whole_ones(
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # ln_tuning on RMSNorm
 @pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension:UserWarning")  # boft
 @pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor to 1:UserWarning")  # likewise
-def test_every_sharded_method_equals_a_whole_run(
+def test_sharded_runs_equal_whole_ones_and_resume_to_the_bit(
     inputs: dict[str, tuple[Path, Path]], tied: Path, tmp_path: Path
 ) -> None:
-    check_all(SLOW_JOBS, inputs, tied, tmp_path)
+    """The step, clipping, evaluation, the best checkpoint, and the model that is left behind.
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "optimizer"),
-    [("full", SGD), ("lora", {"optim": "adamw_torch_fused"})],
-)
-def test_a_sharded_run_resumes_to_the_bit(
-    method: str,
-    optimizer: dict[str, Any],
-    inputs: dict[str, tuple[Path, Path]],
-    tied: Path,
-    tmp_path: Path,
-) -> None:
-    job = {
-        "task": GENERATION,
-        "method": method,
-        "training": {
-            **optimizer,
-            "save_strategy": "steps",
-            "save_steps": 2,
-            "eval_strategy": "no",
-        },
+    Two processes serve all jobs, since a start costs more than most of them.
+    """
+    jobs = {
+        name: {"recipe": recipe(job, inputs, tied, tmp_path / "two" / name)}
+        for name, job in JOBS.items()
     }
-    straight = recipe(job, inputs, tied, tmp_path / "straight")
-    stopped = recipe(job, inputs, tied, tmp_path / "stopped")
-    train_sharded([{"recipe": straight}, {"recipe": stopped, "stop": 3}], tmp_path)
-    one, two = (
-        load_file(next((tmp_path / name / "model").glob("*.safetensors")))
-        for name in ("straight", "stopped")
-    )
-    assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys())
-    unsharded = Recipe.load(tmp_path / "stopped" / "recipe.yaml")
-    (tmp_path / "stopped" / "model").rename(tmp_path / "taken away")
-    with pytest.raises(HftuneError, match="the checkpoints are of a run with FSDP2"):
-        hftune.train(unsharded, resume=True)
+    for method, optimizer in (("full", SGD), ("lora", {"optim": "adamw_torch_fused"})):
+        for end, stop in (("straight", {}), ("stopped", {"stop": 3})):
+            job = interrupted(method, optimizer)
+            jobs[f"{method}, {end}"] = {
+                "recipe": recipe(job, inputs, tied, tmp_path / f"{method}, {end}"), **stop
+            }  # fmt: skip
+    train_sharded(list(jobs.values()), tmp_path)
+    check_environment(tmp_path / "two" / "full")
+    for name, job in JOBS.items():
+        alone = recipe(job, inputs, tied, tmp_path / "one" / name)
+        alone["training"]["gradient_accumulation_steps"] = 2
+        hftune.train(Recipe(**alone))
+        check_equal(tmp_path / "two" / name, tmp_path / "one" / name)
+    for method in ("full", "lora"):
+        check_resumed(tmp_path / f"{method}, straight", tmp_path / f"{method}, stopped")
