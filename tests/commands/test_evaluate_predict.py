@@ -20,7 +20,10 @@ from hftune import HftuneError, Recipe
 def test_evaluate_gives_what_training_gave(
     task: str, make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    data = make_recipe(task).data.path
+    # Equal rows tie, and rounding in batches of another shape orders ties: average precision moves.
+    given = Path(str(make_recipe(task).data.path)).read_text().splitlines()
+    data = str(tmp_path / "rows.jsonl")
+    Path(data).write_text("".join(f"{line}\n" for line in dict.fromkeys(given)))
     recipe = make_recipe(task, data={"path": data, "validation": data}, method="lora")
     run = hftune.train(recipe)
     metrics = hftune.evaluate(run.path, data, batch_size=7, output=tmp_path / "metrics.json")

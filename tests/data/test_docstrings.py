@@ -166,7 +166,6 @@ def test_real_rows_come_soon_as_in_another_process_and_then_from_the_cache(
     (cached,) = cache.iterdir()
     monkeypatch.delattr(docstrings, "collect_rows")
     assert docstring_rows() == ours
-    (cached / "rows.jsonl").write_text(json.dumps(ours[0]) + "
-")
+    (cached / "rows.jsonl").write_text(json.dumps(ours[0]) + "\n")
     with pytest.raises(NameError, match="collect_rows"):
         docstring_rows()  # damaged
