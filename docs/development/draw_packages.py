@@ -86,7 +86,8 @@ def draw(imports: Mapping[str, list[str]], picture: Path = PICTURE) -> None:
             if rows[other] == rows[name] - 1:
                 axes.annotate(
                     "", places[other], places[name],
-                    arrowprops={"arrowstyle": "->", "color": "#9aa5b1", "shrinkA": 14, "shrinkB": 14},
+                    arrowprops={"arrowstyle": "->", "color": "#9aa5b1", "shrinkA": 14,
+                                "shrinkB": 14},
                 )  # fmt: skip
     for name, (x, y) in places.items():
         axes.text(
