@@ -23,8 +23,9 @@ from hftune.evaluation.external import Metric
 from hftune.hub.model_card import model_card
 from hftune.hub.push_request import PushOrder, check_push
 from hftune.losses.loss import Loss
-from hftune.methods import TUNERS, method_row
+from hftune.methods import method_row
 from hftune.methods.probe.method import Probe
+from hftune.methods.tuners import TUNERS
 from hftune.models.save import ModelMetadata, save_model
 from hftune.recipe.recipe import Recipe
 from hftune.report.summary import print_fit, print_samples, print_summary

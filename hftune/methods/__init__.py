@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Table of methods: a row for each, those of PEFT's types in :mod:`.peft_types`."""
+"""Table of methods: a row for each.
+
+Rows of PEFT's types stand in :mod:`.peft_types`, those of tuners that hftune adds to PEFT in
+:mod:`.tuners`. A method with rules of its own keeps its row in its folder.
+"""
 
 from typing import TYPE_CHECKING, Any
 
-from hftune.core.registry import (
-    ABOVE_ZERO,
-    AT_LEAST_ONE,
-    AT_LEAST_ZERO,
-    FRACTION,
-    WITHIN,
-    MethodRow,
-)
-from hftune.methods.peft_types import PEFT_RANGES, PEFT_TYPES, adapter
+from hftune.core.registry import MethodRow
+from hftune.methods.freeze.row import FREEZE
+from hftune.methods.peft_row import adapter
+from hftune.methods.peft_types import PEFT_TYPES
+from hftune.methods.probe.row import PROBE
+from hftune.methods.qlora.row import QLORA
+from hftune.methods.relora.row import RELORA
+from hftune.methods.tuners import TUNERS
 
 if TYPE_CHECKING:
     from hftune.methods.method import Method
@@ -35,20 +38,7 @@ METHODS = {
         learning_rate=1e-3,
         sharded=True,
     ),
-    "freeze": MethodRow(
-        target="hftune.methods.freeze:Freeze",
-        options="hftune.methods.freeze:FreezeConfig",
-        summary="Every weight but frozen layers, embeddings or modules; gradual unfreezing.",
-        learning_rate=5e-5,
-        learning_rate_writing=2e-5,
-        ranges={
-            "head_only_rate": ABOVE_ZERO,
-            "head_only_steps": AT_LEAST_ZERO,
-            "unfreeze_every": ABOVE_ZERO,
-        },
-        frozen_bottom=True,
-        recompute_tested=True,
-    ),
+    "freeze": FREEZE,
     "bitfit": MethodRow(
         target="hftune.methods.bitfit:BitFit",
         summary="The biases train, and a classification head.",
@@ -57,34 +47,7 @@ METHODS = {
         frozen_bottom=True,
         recompute_tested=True,
     ),
-    "qlora": MethodRow(
-        target="hftune.methods.qlora:QLora",
-        options="peft:LoraConfig",
-        summary="LoRA on a base in 4-bit NormalFloat, with the defaults of the paper.",
-        saves="adapter",
-        trains="adapter",
-        learning_rate=2e-4,
-        defaults={
-            "r": 64,
-            "lora_alpha": 16,
-            "lora_dropout": 0.1,
-            "target_modules": "all-linear",
-        },
-        training_defaults={
-            "lr_scheduler_type": "constant_with_warmup",
-            "warmup_steps": 0.03,
-            "max_grad_norm": 0.3,
-        },
-        quantization={
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_use_double_quant": True,
-        },
-        device_defaults="hftune.methods.qlora:device_defaults",
-        ranges=PEFT_RANGES,
-        has_lora_pairs=True,
-        recompute_tested=True,
-    ),
+    "qlora": QLORA,
     "prune": MethodRow(
         target="hftune.methods.prune:Prune",
         options="hftune.methods.prune:PruneConfig",
@@ -94,61 +57,8 @@ METHODS = {
         sets_weights=True,
         settles_late=True,
     ),
-    "relora": MethodRow(
-        target="hftune.methods.relora:ReLora",
-        options="hftune.methods.relora:ReLoraConfig",
-        summary="Low-rank updates, merged again and again: their sum has a high rank.",
-        trains="adapter",
-        defaults={"target_modules": "all-linear"},
-        ranges={
-            **PEFT_RANGES,
-            "merge_every": ABOVE_ZERO,
-            "reset_ratio": {**AT_LEAST_ZERO, "maximum": 1},
-            "rewarm_steps": AT_LEAST_ZERO,
-            "warm_start_steps": AT_LEAST_ZERO,
-        },
-        sets_weights=True,
-        recompute_tested=True,
-        rewrites_base=True,
-        restarts=True,
-    ),
-    "probe": MethodRow(
-        target="hftune.methods.probe.method:Probe",
-        options="hftune.methods.probe.method:ProbeConfig",
-        summary="A classical classifier is fitted on the features of the frozen trunk.",
-        labels=("class",),
-        saves="classifier",
-        trains="features",
-        ranges={"cv": {"minimum": 2}},
-        no_merge="is no part of the network",
-        no_images="pools the tokens of a text",
-    ),
-}
-
-#: Tuners that hftune adds to PEFT; importing the package of the options tells PEFT of one.
-TUNERS = {
-    "bottleneck": adapter(
-        "Small networks after, or beside, the sublayers (Houlsby, Pfeiffer, parallel).",
-        options="hftune.methods.bottleneck:BottleneckConfig",
-        ranges={"dropout": FRACTION, "reduction_factor": AT_LEAST_ONE},
-        no_merge="has an activation between its two matrices",
-        sharded=True,
-    ),
-    "diff_pruning": adapter(
-        "A difference to every weight, of which half a percent stays.",
-        "hftune.methods.diff_pruning.method:DiffPruning",
-        options="hftune.methods.diff_pruning:DiffPruningConfig",
-        ranges={
-            "target_sparsity": WITHIN,
-            "projection_ratio": {**ABOVE_ZERO, "maximum": 1},
-            "penalty_weight": AT_LEAST_ZERO,
-            "gate_lr_ratio": ABOVE_ZERO,
-            "finishing_lr_ratio": ABOVE_ZERO,
-        },
-        sets_weights=True,
-        settles_late=True,
-        draws=True,
-    ),
+    "relora": RELORA,
+    "probe": PROBE,
 }
 
 #: A PEFT type that is newer than the table.

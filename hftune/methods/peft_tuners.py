@@ -17,7 +17,7 @@ from peft.mapping import (
 )
 from peft.tuners.tuners_utils import BaseTuner
 
-from hftune.methods import TUNERS
+from hftune.methods.tuners import TUNERS
 
 
 class OwnPeftType(StrEnum):

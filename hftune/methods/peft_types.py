@@ -1,23 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each PEFT type trains, in one line, and what it cannot do. The names say little."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from hftune.core.registry import (
-    ABOVE_ZERO,
-    AT_LEAST_ONE,
-    AT_LEAST_ZERO,
-    FRACTION,
-    WITHIN,
-    MethodRow,
-    Schema,
-)
-
-PROMPT_LEARNING = "hftune.methods.prompt_learning:PromptLearning"
-PROMPTS = "trains what stands before a row's tokens, and no weight of the base"
-TOKENS = "puts virtual tokens among those of a text"
-
+from hftune.core.rules import Rule, option
+from hftune.methods.adalora.row import ADALORA
+from hftune.methods.peft_row import LORA_RULES, PROMPTS, adapter
+from hftune.methods.prompt_learning.row import P_TUNING, PREFIX_TUNING, PROMPT_TUNING
 
 #: PEFT types that need more than a config -> what it is.
 NOT_FROM_A_RECIPE = {
@@ -28,63 +15,10 @@ NOT_FROM_A_RECIPE = {
     "shadow": "it needs a shadow model beside the base",
     "xlora": "it mixes adapters that were trained before",
 }
-#: Optimizer steps, or below 1 a share of the run; the class itself has whole numbers alone.
-STEPS: Schema = {"type": "number", "minimum": 0}
-#: Ranges of options that many of PEFT's classes have.
-PEFT_RANGES: dict[str, Schema] = {
-    "r": AT_LEAST_ONE,
-    "alpha": ABOVE_ZERO,
-    "lora_alpha": ABOVE_ZERO,
-    "lora_dropout": FRACTION,
-}
-
-
-VIRTUAL_TOKENS = {"num_virtual_tokens": 20}
-VIRTUAL_TOKEN_RANGES: dict[str, Schema] = {"num_virtual_tokens": AT_LEAST_ONE}
-
-
-def one_of(*names: str) -> Schema:
-    """Return a schema in place of the class's own, which would take any text beside the names."""
-    return {"anyOf": [{"enum": list(names), "type": "string"}]}
-
-
-def adapter(
-    summary: str,
-    target: str = "hftune.methods.peft:Peft",
-    ranges: Mapping[str, Schema] | None = None,
-    **facts: Any,
-) -> MethodRow:
-    """Return the row of a PEFT type: an adapter beside its base."""
-    return MethodRow(
-        target=target,
-        summary=summary,
-        saves="adapter",
-        trains="adapter",
-        ranges={**PEFT_RANGES, **(ranges or {})},
-        **facts,
-    )
-
 
 #: PEFT type -> row. Types that a recipe cannot ask for are not among them.
 PEFT_TYPES = {
-    "adalora": adapter(
-        "Low-rank updates whose ranks are moved between layers.",
-        "hftune.methods.adalora:AdaLora",
-        ranges={
-            "target_r": AT_LEAST_ONE,
-            "init_r": AT_LEAST_ONE,
-            "tinit": STEPS,
-            "tfinal": STEPS,
-            "deltaT": AT_LEAST_ONE,
-            "beta1": WITHIN,
-            "beta2": WITHIN,
-            "orth_reg_weight": AT_LEAST_ZERO,
-        },
-        defaults={"init_r": 12, "target_r": 8, "tinit": 0.1, "tfinal": 0.5},
-        sets_weights=True,
-        settles_late=True,
-        changes_shape=True,
-    ),
+    "adalora": ADALORA,
     "adamss": adapter("Subspaces of the weights, found by clustering."),
     "adaption_prompt": adapter(
         "Prompts inside the attention of the top layers (LLaMA-Adapter).",
@@ -134,6 +68,7 @@ PEFT_TYPES = {
         "Low-rank updates.",
         default=True,
         defaults={"target_modules": "all-linear"},
+        rules=LORA_RULES,
         starter_options=(
             ("r", 16, "rank: more learns more, in more memory; 8 to 32 rarely differ"),
             ("lora_alpha", 32, "the update is scaled by lora_alpha / r"),
@@ -146,52 +81,23 @@ PEFT_TYPES = {
     "oft": adapter("Orthogonal rotations of blocks.", sharded=True),
     "osf": adapter(
         "The directions of the small singular values.",
+        rules=(
+            Rule(
+                "method",
+                "osf takes every linear layer, the head of a tagger too; name "
+                "method.target_modules",
+                lambda s: (
+                    s.task_row.label_kind == "token"
+                    and option(s, "target_modules") in (None, "all-linear")
+                ),
+            ),
+        ),
         no_unmerge="keeps no copy of the weights that it was merged into",
     ),
-    "p_tuning": adapter(
-        "Virtual tokens out of a small network.",
-        PROMPT_LEARNING,
-        ranges={
-            **VIRTUAL_TOKEN_RANGES,
-            "encoder_reparameterization_type": one_of("MLP", "LSTM"),
-            "encoder_hidden_size": AT_LEAST_ONE,
-            "encoder_num_layers": AT_LEAST_ONE,
-            "encoder_dropout": FRACTION,
-        },
-        defaults=VIRTUAL_TOKENS,
-        learning_rate=1e-2,
-        virtual_tokens="input",
-        starts_at_base=False,
-        no_merge=PROMPTS,
-        no_images=TOKENS,
-    ),
+    "p_tuning": P_TUNING,
     "peanut": adapter("An update that a small network computes from the weight."),
-    "prefix_tuning": adapter(
-        "Virtual keys and values in every layer.",
-        PROMPT_LEARNING,
-        ranges={**VIRTUAL_TOKEN_RANGES, "encoder_hidden_size": AT_LEAST_ONE},
-        defaults=VIRTUAL_TOKENS,
-        learning_rate=1e-2,
-        virtual_tokens="cache",
-        starts_at_base=False,
-        no_merge=PROMPTS,
-        no_images=TOKENS,
-        no_checkpointing="hands its prefix over as past keys, which checkpointing drops",
-    ),
-    "prompt_tuning": adapter(
-        "Virtual tokens in front of the row.",
-        PROMPT_LEARNING,
-        ranges={
-            **VIRTUAL_TOKEN_RANGES,
-            "prompt_tuning_init": one_of("TEXT", "SAMPLE_VOCAB", "RANDOM"),
-        },
-        defaults=VIRTUAL_TOKENS,
-        learning_rate=3e-2,
-        virtual_tokens="input",
-        starts_at_base=False,
-        no_merge=PROMPTS,
-        no_images=TOKENS,
-    ),
+    "prefix_tuning": PREFIX_TUNING,
+    "prompt_tuning": PROMPT_TUNING,
     "psoft": adapter("An orthogonal map inside the leading subspace."),
     "pvera": adapter("VeRA's vectors with a distribution.", draws=True),
     "randlora": adapter("Scalings of a sum of fixed random low-rank matrices."),

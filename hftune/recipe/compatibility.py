@@ -17,9 +17,9 @@ from hftune.evaluation.rules import EVALUATION_RULES
 from hftune.initialization.rules import INITIALIZATION_RULES
 from hftune.losses import LOSSES
 from hftune.losses.rules import LOSS_RULES
-from hftune.methods import METHODS, ROWS, TUNERS, method_row
-from hftune.methods.probe.rules import NO_TRAINER, PROBE_RULES, training_without_trainer
+from hftune.methods import METHODS, ROWS, method_row
 from hftune.methods.rules import METHOD_RULES
+from hftune.methods.tuners import TUNERS
 from hftune.models.rules import MODEL_RULES
 from hftune.optimization.optimizers import DEFAULT as DEFAULT_OPTIMIZER
 from hftune.optimization.optimizers import OPTIMIZERS
@@ -27,12 +27,20 @@ from hftune.optimization.option_rules import option_problems
 from hftune.optimization.rules import OPTIMIZATION_RULES
 from hftune.optimization.schedules import DEFAULT as DEFAULT_SCHEDULE
 from hftune.optimization.schedules import SCHEDULES
-from hftune.recipe.training_rules import TRAINING_RULES
+from hftune.recipe.training_rules import (
+    NO_TRAINER,
+    TRAINING_RULES,
+    training_without_trainer,
+)
 from hftune.recipe.yaml_source import KeyPath, Source
 from hftune.regularization.rules import REGULARIZATION_RULES
 from hftune.tasks import TASKS, option_tasks
 from hftune.tasks.rules import TASK_RULES
 
+#: Rules about options of one technique, which stand in its row.
+OWN_RULES = tuple(
+    {(rule.key, rule.says): rule for row in ROWS.values() for rule in row.rules}.values()
+)
 RULES = (
     *TASK_RULES,
     *DATA_RULES,
@@ -40,7 +48,6 @@ RULES = (
     *BATCH_RULES,
     *MODEL_RULES,
     *METHOD_RULES,
-    *PROBE_RULES,
     *LOSS_RULES,
     *DISTILLATION_RULES,
     *INITIALIZATION_RULES,
@@ -84,7 +91,7 @@ def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     for key, tasks in option_tasks().items():
         if view.task not in tasks and _given(sections, key) is not None:
             yield tuple(key.split(".")), f"it goes with {', '.join(tasks)} only"
-    for rule in RULES:
+    for rule in (*view.method_row.rules, *RULES):
         if rule.broken(view):
             yield tuple(rule.key.split(".")), rule.says
     for key in training_without_trainer(view):
@@ -121,7 +128,7 @@ def compatibility_page() -> str:
         lines.append(f"| `{name}` | " + " | ".join(marks) + " |")
     lines += ["", "Every other PEFT type goes with every task, but for what is said below.", ""]
     lines += ["| key | why a recipe is refused |", "|---|---|"]
-    lines += [f"| `{rule.key}` | {rule.says} |" for rule in RULES]
+    lines += [f"| `{rule.key}` | {rule.says} |" for rule in (*OWN_RULES, *RULES)]
     lines += [f"| `training` | {NO_TRAINER}, and where to push |"]
     lines += ["", "## What a method leaves, and what it cannot do", ""]
     lines += ["An adapter lies beside a base that keeps every bit.", ""]

@@ -7,7 +7,7 @@ from hftune.core.rules import RecipeView, Rule, installed, training
 from hftune.data.section import DataSection
 from hftune.methods import ROWS
 from hftune.optimization.optim_args import is_malformed
-from hftune.recipe.training_fields import PUSH_FIELDS
+from hftune.recipe.training_fields import FITTED_TRAINING, PUSH_FIELDS
 
 #: Losses of liger-kernel, which a model computes that is given its labels.
 LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
@@ -15,6 +15,15 @@ LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
 DEFAULT_SAVE_STEPS = 500
 #: Methods that decide late in the run which weights stay.
 SETTLE_LATE = [name for name, row in ROWS.items() if row.settles_late]
+FITTED = ", ".join(name for name, row in ROWS.items() if row.fitted)
+NO_TRAINER = f"no Trainer runs for a {FITTED}, which reads {', '.join(FITTED_TRAINING)} alone"
+
+
+def training_without_trainer(view: RecipeView) -> list[str]:
+    """Return the keys of ``training`` that are not read because no Trainer runs."""
+    if not view.method_row.fitted:
+        return []
+    return sorted(view.training.keys() - {*FITTED_TRAINING, *PUSH_FIELDS})
 
 
 def _saves_otherwise(view: RecipeView) -> bool:

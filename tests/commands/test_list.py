@@ -20,9 +20,10 @@ from hftune.commands.list import (
     plot_pacings,
     plot_schedules,
 )
-from hftune.methods import METHODS, TUNERS
+from hftune.methods import METHODS
 from hftune.methods.peft import peft_configs
 from hftune.methods.peft_types import NOT_FROM_A_RECIPE, PEFT_TYPES
+from hftune.methods.tuners import TUNERS
 from hftune.models.demo_models import DEMO_MODELS
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.schedules import SCHEDULES

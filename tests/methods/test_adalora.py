@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 import hftune
 from hftune import HftuneError, Recipe, RecipeError, Run
-from hftune.methods.adalora import phases
+from hftune.methods.adalora.method import phases
 from hftune.training.build import build_model, build_trainer
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.plan.prepare import prepare

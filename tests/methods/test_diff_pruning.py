@@ -19,10 +19,10 @@ from transformers import TrainerCallback
 
 import hftune
 from hftune import HftuneError, Recipe, RecipeError
-from hftune.methods import TUNERS
 from hftune.methods.diff_pruning.gates import num_kept
 from hftune.methods.diff_pruning.method import projection_step
 from hftune.methods.peft import peft_configs
+from hftune.methods.tuners import TUNERS
 from hftune.training.build import build_model, build_trainer
 from hftune.training.plan.prepare import prepare
 

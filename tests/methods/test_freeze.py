@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 import hftune
 from hftune import HftuneError, Recipe, Run
-from hftune.methods.freeze import Freeze, FreezeConfig, trained_layers
-from hftune.methods.unfreezing import Phases, Unfreezing
+from hftune.methods.freeze.method import Freeze, FreezeConfig, trained_layers
+from hftune.methods.freeze.unfreezing import Phases, Unfreezing
 from hftune.tasks.context import RunContext
 from hftune.training.build import build_model, build_trainer
 from hftune.training.checkpoints import latest_checkpoint

@@ -12,9 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hftune import HftuneError, Recipe
 from hftune.commands.train import model_facts
-from hftune.methods import ROWS, TUNERS
+from hftune.methods import ROWS
 from hftune.methods.peft import Peft, peft_configs
 from hftune.methods.peft_types import NOT_FROM_A_RECIPE
+from hftune.methods.tuners import TUNERS
 from hftune.models.load import load_finetuned
 from hftune.models.save import save_model
 from hftune.tasks import task_row

@@ -13,9 +13,9 @@ from peft.mapping import (
 )
 from peft.tuners.lora import LoraConfig, LoraModel
 
-from hftune.methods import TUNERS
 from hftune.methods.bottleneck import BottleneckConfig, BottleneckModel
 from hftune.methods.peft_tuners import OwnPeftType, register, register_tuners
+from hftune.methods.tuners import TUNERS
 
 
 def test_every_tuner_is_in_every_table_under_its_text() -> None:

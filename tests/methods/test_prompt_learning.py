@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import hftune
 from hftune import HftuneError, Recipe, RecipeError, Run
-from hftune.methods.prompt_learning import PromptLearning
+from hftune.methods.prompt_learning.method import PromptLearning
 from hftune.training.build import build_model, parameter_counts
 from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt

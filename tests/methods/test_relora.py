@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hftune
 from hftune import HftuneError, Recipe, Run
-from hftune.methods.relora import Cycles, Restarts, lora_layers, reset_state, restart
+from hftune.methods.relora.method import Cycles, Restarts, lora_layers, reset_state, restart
 from hftune.training.checkpoints import latest_checkpoint
 from tests.stop_at import StopAt
 

@@ -22,7 +22,7 @@ from hftune.hub.model_card import loading_code
 from hftune.hub.reload_check import check_round_trip
 from hftune.hub.staging import stage
 from hftune.methods.probe import features
-from hftune.methods.probe import rules as probe_rules
+from hftune.methods.probe import row as probe_row
 from hftune.methods.probe.fit import Embedder, prepare_fit
 from hftune.methods.probe.saved_probe import ProbedModel
 from hftune.models.pooling import pooled
@@ -341,7 +341,7 @@ def test_a_recipe_that_says_what_has_no_effect_is_refused(
 def test_a_missing_extra_is_named(
     package: str, probe: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_rules, "installed", lambda name: name != package)
+    monkeypatch.setattr(probe_row, "installed", lambda name: name != package)
     with pytest.raises(HftuneError, match=r"pip install 'hftune\[probe\]'"):
         probe(method={"balance": "smote"})
 

@@ -3,7 +3,7 @@
 
 Layers are numbered from the bottom, as in Python: 0 is the lowest and -1 the top one. What the
 checkpoint lacks always trains, unless it is named among what is frozen: a frozen random layer would
-be of no use. The schedules are in :mod:`hftune.methods.unfreezing`.
+be of no use. The schedules are in :mod:`hftune.methods.freeze.unfreezing`.
 """
 
 import re
@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
+from hftune.methods.freeze.unfreezing import Phases, Unfreeze, Unfreezing
 from hftune.methods.method import Method
-from hftune.methods.unfreezing import Phases, Unfreeze, Unfreezing
 from hftune.models.module_names import (
     Pattern,
     Place,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schedules of :mod:`hftune.methods.freeze`: more and more of a model trains.
+"""The schedules of :mod:`hftune.methods.freeze.method`: more and more of a model trains.
 
 - ``unfreeze_every``: one layer more, from the top down. Howard and Ruder, "Universal Language Model
   Fine-tuning for Text Classification", 2018, arXiv:1801.06146.

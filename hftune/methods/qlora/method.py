@@ -14,7 +14,7 @@ from hftune.methods.peft import Peft
 
 
 class QLora(Peft):
-    """LoRA by another name; the row in :mod:`hftune.methods` holds the defaults.
+    """LoRA by another name; its row holds the defaults.
 
     Args:
         options: Fields of ``peft.LoraConfig``.

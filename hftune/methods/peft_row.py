@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rows of PEFT types have in common; one row a type is in :mod:`.peft_types`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hftune.core.registry import ABOVE_ZERO, AT_LEAST_ONE, FRACTION, MethodRow, Schema
+from hftune.core.rules import Rule, option
+
+PROMPTS = "trains what stands before a row's tokens, and no weight of the base"
+#: Ranges of options that many of PEFT's classes have.
+PEFT_RANGES: dict[str, Schema] = {
+    "r": AT_LEAST_ONE,
+    "alpha": ABOVE_ZERO,
+    "lora_alpha": ABOVE_ZERO,
+    "lora_dropout": FRACTION,
+}
+#: Rules about options of ``peft.LoraConfig``.
+LORA_RULES = (
+    Rule(
+        "method.init_lora_weights",
+        "eva, corda and loftq compute their start from data or a second model; use the Python API",
+        lambda s: option(s, "init_lora_weights") in ("eva", "corda", "loftq"),
+    ),
+)
+
+
+def adapter(
+    summary: str,
+    target: str = "hftune.methods.peft:Peft",
+    ranges: Mapping[str, Schema] | None = None,
+    **facts: Any,
+) -> MethodRow:
+    """Return the row of a PEFT type: an adapter beside its base.
+
+    Args:
+        summary: One line for people.
+        target: The class of the method, as ``package.module:Class``.
+        ranges: Ranges of its own options.
+        facts: Further fields of the row.
+    """
+    return MethodRow(
+        target=target,
+        summary=summary,
+        saves="adapter",
+        trains="adapter",
+        ranges={**PEFT_RANGES, **(ranges or {})},
+        **facts,
+    )
+
+
+def one_of(*names: str) -> Schema:
+    """Return the schema of an option whose class would take any text beside the names."""
+    return {"anyOf": [{"enum": list(names), "type": "string"}]}

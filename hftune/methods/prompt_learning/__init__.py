@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompt tuning, P-tuning and prefix tuning: virtual tokens learn."""
