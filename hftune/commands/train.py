@@ -341,7 +341,7 @@ def model_facts(plan: Plan) -> ModelMetadata:
         base_revision=recipe.model.revision,
         method=recipe.method.name,
         label_names=options.pop("label_names"),
-        num_labels=1 if plan.task.problem_type == "regression" else None,
+        num_labels=plan.task.unnamed_outputs,
         task_options=options,
         columns=plan.parts.columns,
         max_length=plan.max_length,

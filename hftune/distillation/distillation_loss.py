@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.core.errors import HftuneError
-from hftune.core.registry import MULTI_LABEL, REGRESSION
 from hftune.core.steps import steps_of
 from hftune.distillation.divergence import (
     attention_divergence,
@@ -59,7 +58,7 @@ class Distillation(Loss):
         self.section = section
         self.teacher = teacher
         self.temperature = section.temperature or TEMPERATURE
-        self.problem_type: str | None = None
+        self.several = self.numbers = False
         self.num_classes = 0
         self.share = 1.0
         self.projections = nn.ModuleDict()
@@ -72,9 +71,9 @@ class Distillation(Loss):
         """
         super().fit(stats)
         self.task_loss.fit(stats)
-        self.problem_type = stats.problem_type
+        self.several, self.numbers = stats.several, stats.numbers
         self.num_classes = len(stats.classes)
-        if self.problem_type == REGRESSION and self.section.temperature is not None:
+        if self.numbers and self.section.temperature is not None:
             raise HftuneError("distillation.temperature: a teacher's number has none to divide")
         if self.section.top_k is not None and self.section.top_k >= self.num_classes:
             raise HftuneError(
@@ -124,7 +123,7 @@ class Distillation(Loss):
         if by_token(batch):
             return counted(targets(batch["labels"], causal=self.causal)).sum()
         rows = real_rows(batch).sum()
-        return rows * self.num_classes if self.problem_type == MULTI_LABEL else rows
+        return rows * self.num_classes if self.several else rows
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the sums of the parts, shape ``(parts,)``, and the model's outputs."""
@@ -146,10 +145,10 @@ class Distillation(Loss):
 
     def distance(self, student: Tensor, given: Answer) -> Tensor:
         """Return how far logits ``(N, C)`` are from what the teachers say, summed, ``()``."""
-        if self.problem_type == REGRESSION:
+        if self.numbers:
             assert given.logits is not None
             return (student - given.logits.mean(0)).square().sum()
-        if self.problem_type == MULTI_LABEL:
+        if self.several:
             assert given.logits is not None
             return binary_divergence(student, given.logits, self.temperature)
         top = given.top

@@ -20,6 +20,7 @@ from torch import Tensor
 from hftune.core.errors import RunError
 from hftune.hub.model_card import loading_code
 from hftune.models.save import ModelMetadata
+from hftune.tasks.problem_types import make_problem_type
 
 TOLERANCE = 1e-5
 LENGTHS = (3, 8, 13)
@@ -61,15 +62,6 @@ json.dump({"difference": largest, "tokens": tokens}, open("answer.json", "w"))
 
 #: What the comparison takes from the card's lines.
 LOGITS = "model(**batch).logits.float().cpu()"
-#: The same of a probe, whose numbers the run turns into logits.
-PROBE_LOGITS = {
-    "single_label_classification": "torch.zeros(1, probe_labels).double().index_copy(1, "
-    "torch.as_tensor(probe.classes_), torch.as_tensor(probe.predict_proba(features(**batch))))"
-    ".clamp(min=1e-12).log()",
-    "multi_label_classification": "torch.as_tensor(probe.predict_proba(features(**batch)))"
-    ".double().logit(1e-12)",
-    "regression": "torch.as_tensor(probe.predict(features(**batch)))[:, None]",
-}
 
 
 def check_round_trip(
@@ -128,8 +120,8 @@ def check_round_trip(
 def _given(metadata: ModelMetadata) -> str:
     if metadata.probe is None:
         return LOGITS
-    given = PROBE_LOGITS[metadata.task_options["problem_type"]]
-    return given.replace("probe_labels", str(len(metadata.label_names)))
+    kind = make_problem_type(metadata.task_options["problem_type"])
+    return kind.probe_logits.replace("NUM_LABELS", str(len(metadata.label_names)))
 
 
 def _base_hint(metadata: ModelMetadata) -> str:

@@ -1,7 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses by name, each with a denominator that is known before the first forward pass."""
+"""Losses by name, each with a denominator that is known before the first forward pass.
+
+A loss of one's own is written with ``from hftune.losses import Batch, Loss, aligned, forward``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from hftune.core.registry import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LossRow
+
+if TYPE_CHECKING:
+    from hftune.losses.loss import Batch, LabelStats, Loss, aligned, counted, forward, targets
+
+__all__ = [
+    "LOSSES",
+    "Batch",
+    "LabelStats",
+    "Loss",
+    "aligned",
+    "counted",
+    "forward",
+    "targets",
+]
 
 LOSSES = {
     "cross_entropy": LossRow(
@@ -72,3 +92,10 @@ LOSSES = {
         problem_types=(REGRESSION,),
     ),
 }
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the contract when it is asked for, since that imports torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("hftune.losses.loss"), name)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hftune.core.errors import HftuneError
-from hftune.core.registry import MULTI_LABEL
 from hftune.losses.bce_with_logits import PosWeight, pos_weight_tensor
 from hftune.losses.chunked_head import summed_at_labels
 from hftune.losses.class_weights import ClassWeighted
@@ -52,13 +51,12 @@ class Focal(ClassWeighted):
             HftuneError: Weights of the other kind of labels, or label smoothing, are asked for.
         """
         refuse_smoothing(stats, "cross-entropy, not with focal loss")
-        several = stats.problem_type == MULTI_LABEL
-        if several and self.class_weights is not None:
+        if stats.several and self.class_weights is not None:
             raise HftuneError(
                 "loss.class_weights: classes do not compete where a text may have several labels",
                 hint="weigh the positives: pos_weight: balanced",
             )
-        if not several and self.pos_weight is not None:
+        if not stats.several and self.pos_weight is not None:
             raise HftuneError(
                 "loss.pos_weight: it weighs the positives of texts with several labels",
                 hint="weigh the classes: class_weights: balanced",

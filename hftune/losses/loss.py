@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.core.errors import HftuneError
+from hftune.core.task_rows import PROBLEM_TYPES
 
 Batch = Mapping[str, Tensor]
 
@@ -45,6 +46,16 @@ class LabelStats:
     causal: bool = False
     listed: bool = False
     problem_type: str | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.problem_type is not None and PROBLEM_TYPES[self.problem_type].several
+
+    @property
+    def numbers(self) -> bool:
+        """Whether labels are numbers instead of classes."""
+        return self.problem_type is not None and PROBLEM_TYPES[self.problem_type].numbers
 
 
 class Loss(ABC):

@@ -5,30 +5,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hftune.core.registry import MULTI_LABEL, REGRESSION
 from hftune.losses.chunked_head import summed_at_labels
 from hftune.losses.loss import Batch, aligned, counted, in_full, targets
 
 
-def row_losses(
-    logits: Tensor, labels: Tensor, *, problem_type: str | None = None, causal: bool = False
-) -> Tensor:
-    """Return one loss a row, shape ``(B,)``.
-
-    Cross-entropy of the one label; its mean over the trained tokens; the mean binary cross-entropy
-    of several labels; the squared error of a number.
+def row_losses(logits: Tensor, labels: Tensor, *, causal: bool = False) -> Tensor:
+    """Return one cross-entropy a row, shape ``(B,)``: of its class, or the mean over its tokens.
 
     Args:
         logits: What the model returned.
         labels: As the collator made them.
-        problem_type: ``config.problem_type`` of a classifier.
         causal: Whether position ``t`` predicts label ``t + 1``.
     """
-    if problem_type == REGRESSION:
-        return (in_full(logits).squeeze(-1) - labels).square()
-    if problem_type == MULTI_LABEL:
-        binary = F.binary_cross_entropy_with_logits(in_full(logits), labels, reduction="none")
-        return binary.mean(-1)
     if labels.dim() == 1:
         return F.cross_entropy(in_full(logits), labels, reduction="none")
     sums, counts = token_losses(logits, labels, causal=causal)

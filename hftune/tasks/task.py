@@ -19,6 +19,7 @@ from hftune.data.shapes import NothingToTrainError
 from hftune.data.split import Keys
 from hftune.evaluation.external import ExternalMetric, Metric, load_metrics
 from hftune.losses.loss import ROW, forward
+from hftune.losses.of_rows import row_losses
 
 
 @dataclass
@@ -244,6 +245,25 @@ class Task(ABC):
     def samples(self, outputs: EvalArrays, number: int) -> list[dict[str, str]]:
         """Return the first rows with what the model wrote; none where it writes nothing."""
         return []
+
+    @property
+    def one_class(self) -> bool:
+        """Whether each row has exactly one class."""
+        return False
+
+    @property
+    def labels_compete(self) -> bool:
+        """Whether labels have names and exclude each other."""
+        return bool(self.label_names)
+
+    @property
+    def unnamed_outputs(self) -> int | None:
+        """Outputs of the head that no labels name; None if labels or tokens name them."""
+        return None
+
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the plain loss of each row of a batch, shape ``(B,)``."""
+        return row_losses(logits, labels, causal=self.causal)
 
     def learn_prior(self, shares: Sequence[float] | None) -> None:
         """Take the class shares that the model's probabilities will assume; None if unknown."""

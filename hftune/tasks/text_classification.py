@@ -20,6 +20,7 @@ from transformers import (
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
+from hftune.core.registry import SINGLE_LABEL
 from hftune.data.arrow import as_dataset, codes, column_array
 from hftune.data.columns import GROUP, Role
 from hftune.data.same import column_keys
@@ -28,7 +29,7 @@ from hftune.data.split import Keys, joined_keys
 from hftune.evaluation.decisions import estimated_prior, prior_shift
 from hftune.tasks.class_prior import Prior, as_shares, shares_by_name
 from hftune.tasks.inference import scores
-from hftune.tasks.problem_types import SINGLE_LABEL, make_problem_type, problem_type_of
+from hftune.tasks.problem_types import make_problem_type, problem_type_of
 from hftune.tasks.problem_types.problem_type import LabelSet, ProblemType, Thresholds
 from hftune.tasks.task import EvalArrays, EvalOutputs, PredictArguments, ProcessedDataset, Task
 
@@ -110,6 +111,25 @@ class TextClassification(Task):
         return make_problem_type(self.problem_type or SINGLE_LABEL, self.label_separator)
 
     @property
+    def one_class(self) -> bool:
+        """Whether each row has exactly one class; see :class:`Task`."""
+        return self.kind.row.one_class
+
+    @property
+    def labels_compete(self) -> bool:
+        """Whether there are labels, of which a row has one; see :class:`Task`."""
+        return bool(self.label_names) and self.one_class
+
+    @property
+    def unnamed_outputs(self) -> int | None:
+        """One for numbers; see :class:`Task`."""
+        return 1 if self.kind.row.numbers else None
+
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses of the problem type; see :class:`Task`."""
+        return self.kind.row_losses(logits, labels)
+
+    @property
     def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """What :meth:`metrics` returns."""
         return self.kind.metric_names
@@ -172,7 +192,7 @@ class TextClassification(Task):
         if self.problem_type is None:
             named = bool(self.label_names)
             self.problem_type = problem_type_of(rows, column, self.label_separator, named=named)
-            if self.problem_type != SINGLE_LABEL:
+            if not self.one_class:
                 say(f"problem type: {self.problem_type} (say otherwise: model.config.problem_type)")
 
     def fit_labels(self, train: Dataset, validation: Dataset | None) -> None:
@@ -194,7 +214,7 @@ class TextClassification(Task):
             self.label_names = self._declared if set(names) <= set(self._declared) else names
         self.kind.thresholds(self.thresholds, self.label_names)
         if self.prior is not None:
-            if self.problem_type != SINGLE_LABEL:
+            if not self.one_class:
                 raise HftuneError("evaluation.prior: it goes with one label a text")
             as_shares(self.prior, self.label_names)
         if validation is not None:

@@ -30,7 +30,6 @@ from hftune.models.pooling import pool_by_mean
 from hftune.models.structure import new_modules, unused_pooler
 from hftune.speed.fused_lora import fused_lora
 from hftune.speed.padding_free import padding_free
-from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.training.callbacks.curriculum_stages import Stages
 from hftune.training.callbacks.early_stopping import EarlyStopping
 from hftune.training.callbacks.generalization_gap import GeneralizationGap
@@ -93,8 +92,7 @@ def _initialize(plan: Plan, model: Any, missing: Sequence[str]) -> list[str]:
             made.pop("labels")
         return {key: value.to(model.device) for key, value in made.items()}
 
-    single = plan.task.label_names and plan.task.problem_type in (None, SINGLE_LABEL)
-    counts = plan.class_counts().tolist() if single else None
+    counts = plan.class_counts().tolist() if plan.task.labels_compete else None
     facts = Facts(seed=plan.arguments.seed, counts=counts, batch=batch)
     return initialize(model, missing, plan.recipe.initialization, facts)
 

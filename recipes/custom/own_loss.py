@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 import hftune
-from hftune.losses.loss import Batch, LabelStats, aligned, forward
+from hftune.losses import Batch, LabelStats, aligned, forward
 
 
 # Data: any `datasets.Dataset` with a text and a label column.

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logits stand beside the labels they predict."""
 
+import pytest
 import torch
 
+from hftune.losses import loss as contract
 from hftune.losses.loss import aligned, counted, targets
 from hftune.tasks.task import blank_row
 
@@ -45,3 +47,12 @@ def test_blank_rows_count_nothing() -> None:
     assert blank_row(row) == {"input_ids": [5, 6], "labels": [-100, -100]}
     assert blank_row({"input_ids": [5], "labels": 2}) == {"input_ids": [5], "labels": -100}
     assert row["labels"] == [5, 6]
+
+
+def test_the_contract_is_imported_from_the_package() -> None:
+    from hftune import losses
+
+    for name in set(losses.__all__) - {"LOSSES"}:
+        assert getattr(losses, name) is getattr(contract, name)
+    with pytest.raises(AttributeError, match="no attribute 'sums'"):
+        losses.sums  # noqa: B018

@@ -5,8 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hftune.core.registry import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from hftune.losses.of_rows import row_losses
+from hftune.tasks.problem_types.multi_label import MultiLabel
+from hftune.tasks.problem_types.regression import Regression
+from hftune.tasks.problem_types.single_label import SingleLabel
 
 LOGITS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 
@@ -14,17 +16,17 @@ LOGITS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 def test_one_label() -> None:
     labels = torch.tensor([0, 2, 1, 1, 0])
     expected = [F.cross_entropy(LOGITS[i : i + 1], labels[i : i + 1]) for i in range(5)]
-    found = row_losses(LOGITS, labels, problem_type=SINGLE_LABEL)
+    found = SingleLabel().row_losses(LOGITS, labels)
     torch.testing.assert_close(found, torch.stack(expected))
 
 
 def test_several_labels_and_numbers() -> None:
     several = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1]])
     expected = [F.binary_cross_entropy_with_logits(LOGITS[i], several[i]) for i in range(5)]
-    found = row_losses(LOGITS, several, problem_type=MULTI_LABEL)
+    found = MultiLabel().row_losses(LOGITS, several)
     torch.testing.assert_close(found, torch.stack(expected))
     numbers = torch.tensor([0.5, -1, 2, 0, 3])
-    found = row_losses(LOGITS[:, :1], numbers, problem_type=REGRESSION)
+    found = Regression().row_losses(LOGITS[:, :1], numbers)
     torch.testing.assert_close(found, (LOGITS[:, 0] - numbers) ** 2)
 
 

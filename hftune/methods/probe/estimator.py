@@ -28,9 +28,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from hftune.core.errors import HftuneError, RunError
+from hftune.core.task_rows import PROBLEM_TYPES
 from hftune.methods.probe.method import Balance, Classifier, ProbeConfig
 
-MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
 #: Classifier -> its class for labels, its class for numbers.
 ESTIMATORS: dict[str, tuple[Any, Any]] = {
     "logistic_regression": (LogisticRegression, None),
@@ -78,9 +78,10 @@ class Estimator:
     def __init__(
         self, config: ProbeConfig, *, problem_type: str, num_classes: int, seed: int
     ) -> None:
-        self.config, self.problem_type, self.seed = config, problem_type, seed
+        self.config, self.seed = config, seed
         self.num_classes = num_classes
-        numbers = problem_type == REGRESSION
+        self.labels = PROBLEM_TYPES[problem_type]
+        numbers = self.labels.numbers
         self.classifier: Classifier = config.classifier or (
             "ridge" if numbers else "logistic_regression"
         )
@@ -104,14 +105,14 @@ class Estimator:
         if asked is None:
             said = WEIGHTS in self.config.classifier_kwargs
             return "class_weight" if weighs and not said else "none"
-        if self.problem_type == REGRESSION and asked != "none":
+        if self.labels.numbers and asked != "none":
             raise HftuneError("method.balance: numbers have no classes to balance")
         if asked == "class_weight" and not weighs:
             raise HftuneError(
                 f"method.balance: {self.kind.__name__} takes no class_weight",
                 hint="method.balance: smote, or none",
             )
-        if asked == "smote" and self.problem_type == MULTI_LABEL:
+        if asked == "smote" and self.labels.several:
             raise HftuneError(
                 "method.balance: smote draws rows of one label, and these have several",
                 hint="method.balance: class_weight, with logistic_regression or gradient_boosting",
@@ -153,9 +154,9 @@ class Estimator:
 
     def _few_rows(self) -> tuple[NDArray[Any], NDArray[Any]]:
         X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-        if self.problem_type == REGRESSION:
+        if self.labels.numbers:
             return X, X[:, 0]
-        if self.problem_type == MULTI_LABEL:
+        if self.labels.several:
             return X, (X[:, :2] > 0).astype(np.int64)
         return X, np.arange(60) % min(self.num_classes, 3)
 
@@ -164,7 +165,7 @@ class Estimator:
         if name is None:
             return
         _check_names("feature_selection_kwargs", SELECTIONS[name], given)
-        if self.problem_type == MULTI_LABEL and name != "variance_threshold":
+        if self.labels.several and name != "variance_threshold":
             raise HftuneError(
                 f"method.feature_selection: {name} looks at one label, and these rows have several",
                 hint="method.feature_selection: variance_threshold",
@@ -193,7 +194,7 @@ class Estimator:
         if self.balance == "class_weight":
             arguments[WEIGHTS] = "balanced"
         classifier = self.kind(**{**arguments, **candidate})
-        return OneVsRestClassifier(classifier) if self.problem_type == MULTI_LABEL else classifier
+        return OneVsRestClassifier(classifier) if self.labels.several else classifier
 
     def sampler(self) -> Any:
         """Return SMOTE, or None.
@@ -239,7 +240,7 @@ class Estimator:
 
     def _selection(self) -> Any:
         name, given = self.config.feature_selection, dict(self.config.feature_selection_kwargs)
-        numbers = self.problem_type == REGRESSION
+        numbers = self.labels.numbers
         if name == "select_k_best":
             function = given.get("score_func", "f_regression" if numbers else "f_classif")
             given["score_func"] = SCORE_FUNCTIONS[function]
@@ -267,7 +268,7 @@ class Estimator:
         Raises:
             RunError: scikit-learn refuses these rows.
         """
-        prefix = "classifier__estimator__" if self.problem_type == MULTI_LABEL else "classifier__"
+        prefix = "classifier__estimator__" if self.labels.several else "classifier__"
         pipeline, tried = self.pipeline(), []
         try:
             if self.grid:

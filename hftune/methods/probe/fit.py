@@ -24,7 +24,6 @@ from hftune.methods.probe.saved_probe import Head, Reading, load_trunk
 from hftune.models.fingerprint import fingerprint
 from hftune.models.load import checkpoint_pooling
 from hftune.models.pooling import Pooling
-from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.tasks.text_classification import TextClassification
 from hftune.training.build import weight_dtype
 from hftune.training.callbacks.throughput import peak_memory
@@ -131,7 +130,7 @@ def _check_folds(fitting: Fitting) -> None:
     task, labels = fitting.plan.task, fitting.labels
     neighbours = fitting.estimator.neighbours()
     for fitted, judged in fitting.folds:
-        alone = task.problem_type == SINGLE_LABEL and len(np.unique(labels[fitted])) < 2
+        alone = task.one_class and len(np.unique(labels[fitted])) < 2
         if alone or not len(judged):
             raise HftuneError(
                 f"method.cv: of {len(fitting.folds)} folds one has too few rows, or one label only",

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,10 +22,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write_json, sha256_of
+from hftune.core.task_rows import PROBLEM_TYPES
 from hftune.models.adapter import check_base
 from hftune.models.load import load_config, load_weights, pretrained_path
 from hftune.models.pooling import Pooling, features
 from hftune.models.save import ModelMetadata
+from hftune.tasks.problem_types import make_problem_type
 
 PROBE_FILE, PROBE_CONFIG = "probe.skops", "probe.json"
 #: What skops does not let in by itself and a probe may hold; all are scikit-learn's own.
@@ -41,10 +42,7 @@ TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
 )
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
-MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
 AGAIN = "copy the folder again, or fit the probe again"
-#: No probability is written as 0 or 1, whose logits are infinite.
-LEAST = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +89,8 @@ class Head:
 
         A label without a training row has the least probability.
         """
-        if self.problem_type == REGRESSION:
-            return torch.from_numpy(np.asarray(self.pipeline.predict(X), np.float64))[:, None]
-        shares = np.asarray(self.pipeline.predict_proba(X), np.float64)
-        if self.problem_type == MULTI_LABEL:
-            return torch.from_numpy(shares).logit(LEAST)
-        whole = np.zeros((len(X), self.num_labels))
-        whole[:, self.pipeline.classes_] = shares
-        return torch.from_numpy(whole).clamp(min=LEAST).log()
+        kind = make_problem_type(self.problem_type)
+        return kind.logits_of(self.pipeline, X, self.num_labels)
 
     def metadata(self) -> dict[str, Any]:
         """Return what ``hftune.json`` and the model card must know of it."""
@@ -114,7 +106,8 @@ class Head:
 
     def _classes(self) -> list[int]:
         """Ids of the labels that scikit-learn's probabilities stand for; none of numbers."""
-        known: Any = () if self.problem_type == REGRESSION else self.pipeline.classes_
+        numbers = PROBLEM_TYPES[self.problem_type].numbers
+        known: Any = () if numbers else self.pipeline.classes_
         return [int(index) for index in known]
 
     def save_pretrained(self, folder: Path, state_dict: None = None) -> None:

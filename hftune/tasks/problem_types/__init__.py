@@ -11,15 +11,10 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hftune.core.errors import HftuneError
+from hftune.core.registry import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from hftune.core.task_rows import PROBLEM_TYPES
 from hftune.data.arrow import column_array
-from hftune.tasks.problem_types.multi_label import MultiLabel
 from hftune.tasks.problem_types.problem_type import ProblemType, as_number
-from hftune.tasks.problem_types.regression import Regression
-from hftune.tasks.problem_types.single_label import SingleLabel
-
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
 
 
 def problem_type_of(
@@ -71,8 +66,13 @@ def _is_list(cell: object) -> bool:
         return False
 
 
-def make_problem_type(name: str, separator: str | None) -> ProblemType:
-    """Return the problem type of that name."""
-    if name == MULTI_LABEL:
-        return MultiLabel(separator)
-    return Regression() if name == REGRESSION else SingleLabel()
+def make_problem_type(name: str, separator: str | None = None) -> ProblemType:
+    """Return the problem type of a name.
+
+    Args:
+        name: Value of ``config.problem_type``.
+        separator: Text between several labels of one cell.
+    """
+    row = PROBLEM_TYPES[name]
+    made: ProblemType = row.resolve()(separator) if row.several else row.resolve()()
+    return made

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, List
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
+from hftune.core.registry import MULTI_LABEL
 from hftune.data.split import Keys
 from hftune.evaluation.multi_label_metrics import multi_label_metrics, per_label_metrics
+from hftune.losses.loss import in_full
 from hftune.tasks.problem_types.problem_type import (
     HALF,
+    LEAST,
     LabelSet,
     ProblemType,
     Thresholds,
@@ -32,6 +36,8 @@ class MultiLabel(ProblemType):
         separator: What stands between the labels of a cell that is text.
     """
 
+    name = MULTI_LABEL
+    probe_logits = "torch.as_tensor(probe.predict_proba(features(**batch))).double().logit(1e-12)"
     loss = "bce_with_logits"
     metric_names = (
         "loss", "accuracy", "hamming_loss", "f1_micro", "f1_macro", "f1_weighted", "f1_samples",
@@ -41,6 +47,20 @@ class MultiLabel(ProblemType):
 
     def __init__(self, separator: str | None = None) -> None:
         self.separator = separator
+
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean binary cross-entropy of the labels; see :class:`ProblemType`."""
+        binary = F.binary_cross_entropy_with_logits(in_full(logits), labels, reduction="none")
+        return binary.mean(-1)
+
+    def to_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the sigmoid; see :class:`ProblemType`."""
+        return logits.sigmoid()
+
+    def logits_of(self, pipeline: Any, features: NDArray[Any], num_labels: int) -> Tensor:
+        """Return the logits of the probabilities; see :class:`ProblemType`."""
+        shares = np.asarray(pipeline.predict_proba(features), np.float64)
+        return torch.from_numpy(shares).logit(LEAST)
 
     def read(self, rows: Dataset, column: str) -> Any:
         """Return a list of names a row; see :class:`ProblemType`."""

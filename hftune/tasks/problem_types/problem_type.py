@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
+from hftune.core.task_rows import PROBLEM_TYPES, ProblemTypeRow
 from hftune.data.split import Keys
 
 
@@ -40,20 +41,51 @@ class LabelSet:
 #: As a recipe gives them: one for all, by label, or the word for those to be found.
 Thresholds = float | dict[str, float] | str | None
 HALF = 0.5
+#: No probability is written as 0 or 1, whose logits are infinite.
+LEAST = 1e-12
 
 
 class ProblemType(ABC):
     """How labels are read, encoded, predicted and measured.
 
     Attributes:
+        name: Value of ``config.problem_type``.
+        probe_logits: Expression for the logits of a saved probe, in the program of its model card;
+            ``NUM_LABELS`` stands for their number.
         loss: The loss if the recipe does not say.
         metric_names: What :meth:`metrics` returns.
         best_metric: What the best model is chosen by if the recipe does not say.
     """
 
+    name: str
+    probe_logits: str
     loss: str
     metric_names: tuple[str, ...]
     best_metric: str
+
+    @property
+    def row(self) -> ProblemTypeRow:
+        """Facts about the problem type."""
+        return PROBLEM_TYPES[self.name]
+
+    def num_outputs(self, names: Sequence[str]) -> int:
+        """Return the outputs of a model's head for labels of these names."""
+        return len(names)
+
+    @abstractmethod
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the plain loss of each row, shape ``(B,)``."""
+
+    @abstractmethod
+    def to_probabilities(self, logits: Tensor) -> Tensor | None:
+        """Return the probabilities of labels; None of numbers, which have none."""
+
+    @abstractmethod
+    def logits_of(self, pipeline: Any, features: NDArray[Any], num_labels: int) -> Tensor:
+        """Return logits, or numbers, of a fitted scikit-learn pipeline, shape ``(rows, labels)``.
+
+        A label that the pipeline was not fitted on has the least probability.
+        """
 
     @abstractmethod
     def read(self, rows: Dataset, column: str) -> Any:

@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
+from hftune.core.registry import REGRESSION
 from hftune.data.split import Keys
 from hftune.evaluation.regression_metrics import regression_metrics
+from hftune.losses.loss import in_full
 from hftune.tasks.problem_types.problem_type import LabelSet, ProblemType, Thresholds, as_number
 
 FAR = 10.0
@@ -22,9 +25,27 @@ ROWS_OF_A_STRATUM = 5
 class Regression(ProblemType):
     """One number a text."""
 
+    name = REGRESSION
+    probe_logits = "torch.as_tensor(probe.predict(features(**batch)))[:, None]"
     loss = "mse"
     metric_names = ("loss", "mse", "rmse", "mae", "r2", "pearson", "spearman")
     best_metric = "loss"
+
+    def num_outputs(self, names: Sequence[str]) -> int:
+        """Return 1; see :class:`ProblemType`."""
+        return 1
+
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return squared errors; see :class:`ProblemType`."""
+        return (in_full(logits).squeeze(-1) - labels).square()
+
+    def to_probabilities(self, logits: Tensor) -> None:
+        """Return None; see :class:`ProblemType`."""
+        return
+
+    def logits_of(self, pipeline: Any, features: NDArray[Any], num_labels: int) -> Tensor:
+        """Return the predicted numbers; see :class:`ProblemType`."""
+        return torch.from_numpy(np.asarray(pipeline.predict(features), np.float64))[:, None]
 
     def read(self, rows: Dataset, column: str) -> Any:
         """Return floats; see :class:`ProblemType`."""

@@ -5,18 +5,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
 from hftune.core.errors import HftuneError
+from hftune.core.registry import SINGLE_LABEL
 from hftune.data.arrow import codes, column_array
 from hftune.data.select import distinct_values, label_column
 from hftune.data.split import Keys
 from hftune.evaluation.classification import classification_metrics, log_loss, per_class_metrics
 from hftune.evaluation.decisions import best_macro_f1_thresholds, decided
+from hftune.losses.of_rows import row_losses
 from hftune.tasks.problem_types.problem_type import (
+    LEAST,
     LabelSet,
     ProblemType,
     Thresholds,
@@ -28,12 +32,31 @@ from hftune.tasks.problem_types.problem_type import (
 class SingleLabel(ProblemType):
     """One label a text."""
 
+    name = SINGLE_LABEL
+    probe_logits = (
+        "torch.zeros(1, NUM_LABELS).double().index_copy(1, torch.as_tensor(probe.classes_), "
+        "torch.as_tensor(probe.predict_proba(features(**batch)))).clamp(min=1e-12).log()"
+    )
     loss = "cross_entropy"
     metric_names = (
         "loss", "accuracy", "mcc", "precision_macro", "recall_macro", "f1_macro",
         "precision_weighted", "recall_weighted", "f1_weighted", "roc_auc", "average_precision",
     )  # fmt: skip
     best_metric = "f1_macro"
+
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return cross-entropies; see :class:`ProblemType`."""
+        return row_losses(logits, labels)
+
+    def to_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the softmax; see :class:`ProblemType`."""
+        return logits.softmax(-1)
+
+    def logits_of(self, pipeline: Any, features: NDArray[Any], num_labels: int) -> Tensor:
+        """Return the logarithms of the probabilities; see :class:`ProblemType`."""
+        whole = np.zeros((len(features), num_labels))
+        whole[:, pipeline.classes_] = np.asarray(pipeline.predict_proba(features), np.float64)
+        return torch.from_numpy(whole).clamp(min=LEAST).log()
 
     def read(self, rows: Dataset, column: str) -> Any:
         """Return labels as text; see :func:`hftune.data.select.label_column`."""

@@ -17,7 +17,6 @@ from hftune.data.sampling.curriculum import DEFAULT_PATIENCE, Curriculum, rarity
 from hftune.data.sampling.row_sampler import Draw, Equalized, Sampling, Weighted, balanced
 from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice
 from hftune.recipe.recipe import Recipe
-from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.tasks.problem_types.problem_type import as_number
 from hftune.tasks.task import ProcessedDataset, Task
 
@@ -127,7 +126,7 @@ def drawn_counts(
         rows: Selected training rows.
         counts: How often each class stands among the rows.
     """
-    if not isinstance(drawing, Sampling) or task.problem_type != SINGLE_LABEL:
+    if not isinstance(drawing, Sampling) or not task.one_class:
         return counts
     return np.bincount(_classes(task, rows), weights=drawing.expected(), minlength=len(counts))
 
@@ -176,7 +175,7 @@ def _sampling(name: str, task: Task, rows: Dataset, values: NDArray[np.float64] 
         if not values.any():
             raise HftuneError("data.sampling: the weights of all training rows are zero")
         return Weighted(values)
-    if task.problem_type != SINGLE_LABEL:
+    if not task.one_class:
         raise HftuneError(
             f"data.sampling: {name} goes by the class of a row, and these have no single label",
             hint="name: weighted draws by a column of weights",

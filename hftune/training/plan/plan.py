@@ -32,7 +32,6 @@ from hftune.optimization.schedule_factors import Span
 from hftune.recipe.recipe import Recipe
 from hftune.regularization.regularizers import Regularization
 from hftune.tasks.context import RunContext
-from hftune.tasks.problem_types import SINGLE_LABEL
 from hftune.tasks.task import ProcessedDataset, Task
 from hftune.training.distributed.launcher import Launch
 from hftune.training.plan.arguments import mixed_precision
@@ -171,7 +170,7 @@ class Plan:
 
     def class_counts(self) -> NDArray[np.integer[Any]]:
         """Return how often each class is a label, of all training rows where that can be known."""
-        if self.train.sampled_from is not None and self.task.problem_type == SINGLE_LABEL:
+        if self.train.sampled_from is not None and self.task.one_class:
             return label_counts(self.parts.train, self.task.label_names)
         return self.task.class_counts(self.train.dataset, self.num_classes())
 
@@ -242,9 +241,8 @@ class Plan:
 
     def num_classes(self) -> int:
         """Return how many classes the model's head tells apart."""
-        if self.task.problem_type == "regression":
-            return 1
-        return len(self.task.label_names) or int(self.config.get_text_config().vocab_size)
+        named = self.task.unnamed_outputs or len(self.task.label_names)
+        return named or int(self.config.get_text_config().vocab_size)
 
 
 def _part_report(part: ProcessedDataset) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from hftune.core.files import atomic_write, sha256_of
 from hftune.core.processes import on_main_process
 from hftune.data.row_digest import rows_key
 from hftune.losses.loss import forward
-from hftune.losses.of_rows import row_losses
 from hftune.models.load import load_weights
 from hftune.models.save import METADATA_FILE
 from hftune.runs.run import Run, load
@@ -216,9 +215,7 @@ def _losses(model: Any, reference: Reference, part: Dataset, size: int) -> NDArr
         batch = {key: value.to(model.device) for key, value in made.items()}
         with torch.inference_mode():
             logits = forward(model, batch).logits
-            found = row_losses(
-                logits, batch["labels"], problem_type=task.problem_type, causal=task.causal
-            )
+            found = task.row_losses(logits, batch["labels"])
         losses[indices] = found.double().cpu().numpy()
     return losses
 

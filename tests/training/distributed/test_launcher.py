@@ -17,7 +17,7 @@ from hftune.training.distributed.launcher import RULES, Launch, check_launch, pr
 from hftune.training.distributed.sharding import check_resumed, in_a_line
 from hftune.training.plan.prepare import prepare
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
     "ACCELERATE_MIXED_PRECISION": "bf16",
