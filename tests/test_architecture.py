@@ -177,6 +177,25 @@ def cache_folders(root: Path) -> list[str]:
     ]
 
 
+def readers(root: Path) -> list[str]:
+    """Name the files that find a task's columns or select its rows.
+
+    ``Dataset.select`` takes one argument, ``Task.select`` two. A task may ask its base class.
+    """
+    found = []
+    for path in python_files(root, "hftune"):
+        calls = [
+            node.func
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and (node.func.attr == "columns" or (node.func.attr == "select" and len(node.args) > 1))
+        ]
+        if any(not ast.unparse(call.value).startswith("super()") for call in calls):
+            found.append(path.relative_to(root).as_posix())
+    return found
+
+
 #: Imports that still go up, a number that may only fall.
 UPWARD = 8
 
@@ -195,6 +214,10 @@ def test_one_cache() -> None:
     """Free room is asked for by arrays, and shown by doctor; all else goes through the module."""
     known = ["hftune/commands/doctor.py", "hftune/core/cache.py", "hftune/core/cached_arrays.py"]
     assert cache_folders(ROOT) == known
+
+
+def test_one_reader_of_rows() -> None:
+    assert readers(ROOT) == ["hftune/tasks/reader.py"]
 
 
 @pytest.mark.parametrize("check", [vague_names, long_files, without_licence, attribute_probes])
@@ -280,6 +303,13 @@ def test_missing_companion_is_found(tmp_path: Path) -> None:
         (long_files, "hftune/data/load_rows.py", "\n" * 401),
         (without_licence, "recipes/custom/own_loss.py", '"""A recipe."""'),
         (attribute_probes, "hftune/data/load_rows.py", "hasattr(x, 'y')"),
+        (readers, "hftune/runs/predict.py", "run.task.columns(names, {})"),
+        (readers, "hftune/runs/predict.py", "rows = task.select(rows, columns)"),
+        (
+            cache_folders,
+            "hftune/data/arrow.py",
+            "cache.cache_root()",
+        ),
     ],
 )
 def test_fault_in_a_source_file_is_found(tmp_path: Path, check: Any, path: str, text: str) -> None:

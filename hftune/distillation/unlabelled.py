@@ -21,6 +21,7 @@ from hftune.data.same import column_keys
 from hftune.data.section import DataSection
 from hftune.data.select import is_text
 from hftune.distillation.section import DistillationSection
+from hftune.tasks.reader import read_more_rows, select_rows
 from hftune.tasks.task import Task, blank_row
 
 CLASSIFICATION = "text-classification"
@@ -69,7 +70,7 @@ def set_unlabelled_apart(
             f"distillation.alpha: with 0 nothing would teach the {missing.sum()} rows without label"
         )
     known = {role: name for role, name in columns.items() if role != "label"}
-    bare = task.select(picked(rows, np.flatnonzero(missing)), known)
+    bare = select_rows(task, picked(rows, np.flatnonzero(missing)), known)
     return picked(rows, np.flatnonzero(~missing)), bare
 
 
@@ -89,9 +90,7 @@ def unlabelled_rows(
     """
     if data.unlabelled is not None:
         given = load_split(data.unlabelled, "train")
-        named = {r: c for r, c in data.columns.items() if c in given.column_names}
-        columns = task.columns(given.column_names, named, answers=False)
-        more = task.select(given, columns)
+        more = read_more_rows(task, given, data.columns, answers=False)
         bare = more if bare is None else _stacked(bare, more)
     if bare is None or validation is None:
         return bare

@@ -14,6 +14,7 @@ from hftune.core.errors import HftuneError
 from hftune.data.columns import Role
 from hftune.data.contents import Contents, Kind, describe_columns
 from hftune.tasks import TASKS
+from hftune.tasks.reader import read_rows
 from hftune.tasks.task import Task
 
 Form = dict[str, tuple[Kind, ...]]
@@ -116,8 +117,7 @@ def _guess(
                       for role, (_, why) in chosen.items())  # fmt: skip
         certainty = by_name / len(chosen)
         columns = {role: column for role, (column, _) in chosen.items()}
-        columns = task.columns(rows.column_names, {**given, **columns})
-        selected = task.select(rows, columns)
+        selected, columns = read_rows(task, rows, {**given, **columns})
         task.fit_labels(selected, None)
         described = {item.column: item.describe() for item in contents}
         reasons = {role: f"its name; {described[column]}" for role, column in columns.items()}

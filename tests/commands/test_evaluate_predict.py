@@ -130,7 +130,7 @@ def test_chunks_change_nothing_and_outlive_a_crash(
     run = hftune.train(make_recipe(task, method="lora", training={"max_steps": 1}))
     data, output = run.recipe.data.path, tmp_path / "out" / "rows.jsonl"
     whole = hftune.predict(run, data, batch_size=4, max_new_tokens=3)
-    module = importlib.import_module("hftune.commands.predict")
+    module = importlib.import_module("hftune.runs.predict")
     monkeypatch.setattr(module, "CHUNK", 7)
     parts = hftune.predict(run, data, output, batch_size=4, max_new_tokens=3)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -164,7 +164,7 @@ def test_chunks_change_nothing_and_outlive_a_crash(
 
 
 def test_what_batches_kept_is_put_together_in_their_order() -> None:
-    evaluate = importlib.import_module("hftune.commands.evaluate")
+    evaluate = importlib.import_module("hftune.runs.evaluate")
     for number in range(1, 10):
         steps = [{"ids": np.full((2, 1 + n % 3), n)} for n in range(number)]
         together = evaluate._together(steps)["ids"]

@@ -200,7 +200,7 @@ def test_an_estimated_prior_is_that_of_the_rows_at_hand(
     assert "class shares estimated from 200 rows" in capsys.readouterr().err
     right = [r["prediction"] == r["label"] for r in predicted]
     assert np.mean(right) == pytest.approx(measured["eval_accuracy"])
-    monkeypatch.setattr("hftune.commands.predict.CHUNK", 64)
+    monkeypatch.setattr("hftune.runs.predict.CHUNK", 64)
     assert hftune.predict(run.path, turned)["score"] == pytest.approx(predicted["score"], abs=1e-6)
 
 

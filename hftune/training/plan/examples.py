@@ -18,6 +18,7 @@ from hftune.data.slices import is_slice
 from hftune.data.source_files import source_files
 from hftune.distillation.unlabelled import set_unlabelled_apart, unlabelled_rows
 from hftune.recipe.recipe import Recipe
+from hftune.tasks.reader import find_columns, read_more_rows, select_rows
 from hftune.tasks.task import Task
 from hftune.training.plan.choose_sampler import beside, set_aside
 from hftune.training.plan.sources import hold_out, read_mixture, source_items
@@ -79,13 +80,11 @@ def read_examples(
                      unlabelled=bare)  # fmt: skip
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
-    columns = task.columns(given.column_names, named)
+    columns = find_columns(task, given.column_names, named)
     given, bare = set_unlabelled_apart(recipe.distillation, data, task, given, columns)
-    rows = beside(task.select(given, columns), given, data)
+    rows = beside(select_rows(task, given, columns), given, data)
     if held_out is not None:
-        present = {role: name for role, name in columns.items() if name in held_out.column_names}
-        found = task.columns(held_out.column_names, present)
-        selected: Dataset | None = task.select(held_out, found)
+        selected: Dataset | None = read_more_rows(task, held_out, columns)
     else:
         rows, selected = _split(rows, task, data.validation_size, seed)
     chosen, drawn_by = set_aside(_sample(rows, data.max_train_samples, seed))

@@ -17,6 +17,7 @@ from hftune.data.section import SourceItem
 from hftune.data.source_files import source_files
 from hftune.data.split import Keys, split_indices
 from hftune.recipe.recipe import Recipe
+from hftune.tasks.reader import read_more_rows, read_rows
 from hftune.tasks.task import Task
 
 ORIGIN = "_source"
@@ -80,8 +81,7 @@ def read_mixture(
     if given is None and data.validation is not None:
         given = load_split(data.validation, "validation")
     if given is not None:
-        present = {r: c for r, c in data.columns.items() if c in given.column_names}
-        validation = task.select(given, task.columns(given.column_names, present))
+        validation = read_more_rows(task, given, data.columns)
     elif data.validation_size:
         train, held_out = hold_out(rows, task, data.validation_size, seed, origins)
         validation = picked(rows, held_out)
@@ -174,8 +174,7 @@ def _selected(
     """The item's rows in the task's columns; its own columns go over those of the section."""
     try:
         rows, _ = load_splits(item.path, name=item.name, split=item.split, revision=item.revision)
-        columns = task.columns(rows.column_names, item.columns or general)
-        selected = task.select(rows, columns)
+        selected, columns = read_rows(task, rows, item.columns or general)
     except HftuneError as error:
         known = error.message.startswith(name)
         message = error.message if known else f"{name}: {error.message}"

@@ -23,6 +23,7 @@ from hftune.data.shapes import NothingToTrainError
 from hftune.data.source_files import source_files
 from hftune.data.stream import PLACE, stream_files, stream_hub
 from hftune.recipe.recipe import Recipe
+from hftune.tasks.reader import find_columns, read_more_rows, select_rows
 from hftune.tasks.task import Task
 from hftune.training.plan.examples import Examples
 
@@ -145,7 +146,7 @@ def _selected_together(
         table = Dataset.from_dict(cells, features=whole)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         raise HftuneError(_mixed(cells)) from None
-    return task.select(table, columns)
+    return select_rows(task, table, columns)
 
 
 def _mixed(cells: dict[str, list[Any]]) -> str:
@@ -170,11 +171,10 @@ def open_stream(recipe: Recipe, task: Task) -> tuple[Examples, Rows]:
     head = list(islice(rows, held_out + HEAD))
     if len(head) <= held_out:
         raise HftuneError(f"{path}: {len(head)} rows, of which {held_out} are to be held out")
-    columns = task.columns([name for name in head[0] if name != PLACE], data.columns)
+    columns = find_columns(task, [name for name in head[0] if name != PLACE], data.columns)
     validation = None
     if given is not None:
-        present = {r: c for r, c in columns.items() if c in given.column_names}
-        validation = task.select(given, task.columns(given.column_names, present))
+        validation = read_more_rows(task, given, columns)
     task.streamed = True
     head_rows = selected(head, columns, task, rows.features)
     if held_out:
