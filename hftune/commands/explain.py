@@ -22,6 +22,7 @@ from hftune.interpret.inputs import (
     read_prompt,
     read_words,
 )
+from hftune.methods import method_row
 from hftune.report.attention_grid import draw_attention_grid
 from hftune.report.attention_page import attention_page
 from hftune.runs.run import RECIPE_FILE, Run, load
@@ -88,8 +89,9 @@ def explain(
         HftuneError: The model has no attention to show, or an option does not go with its task.
     """
     run = load(run) if not isinstance(run, Run) else run
-    if run.metadata.probe is not None:
-        raise HftuneError("explain cannot tell yet what a probe reads from its frozen trunk")
+    method = run.metadata.method
+    if method_row(method).saves == "classifier":
+        raise HftuneError(f"explain cannot tell yet what a {method} reads from its frozen trunk")
     _check_options(run.metadata.task, text, text_pair, generate=generate, raw=raw)
     if output is not None and output.exists() and not output.is_dir():
         raise HftuneError(f"--output: {output} is a file; a folder is needed")

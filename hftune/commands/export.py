@@ -163,8 +163,6 @@ def _check_options(combination: str, density: float | None, dtype: str) -> None:
 def _check_runs(runs: Sequence[Run]) -> None:
     for run in runs:
         metadata = run.metadata
-        if metadata.probe is not None:
-            raise HftuneError(f"{run.path}: a probe is no Transformers model, and cannot be merged")
         method = metadata.method
         if (why := method_row(method).no_merge) is not None:
             raise HftuneError(

@@ -9,6 +9,7 @@ from torch import nn
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
 from hftune.losses.loss import Loss
+from hftune.methods import method_row
 from hftune.optimization.lr_sweep_reading import RangeTest
 from hftune.optimization.optimizers import DEFAULT, OPTIMIZERS
 from hftune.recipe.recipe import Recipe
@@ -77,8 +78,8 @@ def _check(recipe: Recipe, start: float, end: float, steps: int, path: Path | No
         raise HftuneError(f"{path}: no picture", hint=f"endings: {', '.join(PICTURES)}")
     if path is not None and not path.parent.is_dir():
         raise HftuneError(f"{path}: {path.parent} is no folder")
-    if recipe.method.name == "probe":
-        raise HftuneError("a probe has no learning rate")
+    if method_row(recipe.method.name).fitted:
+        raise HftuneError(f"a {recipe.method.name} has no learning rate")
     optim = recipe.training.get("optim", DEFAULT)
     row = OPTIMIZERS[optim]
     if row.full_batch or row.in_backward:

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from hftune.core.errors import HftuneError, first_line
 from hftune.core.files import sha256_of
 from hftune.distillation.section import DistillationSection
+from hftune.methods import method_row
 from hftune.methods.peft_tuners import register_tuners
 from hftune.models.adapter import check_adapter_files, is_adapter
 from hftune.models.load import (
@@ -123,9 +124,9 @@ def _finetuned(path: str, folder: Path, metadata: ModelMetadata, task: type[Task
         raise HftuneError(
             f"{path}: it was trained for {metadata.task}, and the student for {task.name}"
         )
-    if metadata.probe is not None:
+    if method_row(metadata.method).saves == "classifier":
         raise HftuneError(
-            f"{path}: a probe is no teacher: its answers come from outside the network",
+            f"{path}: a {metadata.method} is no teacher: its answers come from outside the network",
             hint="take a run of another method",
         )
     base = pretrained_path(metadata.base_model) if is_adapter(folder) else None

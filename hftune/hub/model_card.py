@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hftune.evaluation import shown_metrics
-from hftune.methods.probe.card_lines import probe_code
+from hftune.methods import method_row
 from hftune.models.save import ModelMetadata
 
 AUTO_CLASSES = {
@@ -72,8 +72,12 @@ def model_card(metadata: ModelMetadata, metrics: Mapping[str, Any], *, adapter: 
         metrics: ``metrics.json``; the ``eval_`` figures are shown.
         adapter: Whether the folder holds an adapter and needs its base.
     """
-    library = "sklearn" if metadata.probe else "peft" if adapter else "transformers"
-    lines = ["---", f"library_name: {library}", f"pipeline_tag: {metadata.task}", "tags:"]
+    lines = [
+        "---",
+        f"library_name: {_library(metadata, adapter)}",
+        f"pipeline_tag: {metadata.task}",
+        "tags:",
+    ]
     lines += ["- hftune", f"- {metadata.method}"]
     if HUB_ID.fullmatch(metadata.base_model):
         lines.append(f"base_model: {metadata.base_model}")
@@ -135,7 +139,7 @@ def card_for_hub(
 def loading_code(metadata: ModelMetadata, *, adapter: bool, place: str, **options: str) -> str:
     """Return the card's own lines as a program that makes ``model`` and ``tokenizer``.
 
-    A probe's make ``features`` and ``probe``, too.
+    The lines of a method may make more, such as ``features``.
 
     Args:
         metadata: What was trained on what.
@@ -157,14 +161,22 @@ def _encoder(adapter: bool) -> str:
     return "model.base_model.model.base_model" if adapter else "model.base_model"
 
 
+def _library(metadata: ModelMetadata, adapter: bool) -> str:
+    """Return the Hub's name of the library that reads the files."""
+    if method_row(metadata.method).saves == "classifier":
+        return "sklearn"
+    return "peft" if adapter else "transformers"
+
+
 def _loading(
     metadata: ModelMetadata,
     adapter: bool,
     place: str = FOLDER,
     options: Mapping[str, str] | None = None,
 ) -> list[str]:
-    if metadata.probe:
-        return probe_code(metadata, place, options or {})
+    own = method_row(metadata.method).resolve().loading_code(metadata, place)
+    if own is not None:
+        return list(own)
     kind = AUTO_CLASSES[metadata.task]
     auto = f"AutoPeftModelFor{kind}" if adapter else f"AutoModelFor{kind}"
     arguments = [place, *(f"{key}={value!r}" for key, value in (options or {}).items())]

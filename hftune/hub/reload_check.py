@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hftune.core.errors import RunError
 from hftune.hub.model_card import loading_code
+from hftune.methods import method_row
 from hftune.models.save import ModelMetadata
 from hftune.tasks.problem_types import make_problem_type
 
@@ -79,7 +80,7 @@ def check_round_trip(
     Raises:
         RunError: It does not load, or gives something else.
     """
-    ids = probe_ids(tokenizer)
+    ids, method = probe_ids(tokenizer), method_row(metadata.method)
     tokens = [tokenizer(text)["input_ids"] for text in TEXTS]
     with tempfile.TemporaryDirectory(prefix="hftune-") as place:
         here = Path(place)
@@ -89,7 +90,7 @@ def check_round_trip(
             "ids": ids,
             "texts": TEXTS,
             "decodes": decodes,
-            "movable": metadata.quantization is None and metadata.probe is None,
+            "movable": metadata.quantization is None and method.saves != "classifier",
         }
         (here / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
         lines = loading_code(metadata, adapter=adapter, place=str(folder), dtype="float32")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
@@ -17,11 +16,12 @@ from hftune.core.errors import HftuneError
 from hftune.hub.leaks import find_leak, known_secrets
 from hftune.hub.model_card import card_for_hub
 from hftune.hub.sanitize import clean_json, clean_recipe, public_base
+from hftune.methods import method_row
+from hftune.methods.probe.saved_probe import PROBE_CONFIG, PROBE_FILE, archive_text
 from hftune.models.save import METADATA_FILE, ModelMetadata
 
 CARD, RECIPE, METRICS = "README.md", "recipe.yaml", "metrics.json"
-PROBE = "probe.skops"
-WEIGHTS = (PROBE, "adapter_model.safetensors", "model.safetensors", "model-*-of-*.safetensors")
+WEIGHTS = (PROBE_FILE, "adapter_model.safetensors", "model.safetensors", "model-*-of-*.safetensors")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
 SENTENCE_PIECES = ("*.model", "*.spm")  # not text, but names would be legible in them
 
@@ -29,7 +29,7 @@ SENTENCE_PIECES = ("*.model", "*.spm")  # not text, but names would be legible i
 MODEL_FILES = (
     CARD, METADATA_FILE, *WEIGHTS, *VOCABULARIES,
     "model.safetensors.index.json", "config.json", "generation_config.json",
-    "adapter_config.json", "probe.json", "tokenizer_config.json", "special_tokens_map.json",
+    "adapter_config.json", PROBE_CONFIG, "tokenizer_config.json", "special_tokens_map.json",
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
     "chat_template.jinja", "additional_chat_templates/*.jinja",
     "preprocessor_config.json", "processor_config.json",
@@ -92,7 +92,8 @@ def stage(
     Raises:
         HftuneError: An adapter's base is not on the Hub, or a file holds what must not leave.
     """
-    adapter = metadata.probe is not None or (model_folder / "adapter_config.json").exists()
+    fitted = method_row(metadata.method).saves == "classifier"
+    adapter = fitted or (model_folder / "adapter_config.json").exists()
     public = dataclasses.replace(
         metadata,
         base_model=public_base(metadata.base_model, adapter=adapter, named=base),
@@ -161,7 +162,7 @@ def _cleaned(name: str, source: Path, public: ModelMetadata) -> str | None:
         return json.dumps(dataclasses.asdict(public), indent=2, ensure_ascii=False) + "\n"
     if name == RECIPE:
         return clean_recipe(source.read_text(encoding="utf-8"), public.base_model)
-    if name in ("adapter_config.json", "probe.json"):
+    if name in ("adapter_config.json", PROBE_CONFIG):
         text = source.read_text(encoding="utf-8")
         changes: dict[str, Any] = {
             "base_model_name_or_path": public.base_model,
@@ -183,8 +184,8 @@ def _check(folder: Path, sources: Mapping[str, Path], folders: Mapping[str, Path
         sentence_pieces = any(fnmatch(name, pattern) for pattern in SENTENCE_PIECES)
         if name.endswith(".safetensors"):
             text = _header(sources[name])
-        elif name == PROBE:
-            text = _members(sources[name])
+        elif name == PROBE_FILE:
+            text = archive_text(sources[name])
         elif sentence_pieces:
             text = path.read_bytes().decode("utf-8", errors="replace")
         else:
@@ -203,13 +204,3 @@ def _header(path: Path) -> str:
             return json.dumps([file.metadata(), sorted(file.keys())])
     except SafetensorError as error:
         raise HftuneError(f"{path}: no safetensors file: {error}") from error
-
-
-def _members(path: Path) -> str:
-    """Return the text in a probe's archive: the names of its files and its description."""
-    try:
-        with ZipFile(path) as archive:
-            names = archive.namelist()
-            return "\n".join([*names, archive.read("schema.json").decode("utf-8")])
-    except (BadZipFile, KeyError, ValueError) as error:
-        raise HftuneError(f"{path}: no skops file: {error}") from error

@@ -3,10 +3,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
+from hftune.models.load import load_finetuned
+from hftune.models.save import ModelMetadata
 from hftune.tasks.context import RunContext
 
 
@@ -79,3 +83,42 @@ class Method(ABC):
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return the callbacks that the method needs during training."""
         return []
+
+    @classmethod
+    def load_saved(cls, folder: Path, metadata: ModelMetadata, auto_model: Any) -> Any:
+        """Return what a run saved, in evaluation mode, on the first accelerator or the CPU.
+
+        Args:
+            folder: The ``model/`` folder of the run.
+            metadata: What the folder remembers.
+            auto_model: The ``AutoModelFor...`` class of the task.
+
+        Raises:
+            HftuneError: A file is missing or damaged, or the base is another one.
+        """
+        from hftune.methods.peft_tuners import register_tuners
+
+        register_tuners()
+        return load_finetuned(folder, metadata, auto_model)
+
+    @classmethod
+    def loading_code(cls, metadata: ModelMetadata, place: str) -> list[str] | None:
+        """Return lines for the model card that make ``model`` and ``tokenizer`` without hftune.
+
+        Args:
+            metadata: What the folder remembers.
+            place: The folder or Hub id, quoted, perhaps with a revision.
+
+        Returns:
+            The lines; None if an ``Auto`` class of Transformers or PEFT loads the model.
+        """
+        return None
+
+    @classmethod
+    def logits_code(cls, metadata: ModelMetadata) -> str:
+        """Return an expression for the logits of ``batch``, after the lines of the model card.
+
+        Args:
+            metadata: What the folder remembers.
+        """
+        return "model(**batch).logits.float().cpu()"

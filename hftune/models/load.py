@@ -85,7 +85,7 @@ def _what_is_there(folder: Path) -> str | None:
             f"hftune export {folder} --output FOLDER"
         )
     if metadata is not None and metadata.probe is not None:
-        return f"it is a probe, which is fitted anew: name {base}"
+        return f"it is a {metadata.method}, which is fitted anew: name {base}"
     return None
 
 

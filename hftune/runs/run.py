@@ -15,9 +15,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from hftune.core.errors import HftuneError
-from hftune.methods.peft_tuners import register_tuners
-from hftune.methods.probe.saved_probe import load_probe
-from hftune.models.load import load_finetuned, load_tokenizer
+from hftune.methods import method_row
+from hftune.models.load import load_tokenizer
 from hftune.models.save import ModelMetadata, read_metadata
 from hftune.recipe.recipe import Recipe
 from hftune.tasks import TASKS
@@ -86,10 +85,8 @@ class Run:
     @cached_property
     def model(self) -> Any:
         """The fine-tuned model, in evaluation mode."""
-        if self.metadata.probe is not None:
-            return load_probe(self.model_path, self.metadata)
-        register_tuners()
-        return load_finetuned(self.model_path, self.metadata, self.task.auto_model)
+        method = method_row(self.metadata.method).resolve()
+        return method.load_saved(self.model_path, self.metadata, self.task.auto_model)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -2,7 +2,6 @@
 """The lines that use a saved probe with plain Transformers, scikit-learn and skops."""
 
 import json
-from collections.abc import Mapping
 from string import Template
 
 from hftune.models.save import ModelMetadata
@@ -50,13 +49,12 @@ print(answers("Put a text here."))
 """)
 
 
-def probe_code(metadata: ModelMetadata, place: str, options: Mapping[str, str]) -> list[str]:
+def probe_code(metadata: ModelMetadata, place: str) -> list[str]:
     """Return the lines that make ``model``, ``tokenizer``, ``features``, ``probe`` and ``answers``.
 
     Args:
         metadata: What was fitted on what.
         place: The folder or Hub id, quoted, perhaps with a revision.
-        options: Not needed: ``probe.json`` says how the trunk is loaded.
     """
     assert metadata.probe is not None
     said = metadata.probe

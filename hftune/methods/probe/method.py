@@ -6,6 +6,7 @@ arXiv:1610.01644. No gradient flows and no Trainer runs: what is here says what 
 """
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -18,7 +19,9 @@ from transformers import (
 
 from hftune.core.errors import HftuneError
 from hftune.methods.method import Method
+from hftune.methods.probe.card_lines import probe_code
 from hftune.models.pooling import Pooling
+from hftune.models.save import ModelMetadata
 from hftune.tasks.context import RunContext
 
 Classifier = Literal["logistic_regression", "ridge", "mlp", "gradient_boosting"]
@@ -94,6 +97,18 @@ class Probe(Method):
     def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
         """Freeze everything."""
         return model.requires_grad_(False)
+
+    @classmethod
+    def load_saved(cls, folder: Path, metadata: ModelMetadata, auto_model: Any) -> Any:
+        """Return the fitted classifier on its trunk; see :class:`Method`."""
+        from hftune.methods.probe.saved_probe import load_probe
+
+        return load_probe(folder, metadata)
+
+    @classmethod
+    def loading_code(cls, metadata: ModelMetadata, place: str) -> list[str] | None:
+        """Return lines that make ``features``, ``probe`` and ``answers``, too; see ``Method``."""
+        return probe_code(metadata, place)
 
     def settle(self, pooling: Pooling, classifier: Classifier, balance: Balance) -> dict[str, Any]:
         """Put in what the recipe left open.

@@ -260,5 +260,19 @@ def _check_types(path: Path) -> list[str]:
     return list(asked)
 
 
+def archive_text(path: Path) -> str:
+    """Return the text in a probe's archive: the names of its files and its description.
+
+    Raises:
+        HftuneError: The file is no archive of skops.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            return "\n".join([*names, archive.read("schema.json").decode("utf-8")])
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise HftuneError(f"{path}: no skops file: {error}") from error
+
+
 def _sklearn() -> str:
     return version("scikit-learn")
