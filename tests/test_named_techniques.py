@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from hftune.core.registry import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from hftune.data import DIFFICULTIES, PACINGS, SAMPLINGS
+from hftune.data.sampling import DIFFICULTIES, PACINGS, SAMPLINGS
 from hftune.initialization import SCHEMES
 from hftune.losses import LOSSES
 from hftune.methods import ROWS
@@ -56,7 +56,6 @@ TABLE_FILES = (
 #: Files that hold other libraries' own words -> what these are.
 OTHER_LIBRARIES = {
     "core/suggest.py": "names that other tools give to a key",
-    "regularization/fields.py": "fields of Transformers' configs",
     "recipe/training_fields.py": "fields of TrainingArguments",
 }
 #: Words of other libraries that are also names of techniques -> what they mean there.

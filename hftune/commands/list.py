@@ -11,7 +11,8 @@ from typing import Any
 from hftune.core.errors import HftuneError
 from hftune.core.shipped import shipped_folder
 from hftune.core.suggest import did_you_mean
-from hftune.data import DEMO_DATA, DIFFICULTIES, PACINGS, SAMPLINGS
+from hftune.data import DEMO_DATA
+from hftune.data.sampling import DIFFICULTIES, PACINGS, SAMPLINGS
 from hftune.initialization import SCHEMES
 from hftune.methods import method_row
 from hftune.models.demo_models import DEMO_MODELS
@@ -21,9 +22,9 @@ from hftune.recipe.compatibility import conflicts
 from hftune.recipe.defaults import typed_sections
 from hftune.recipe.json_schema import choice_names, recipe_schema
 from hftune.recipe.schema_file import EDITOR_LINE
+from hftune.regularization import REGULARIZATIONS
 from hftune.tasks import TASKS
 
-OPENING = re.compile(r"(?<=\w)[.:;](?=\s)")
 COMMENT = re.compile(r"#\s?(.*)")
 TASK = re.compile(r"^task:\s*([\w-]+)", re.MULTILINE)
 #: So many that a share of them is a smooth line.
@@ -149,10 +150,6 @@ def _sentence(entry: Entry) -> str:
     return " ".join([entry.summary, *remarks])
 
 
-def _tasks() -> list[Entry]:
-    return [Entry(name=name, summary=row.summary) for name, row in TASKS.items()]
-
-
 def _choices(section: str) -> list[Entry]:
     options = choice_names(recipe_schema()["properties"][section])
     return [
@@ -184,23 +181,9 @@ def _optimizers() -> list[Entry]:
     ]
 
 
-def _schedules() -> list[Entry]:
-    return [Entry(name=name, summary=row.summary) for name, row in SCHEDULES.items()]
-
-
-def _initializations() -> list[Entry]:
-    return [Entry(name=name, summary=row.summary) for name, row in SCHEMES.items()]
-
-
-def _summaries(table: Mapping[Any, str]) -> list[Entry]:
-    return [Entry(name=name, summary=summary) for name, summary in table.items()]
-
-
-def _regularizations() -> list[Entry]:
-    """The keys of the section, each with the opening of its description."""
-    keys = recipe_schema()["properties"]["regularization"]["properties"]
-    openings = {name: OPENING.split(key["description"])[0] for name, key in keys.items()}
-    return _summaries({name: f"{text.removesuffix('.')}." for name, text in openings.items()})
+def _rows(table: Mapping[Any, Any]) -> list[Entry]:
+    """Return the names of a table with their summaries alone."""
+    return [Entry(name=name, summary=row.summary) for name, row in table.items()]
 
 
 def _recipes() -> list[Entry]:
@@ -271,16 +254,16 @@ def _first_sentence(prose: str) -> str:
 
 
 KINDS: dict[str, Callable[[], list[Entry]]] = {
-    "tasks": _tasks,
+    "tasks": lambda: _rows(TASKS),
     "methods": _methods,
     "losses": lambda: _choices("loss"),
     "optimizers": _optimizers,
-    "schedules": _schedules,
-    "initializations": _initializations,
-    "samplings": lambda: _summaries(SAMPLINGS),
-    "difficulties": lambda: _summaries(DIFFICULTIES),
-    "pacings": lambda: _summaries(PACINGS),
-    "regularizations": _regularizations,
+    "schedules": lambda: _rows(SCHEDULES),
+    "initializations": lambda: _rows(SCHEMES),
+    "samplings": lambda: _rows(SAMPLINGS),
+    "difficulties": lambda: _rows(DIFFICULTIES),
+    "pacings": lambda: _rows(PACINGS),
+    "regularizations": lambda: _rows(REGULARIZATIONS),
     "recipes": _recipes,
     "accelerate": _accelerate,
     "models": _models,

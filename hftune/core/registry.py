@@ -387,3 +387,83 @@ class ScheduleRow:
     def own(self) -> bool:
         """Whether Transformers has no name for it."""
         return self.target is not None and not self.measures
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizationRow:
+    """A key of ``regularization``.
+
+    Attributes:
+        summary: One line for people.
+        config_fields: Fields of Transformers' configs that it sets; a model has one or a few.
+        penalizes: The weights whose penalty it adds to the loss: ``matrices`` are those of two
+            dimensions or more. None if it adds none.
+        changes_gradient: Whether it changes the gradient that the optimizer sees.
+        moves_weights: Whether it moves weights while a gradient is computed.
+        moves_frozen: Whether frozen layers compute something else in each pass, too.
+        state_copies: Copies that it keeps of each weight that trains.
+        sharded: Whether it is tested on a sharded model, untested, or refused for a reason.
+    """
+
+    summary: str
+    config_fields: tuple[str, ...] = ()
+    penalizes: Literal["matrices", "pretrained"] | None = None
+    changes_gradient: bool = False
+    moves_weights: bool = False
+    moves_frozen: bool = False
+    state_copies: int = 0
+    sharded: Literal["tested", "untested", "refused"] = "untested"
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it needs the gradient of a whole step at once."""
+        return self.changes_gradient or self.moves_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageRow:
+    """A value of ``regularization.weight_averaging.name``.
+
+    Attributes:
+        decay: Default of ``decay``; None if all steps count the same.
+        start: Default of ``start``, a share of the run.
+    """
+
+    decay: float | None
+    start: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingRow:
+    """A value of ``data.sampling``, or of ``data.curriculum``, which orders rows by difficulty.
+
+    Attributes:
+        summary: One line for people.
+        target: The function that makes a row sampler from the classes or weights of all rows, or
+            returns how hard rows are from their tokens, as ``package.module:name``; None if the
+            difficulties are given.
+        by_class: Whether it needs the class of each row.
+        reads_column: Whether it reads numbers from a column.
+        needs_reference: Whether it needs the losses of a reference model.
+    """
+
+    summary: str
+    target: str | None = None
+    by_class: bool = False
+    reads_column: bool = False
+    needs_reference: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacingRow:
+    """A value of ``data.curriculum.pacing``.
+
+    Attributes:
+        summary: One line for people.
+        target: The function of the share of known rows, as ``package.module:name``.
+        in_stages: Whether the share grows in stages.
+    """
+
+    summary: str
+    target: str
+    in_stages: bool = False

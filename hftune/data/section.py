@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from hftune.data import Difficulty, Pacing, SamplingName
+from hftune.data.sampling import Difficulty, Pacing, SamplingName
 
 Columns = dict[str, str]
 

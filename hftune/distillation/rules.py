@@ -10,6 +10,7 @@ from hftune.distillation.section import OWN_AVERAGE, DistillationSection
 from hftune.evaluation.section import EvaluationSection
 from hftune.losses import LOSSES
 from hftune.models.section import ModelSection
+from hftune.regularization import AVERAGES
 from hftune.regularization.section import RegularizationSection
 from hftune.tasks import TASKS
 
@@ -43,7 +44,7 @@ def _weighs_labels(view: RecipeView) -> bool:
 def _keeps_ema(view: RecipeView) -> bool:
     """Whether the recipe averages the weights as a mean teacher does."""
     averaging = view[RegularizationSection].averaging
-    return averaging is not None and averaging.name == "ema"
+    return averaging is not None and AVERAGES[averaging.name].decay is not None
 
 
 def _layer_rules(key: str) -> tuple[Rule, ...]:

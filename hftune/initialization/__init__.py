@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where new weights begin: schemes by name, most of them of ``torch.nn.init``.
+"""Table of schemes that draw new weights, most of them of ``torch.nn.init``.
 
 Literal and light: a recipe is held against the table without importing torch.
 """
@@ -76,6 +76,7 @@ SCHEMES: dict[Scheme, SchemeRow] = {
         summary="Orthogonal, then scaled layer by layer to outputs of variance 1 on a batch.",
         target=f"{_TORCH}orthogonal_",
         draws="matrices",
+        scales_on_batch=True,
     ),
     "normal": SchemeRow(
         summary="Normal with mean 0 and std 0.02, if nothing else is said.",
@@ -99,8 +100,10 @@ SCHEMES: dict[Scheme, SchemeRow] = {
         summary="One value, val, everywhere.",
         target=f"{_TORCH}constant_",
         options=("val",),
+        required=("val",),
+        equal_weights=True,
     ),
-    "zeros": SchemeRow(summary="0 everywhere.", target=f"{_TORCH}zeros_"),
+    "zeros": SchemeRow(summary="0 everywhere.", target=f"{_TORCH}zeros_", equal_weights=True),
     "ones": SchemeRow(summary="1 everywhere; for the scales of norms.", target=f"{_TORCH}ones_"),
     "prior": SchemeRow(
         summary="Log shares of the classes, for the bias of a classification head.",

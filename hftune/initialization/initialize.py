@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError, RunError
+from hftune.core.registry import SchemeRow
 from hftune.initialization import SCHEMES
 from hftune.initialization.lsuv import scale_to_unit_variance
 from hftune.initialization.schemes import draw, set_prior
@@ -23,8 +24,8 @@ from hftune.models.module_names import Pattern, all_names, check_pattern, is_nam
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What initialization may know of the run.
+class InitializationContext:
+    """Facts about the run that initialization may use.
 
     Attributes:
         seed: Of every draw.
@@ -57,7 +58,7 @@ def initialize(
     model: PreTrainedModel,
     missing: Iterable[str],
     section: InitializationSection,
-    facts: Facts,
+    context: InitializationContext,
 ) -> list[str]:
     """Draw what is new; the global random generators stand where they stood.
 
@@ -65,7 +66,7 @@ def initialize(
         model: The loaded model, before a method changes it.
         missing: Names of parameters that the checkpoint lacks.
         section: What the recipe says.
-        facts: What may be known of the run.
+        context: Facts about the run.
 
     Returns:
         Names of the pretrained parameters that were drawn anew.
@@ -74,7 +75,7 @@ def initialize(
         RunError: A scheme or a rule has nothing to draw.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(facts.seed)
+        torch.manual_seed(context.seed)
         modules = modules_drawn_anew(section, model)
         for module in modules:
             _draw_anew(model, module)
@@ -87,7 +88,7 @@ def initialize(
         ]
         drawings = assign(model, new, section)
         for name, drawing in drawings.items():
-            _draw(model, name, drawing, facts)
+            _draw(model, name, drawing, context)
         undrawn = [name for name in anew if model.get_parameter(name).isnan().any()]
         if undrawn:
             raise RunError(
@@ -95,10 +96,10 @@ def initialize(
                 hint="name a scheme for it under initialization.rules",
             )
         _warn_of_dead_weights(drawings)
-        scaled = [name for name, drawing in drawings.items() if drawing.name == "lsuv"]
+        scaled = [name for name, drawing in drawings.items() if _row(drawing).scales_on_batch]
         if scaled:
             layers = [name.rpartition(".")[0] for name in scaled]
-            scale_to_unit_variance(model, layers, facts.batch())
+            scale_to_unit_variance(model, layers, context.batch())
     return anew
 
 
@@ -179,7 +180,7 @@ def _takes(
     meant = pattern is None or any(is_named(name, pattern) for name in names)
     if not meant or drawing.name is None:
         return False
-    kind = SCHEMES[drawing.name].draws
+    kind = _row(drawing).draws
     if model.get_parameter(names[0]).ndim >= 2:
         return kind != "vectors"
     itself = pattern is not None and not any(
@@ -202,29 +203,34 @@ def _draw_anew(model: PreTrainedModel, name: str) -> None:
     module.apply(owner._init_weights)
 
 
-def _draw(model: nn.Module, name: str, drawing: Drawing, facts: Facts) -> None:
+def _draw(model: nn.Module, name: str, drawing: Drawing, context: InitializationContext) -> None:
     parameter = model.get_parameter(name)
     if not parameter.is_floating_point():
         raise RunError(f"initialization: {name} is quantized and cannot be drawn")
-    if drawing.name != "prior":
+    if _row(drawing).draws != "vectors":
         return draw(parameter, drawing, model.get_submodule(name.rpartition(".")[0]))
-    if facts.counts is None or len(facts.counts) != len(parameter):
+    if context.counts is None or len(context.counts) != len(parameter):
         raise RunError(
-            f"initialization: prior is for the bias of a head whose classes exclude each other, "
-            f"not for {name}"
+            f"initialization: {drawing.name} is for the bias of a head whose classes exclude each "
+            f"other, not for {name}"
         )
-    return set_prior(parameter, facts.counts)
+    return set_prior(parameter, context.counts)
 
 
 def _warn_of_dead_weights(drawings: Mapping[str, Drawing]) -> None:
     """Behind weights that are equal, those below get the same gradient, or none at all."""
-    equal = [name for name, drawing in drawings.items() if drawing.name in ("zeros", "constant")]
+    equal = [name for name, drawing in drawings.items() if _row(drawing).equal_weights]
     weights = [name for name in equal if name.endswith("weight")]
     if len(weights) > 1:
         warn(
             f"initialization: {' and '.join(weights[:3])} begin with one value everywhere; where "
             "one follows the other, their units stay equal or never learn"
         )
+
+
+def _row(drawing: Drawing) -> SchemeRow:
+    assert drawing.name is not None
+    return SCHEMES[drawing.name]
 
 
 def _is_below(name: str, modules: Iterable[str]) -> bool:

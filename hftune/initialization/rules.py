@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of where new weights begin."""
+"""Rules of the schemes that draw new weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +9,7 @@ from hftune.initialization import SCHEMES
 from hftune.initialization.section import OPTIONS, Drawing, InitializationSection
 from hftune.methods import ROWS
 
+FOR_ONE_BIAS = ", ".join(name for name, row in SCHEMES.items() if row.draws == "vectors")
 #: Methods that train pretrained layers whole, so that one without its weights can learn.
 TRAINS_LAYERS = ", ".join(name for name, row in ROWS.items() if row.trains == "weights")
 
@@ -25,8 +26,12 @@ def _misplaced(option: str, drawing: Drawing) -> bool:
     return option in drawing.options and drawing.name not in _schemes(option)
 
 
+def _lacks(scheme: str, option: str, drawing: Drawing) -> bool:
+    return drawing.name == scheme and option not in drawing.options
+
+
 def _bounds_are_wrong(drawing: Drawing) -> bool:
-    if drawing.name not in ("uniform", "trunc_normal"):
+    if drawing.name is None or not SCHEMES[drawing.name].bounds:
         return False
     row, given = SCHEMES[drawing.name], drawing.options
     std, mean = given.get("std", row.settings.get("std", 0)), given.get("mean", 0)
@@ -43,10 +48,14 @@ INITIALIZATION_RULES = (
         )
         for option in OPTIONS
     ),
-    Rule(
-        "initialization",
-        "constant needs its value, val",
-        partial(_any, lambda drawing: drawing.name == "constant" and drawing.val is None),
+    *(
+        Rule(
+            "initialization",
+            f"{name} needs its value, {option}",
+            partial(_any, partial(_lacks, name, option)),
+        )
+        for name, row in SCHEMES.items()
+        for option in row.required
     ),
     Rule(
         "initialization",
@@ -59,7 +68,7 @@ INITIALIZATION_RULES = (
         partial(
             _any,
             lambda drawing: (
-                str(drawing.name).startswith("kaiming")
+                not _misplaced("nonlinearity", drawing)
                 and drawing.a is not None
                 and drawing.nonlinearity not in (None, "leaky_relu")
             ),
@@ -67,8 +76,10 @@ INITIALIZATION_RULES = (
     ),
     Rule(
         "initialization.name",
-        "prior is for one bias: name it in initialization.rules",
-        lambda s: s[InitializationSection].name == "prior",
+        f"{FOR_ONE_BIAS} is for one bias: name it in initialization.rules",
+        lambda s: (
+            (name := s[InitializationSection].name) is not None and SCHEMES[name].draws == "vectors"
+        ),
     ),
     *(
         Rule(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from transformers import PreTrainedConfig
 
 from hftune.core.errors import HftuneError
-from hftune.regularization.fields import FIELDS
+from hftune.regularization import REGULARIZATIONS
 
 
 def set_dropout(config: PreTrainedConfig, wanted: Mapping[str, float]) -> None:
@@ -17,7 +17,7 @@ def set_dropout(config: PreTrainedConfig, wanted: Mapping[str, float]) -> None:
 
     Args:
         config: Of the text, where a model has several parts; it is changed.
-        wanted: Keys of :data:`FIELDS` and the probabilities.
+        wanted: Keys of ``regularization`` with ``config_fields``, and the probabilities.
 
     Raises:
         HftuneError: The config has no such field.
@@ -25,7 +25,7 @@ def set_dropout(config: PreTrainedConfig, wanted: Mapping[str, float]) -> None:
     text = config.get_text_config()
     known = text.to_dict()
     for key, probability in wanted.items():
-        found = [name for name in FIELDS[key] if name in known]
+        found = [name for name in REGULARIZATIONS[key].config_fields if name in known]
         if not found:
             others = [name for name in known if "drop" in name]
             raise HftuneError(
@@ -38,4 +38,4 @@ def set_dropout(config: PreTrainedConfig, wanted: Mapping[str, float]) -> None:
 
 def has_drop_path(config: PreTrainedConfig) -> bool:
     """Tell whether a model drops paths by itself."""
-    return any(name in config.to_dict() for name in FIELDS["drop_path"])
+    return any(name in config.to_dict() for name in REGULARIZATIONS["drop_path"].config_fields)

@@ -8,11 +8,10 @@ from torch import nn
 from transformers import PreTrainedConfig, TrainerCallback
 
 from hftune.core.errors import RecipeError
-from hftune.regularization import section
+from hftune.regularization import REGULARIZATIONS, section
 from hftune.regularization.batch_norm import FrozenBatchNorm
 from hftune.regularization.drop_connect import DropConnect
 from hftune.regularization.dropout import has_drop_path, set_dropout
-from hftune.regularization.fields import FIELDS
 from hftune.regularization.noise import GradientNoise, WeightNoise
 from hftune.regularization.sharpness import SharpnessAware
 from hftune.regularization.stochastic_depth import StochasticDepth
@@ -23,41 +22,41 @@ class Regularization:
     """Dropout of every kind, noise, and sharpness-aware steps of one run.
 
     Attributes:
-        said: What the recipe says; penalties and the average of the weights are read elsewhere.
+        chosen: The section of the recipe; penalties and averages of the weights are made elsewhere.
         seed: Of the run, which the noise follows.
         drops_itself: Whether the model has a stochastic depth of its own.
     """
 
-    said: section.RegularizationSection
+    chosen: section.RegularizationSection
     seed: int
     drops_itself: bool = False
 
     @classmethod
     def of(
-        cls, said: section.RegularizationSection, seed: int, config: PreTrainedConfig
+        cls, given: section.RegularizationSection, seed: int, config: PreTrainedConfig
     ) -> "Regularization":
         """Read a section, and set the dropout in the config that the model is made of.
 
         Args:
-            said: The recipe's ``regularization``.
+            given: The section of the recipe.
             seed: Of the run.
-            config: The model's; it is changed.
+            config: Of the model; it is changed.
 
         Raises:
             HftuneError: The model has no such dropout.
         """
         itself = has_drop_path(config)
-        wanted = {key: getattr(said, key) for key in FIELDS if getattr(said, key) is not None}
+        wanted = _in_config(given)
         if not itself:
             wanted.pop("drop_path", None)
         set_dropout(config, wanted)
-        return cls(said, seed, itself)
+        return cls(given, seed, itself)
 
     @property
     def state_bytes(self) -> int:
         """Bytes for each parameter that trains: its value is kept while it is moved away."""
-        moved = (self.said.weight_noise, self.said.sam)
-        return sum(item is not None for item in moved) * torch.float32.itemsize
+        rows = (REGULARIZATIONS[key] for key in self.chosen.given())
+        return sum(row.state_copies for row in rows if row.moves_weights) * torch.float32.itemsize
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse what means nothing in a model.
@@ -69,7 +68,7 @@ class Regularization:
             HftuneError: It has no such modules or parameters.
         """
         self.callbacks(model)
-        self.weight_noise_of(model)
+        self.build_weight_noise(model)
 
     def check_own_model(self, model: nn.Module) -> None:
         """Refuse what means nothing in a model of one's own, or would come too late.
@@ -77,37 +76,44 @@ class Regularization:
         Raises:
             RecipeError: Its dropout was decided when it was made.
         """
-        given = [key for key in FIELDS if getattr(self.said, key) is not None]
-        if given:
+        late = _in_config(self.chosen)
+        if late:
             raise RecipeError(
-                [f"regularization.{key}: a model of one's own is taken as it is" for key in given],
+                [f"regularization.{key}: a model of one's own is taken as it is" for key in late],
                 hint="set the dropout in its config before it is made",
             )
         self.check_model(model)
 
-    def weight_noise_of(self, model: nn.Module) -> WeightNoise | None:
+    def build_weight_noise(self, model: nn.Module) -> WeightNoise | None:
         """Return what moves a model's weights while a gradient is computed, if anything does."""
-        given = self.said.weight_noise
+        given = self.chosen.weight_noise
         if not isinstance(given, section.WeightNoise):
             return None
         return WeightNoise(model, given.std, seed=self.seed, params=given.params)
 
-    def sharpness_of(self, model: nn.Module) -> SharpnessAware | None:
+    def build_sharpness(self, model: nn.Module) -> SharpnessAware | None:
         """Return what computes each gradient twice, if the recipe says so."""
-        given = self.said.sam
+        given = self.chosen.sam
         if not isinstance(given, section.Sam):
             return None
         return SharpnessAware(model, given.rho, adaptive=given.adaptive)
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return what drops, freezes and adds noise while a model trains."""
-        said, callbacks = self.said, list[TrainerCallback]()
-        if said.drop_path and not self.drops_itself:
-            callbacks.append(StochasticDepth(model, said.drop_path))
-        if isinstance(drop := said.drop_connect, section.DropConnect):
+        given, callbacks = self.chosen, list[TrainerCallback]()
+        if given.drop_path and not self.drops_itself:
+            callbacks.append(StochasticDepth(model, given.drop_path))
+        if isinstance(drop := given.drop_connect, section.DropConnect):
             callbacks.append(DropConnect(model, drop.p, drop.modules))
-        if said.freeze_batch_norm:
+        if given.freeze_batch_norm:
             callbacks.append(FrozenBatchNorm(model))
-        if isinstance(noise := said.gradient_noise, section.GradientNoise):
+        if isinstance(noise := given.gradient_noise, section.GradientNoise):
             callbacks.append(GradientNoise(model, noise.eta, gamma=noise.gamma, seed=self.seed))
         return callbacks
+
+
+def _in_config(given: section.RegularizationSection) -> dict[str, float]:
+    """Keys that are set in the model's config, and their values."""
+    return {
+        key: value for key, value in given.given().items() if REGULARIZATIONS[key].config_fields
+    }

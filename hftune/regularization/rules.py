@@ -8,11 +8,13 @@ from hftune.losses import LOSSES
 from hftune.methods import ROWS
 from hftune.models.section import ModelSection
 from hftune.optimization.optimizers import OPTIMIZERS
-from hftune.regularization.fields import FIELDS
+from hftune.regularization import AVERAGES, REGULARIZATIONS
 from hftune.regularization.section import RegularizationSection
 
 #: Optimizers whose step computes the loss of its batch several times.
 CLOSURE = ", ".join(name for name, row in OPTIMIZERS.items() if row.closure)
+FADING = ", ".join(name for name, row in AVERAGES.items() if row.decay is not None)
+EQUAL = ", ".join(name for name, row in AVERAGES.items() if row.decay is None)
 AVERAGING = ", ".join(name for name, row in OPTIMIZERS.items() if row.averages)
 #: Methods that train pretrained weights themselves, which can stay close to where they were.
 TRAINS_PRETRAINED = ", ".join(
@@ -46,17 +48,20 @@ def _rewrites(key: str, view: RecipeView) -> bool:
 
 
 def _said_twice(key: str, view: RecipeView) -> bool:
-    return _said(key, view) and any(name in view[ModelSection].config for name in FIELDS[key])
+    return _said(key, view) and any(
+        name in view[ModelSection].config for name in REGULARIZATIONS[key].config_fields
+    )
 
 
 REGULARIZATION_RULES = (
     *(
         Rule(
             f"regularization.{key}",
-            f"model.config sets it too ({', '.join(names[:3])}): say it once",
+            f"model.config sets it too ({', '.join(row.config_fields[:3])}): say it once",
             partial(_said_twice, key),
         )
-        for key, names in FIELDS.items()
+        for key, row in REGULARIZATIONS.items()
+        if row.config_fields
     ),
     Rule(
         "regularization.drop_connect",
@@ -70,7 +75,8 @@ REGULARIZATION_RULES = (
             "this optimizer steps inside the backward pass, where no gradient is left to look at",
             partial(_in_backward, key),
         )
-        for key in ("gradient_noise", "weight_noise", "sam")
+        for key, row in REGULARIZATIONS.items()
+        if row.needs_gradient
     ),
     *(
         Rule(
@@ -78,7 +84,8 @@ REGULARIZATION_RULES = (
             f"{SETS_WEIGHTS} set weights between steps, which moving them would disturb",
             partial(_rewrites, key),
         )
-        for key in ("weight_noise", "sam")
+        for key, row in REGULARIZATIONS.items()
+        if row.moves_weights
     ),
     *(
         Rule(
@@ -86,7 +93,8 @@ REGULARIZATION_RULES = (
             f"{CLOSURE} computes gradients of its own inside a step, which nothing changes",
             partial(lambda key, s: _said(key, s) and s.optimizer_row.closure, key),
         )
-        for key in ("gradient_noise", "sam")
+        for key, row in REGULARIZATIONS.items()
+        if row.changes_gradient
     ),
     Rule(
         "training.neftune_noise_alpha",
@@ -140,15 +148,16 @@ REGULARIZATION_RULES = (
             "take l2_sp",
             partial(lambda name, s: _penalized(name, s) and s.method_row.trains == "biases", name),
         )
-        for name in ("l1", "l2")
+        for name, row in REGULARIZATIONS.items()
+        if row.penalizes == "matrices"
     ),
     Rule(
         "regularization.weight_averaging",
-        "decay is that of ema; in swa all steps count the same",
+        f"decay is that of {FADING}; in {EQUAL} all steps count the same",
         lambda s: (
             (averaging := s[RegularizationSection].averaging) is not None
             and averaging.decay is not None
-            and averaging.name == "swa"
+            and AVERAGES[averaging.name].decay is None
         ),
     ),
     Rule(

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe says under ``regularization``; imports nothing heavy."""
+"""Keys of the section ``regularization:``."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
+
+from hftune.regularization import REGULARIZATIONS
 
 Pattern = str | list[str]
 Positive = Annotated[float, Gt(0)]
@@ -63,89 +65,56 @@ RECORDS: dict[str, tuple[type, str]] = {
 }
 
 
+def _help(key: str, more: str = ".") -> dict[str, str]:
+    """Return the description of a key: its summary, and how to give it."""
+    return {"help": REGULARIZATIONS[key].summary.removesuffix(".") + more}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegularizationSection:
     """What keeps a model from following its rows too closely."""
 
     weight_averaging: WeightAveraging | Literal["ema", "swa"] | None = field(
         default=None,
-        metadata={
-            "help": "Evaluate and save an average of the weights over the steps: ema, swa, or "
-            "{name, decay, start, every}; start and every are optimizer steps, below 1 shares of "
-            "the run."
-        },
+        metadata=_help(
+            "weight_averaging",
+            ": ema, swa, or {name, decay, start, every}; start and every are optimizer "
+            "steps, below 1 shares of the run.",
+        ),
     )
-    l1: Positive | None = field(
-        default=None,
-        metadata={"help": "Add so many times the sum of |w| over weights that train to the loss."},
-    )
-    l2: Positive | None = field(
-        default=None,
-        metadata={"help": "Add so many times the sum of w² to the loss; with l1 an elastic net."},
-    )
-    l2_sp: Positive | None = field(
-        default=None,
-        metadata={
-            "help": "Add half of so many times the squared distance to the pretrained weights."
-        },
-    )
-    dropout: Share | None = field(
-        default=None,
-        metadata={
-            "help": "Dropout of hidden states, whatever the model's config calls it; 0 turns it "
-            "off."
-        },
-    )
-    attention_dropout: Share | None = field(
-        default=None,
-        metadata={"help": "Dropout of attention weights, whatever the model's config calls it."},
-    )
+    l1: Positive | None = field(default=None, metadata=_help("l1"))
+    l2: Positive | None = field(default=None, metadata=_help("l2", "; with l1 an elastic net."))
+    l2_sp: Positive | None = field(default=None, metadata=_help("l2_sp"))
+    dropout: Share | None = field(default=None, metadata=_help("dropout", "; 0 turns it off."))
+    attention_dropout: Share | None = field(default=None, metadata=_help("attention_dropout"))
     drop_path: Share | None = field(
         default=None,
-        metadata={
-            "help": "Stochastic depth: the share of rows that pass by the last layer, less below "
-            "it; the config's drop_path_rate where a model has one."
-        },
+        metadata=_help(
+            "drop_path",
+            ": the share of rows that pass by the last layer, less below it; the config's"
+            " drop_path_rate where a model has one.",
+        ),
     )
     drop_connect: DropConnect | Annotated[float, Gt(0), Lt(1)] | None = field(
-        default=None,
-        metadata={
-            "help": "Share of the weights of linear layers that a forward pass drops, or "
-            "{p, modules}, modules by regular expression or by names."
-        },
+        default=None, metadata=_help("drop_connect")
     )
     weight_noise: WeightNoise | Positive | None = field(
-        default=None,
-        metadata={
-            "help": "Standard deviation of the noise on weights that train, taken off before the "
-            "step, or {std, params}."
-        },
+        default=None, metadata=_help("weight_noise")
     )
     gradient_noise: GradientNoise | Positive | None = field(
-        default=None,
-        metadata={
-            "help": "Variance of the noise on the gradient of the first step, which fades, or "
-            "{eta, gamma}."
-        },
+        default=None, metadata=_help("gradient_noise")
     )
     sam: Sam | Positive | None = field(
         default=None,
-        metadata={
-            "help": "Sharpness-aware minimization: step by the gradient at the highest loss "
-            "within this distance, or {rho, adaptive}."
-        },
+        metadata=_help(
+            "sam",
+            ": step by the gradient at the highest loss within this distance, or {rho, adaptive}.",
+        ),
     )
     adversarial: Positive | None = field(
-        default=None,
-        metadata={
-            "help": "Train on the tokens' vectors and on those this far away where the loss is "
-            "highest; each row moves by so much."
-        },
+        default=None, metadata=_help("adversarial", "; each row moves by so much.")
     )
-    freeze_batch_norm: bool | None = field(
-        default=None,
-        metadata={"help": "Keep the statistics of batch normalization as they were pretrained."},
-    )
+    freeze_batch_norm: bool | None = field(default=None, metadata=_help("freeze_batch_norm"))
 
     @property
     def averaging(self) -> WeightAveraging | None:
@@ -155,8 +124,16 @@ class RegularizationSection:
     @property
     def penalties(self) -> dict[str, float]:
         """The penalties on weights and their factors."""
-        given = {"l1": self.l1, "l2": self.l2, "l2_sp": self.l2_sp}
-        return {name: factor for name, factor in given.items() if factor is not None}
+        return {
+            key: value
+            for key, value in self.given().items()
+            if REGULARIZATIONS[key].penalizes is not None
+        }
+
+    def given(self) -> dict[str, Any]:
+        """Return the keys that a recipe sets."""
+        values = {key: getattr(self, key) for key in REGULARIZATIONS}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def regularization_section(given: dict[str, Any]) -> RegularizationSection:

@@ -13,7 +13,7 @@ Only what trains is averaged: the rest of a model stands still.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +92,8 @@ class WeightAverage(Averaging):
 
     Args:
         model: What trains has ``requires_grad``.
-        name: ``swa``, where all count the same, or ``ema``, where the share of a step fades by
-            ``decay`` with each that follows.
-        decay: Of ``ema``.
+        decay: The factor by which the share of a step fades with each that follows (EMA); None if
+            all steps count the same (SWA).
         start: The optimizer step after which the weights count first.
         every: Steps from one that counts to the next.
     """
@@ -102,14 +101,13 @@ class WeightAverage(Averaging):
     def __init__(
         self,
         model: nn.Module,
-        name: Literal["swa", "ema"],
         *,
-        decay: float = 0.999,
+        decay: float | None = None,
         start: int = 1,
         every: int = 1,
     ) -> None:
         super().__init__(model)
-        function = get_swa_multi_avg_fn() if name == "swa" else get_ema_multi_avg_fn(decay)
+        function = get_swa_multi_avg_fn() if decay is None else get_ema_multi_avg_fn(decay)
         self.average = AveragedModel(self.live, multi_avg_fn=function).requires_grad_(False)
         self.start = max(start, 1)
         self.every = every

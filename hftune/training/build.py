@@ -18,9 +18,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.data.sampling.curriculum import Curriculum
 from hftune.distillation.teaching import Teaching, training_rows, with_teacher
-from hftune.initialization.initialize import Facts, initialize
+from hftune.initialization.initialize import InitializationContext, initialize
 from hftune.methods import method_row
 from hftune.models.adapter import loaded_weights
 from hftune.models.fingerprint import fingerprint
@@ -30,7 +29,6 @@ from hftune.models.pooling import pool_by_mean
 from hftune.models.structure import new_modules, unused_pooler
 from hftune.speed.fused_lora import fused_lora
 from hftune.speed.padding_free import padding_free
-from hftune.training.callbacks.curriculum_stages import Stages
 from hftune.training.callbacks.early_stopping import EarlyStopping
 from hftune.training.callbacks.generalization_gap import GeneralizationGap
 from hftune.training.callbacks.no_input_gradients import NoInputGradients
@@ -93,8 +91,8 @@ def _initialize(plan: Plan, model: Any, missing: Sequence[str]) -> list[str]:
         return {key: value.to(model.device) for key, value in made.items()}
 
     counts = plan.class_counts().tolist() if plan.task.labels_compete else None
-    facts = Facts(seed=plan.arguments.seed, counts=counts, batch=batch)
-    return initialize(model, missing, plan.recipe.initialization, facts)
+    context = InitializationContext(seed=plan.arguments.seed, counts=counts, batch=batch)
+    return initialize(model, missing, plan.recipe.initialization, context)
 
 
 def base_quantization(plan: Plan) -> dict[str, Any] | None:
@@ -116,9 +114,9 @@ def build_trainer(
     if plan.method.changes_what_trains and plan.arguments.ddp_find_unused_parameters is None:
         plan.arguments.ddp_find_unused_parameters = True  # also where activations are recomputed
     rows = rows_of(plan)
-    averaging = plan.optimization.averaging_of(model, plan.span.total)
+    averaging = plan.optimization.build_averaging(model, plan.span.total)
     loss = with_teacher(plan.loss, teaching_of(plan), rows, model, averaging)
-    sharpness = plan.regularization.sharpness_of(model)
+    sharpness = plan.regularization.build_sharpness(model)
     trainer = HftuneTrainer(
         model=model,
         args=plan.arguments,
@@ -128,8 +126,8 @@ def build_trainer(
         optimization=plan.optimization,
         averaging=averaging,
         drawing=plan.drawing if plan.token_batches is None else plan.token_batches,
-        penalty=plan.optimization.penalty_of(model, plan.new_modules),
-        weight_noise=plan.regularization.weight_noise_of(model),
+        penalty=plan.optimization.build_penalty(model, plan.new_modules),
+        weight_noise=plan.regularization.build_weight_noise(model),
         train_dataset=rows if plan.stream is None else plan.stream,
         eval_dataset=None if plan.validation is None else plan.validation.dataset,
         data_collator=plan.task.collator(plan.tokenizer, model),
@@ -141,7 +139,7 @@ def build_trainer(
             *plan.optimization.callbacks(),
             *plan.regularization.callbacks(model),
             NoInputGradients(),
-            *_stages(plan),
+            *([] if plan.drawing is None else plan.drawing.callbacks()),
             *loss.callbacks(plan.span.total),
             *_early_stopping(plan),
             *callbacks,
@@ -211,13 +209,6 @@ def _check_budget(plan: Plan, reason: str | None) -> None:
             hint="data.padding_free: false; then padding counts, and rows of like length come "
             "together",
         )
-
-
-def _stages(plan: Plan) -> list[TrainerCallback]:
-    """What ends the stages of a curriculum, where the metric does."""
-    drawing = plan.drawing
-    by_metric = isinstance(drawing, Curriculum) and drawing.patience is not None
-    return [Stages(cast(Curriculum, drawing))] if by_metric else []
 
 
 def _early_stopping(plan: Plan) -> list[TrainerCallback]:

@@ -26,6 +26,7 @@ from hftune.data.arrow import column_array, items, lengths
 from hftune.losses import LOSSES
 from hftune.methods.probe.features import features_key
 from hftune.models.layer_stack import StackError, rows_to_try, takes
+from hftune.regularization import REGULARIZATIONS
 from hftune.speed.find_frozen_layers import find_trunk, why_nothing_is_frozen
 from hftune.speed.frozen_layers import TOKENS, Trunk, left_out, row_digest
 from hftune.tasks.inference import batches_by_length
@@ -38,8 +39,6 @@ KEY = "data.cache_trunk"
 KIND: Final = "trunk"
 #: Part of the cache's key: raise it when states are computed differently.
 TRUNK_VERSION = 2
-#: Keys of ``regularization`` that move frozen layers, too.
-MOVING = ("drop_path", "drop_connect", "weight_noise")
 
 
 @contextmanager
@@ -172,7 +171,12 @@ def _trunk(plan: Plan, trainer: HftuneTrainer) -> Trunk | None:
 def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
     """Why what enters the first layer that trains is not always the same."""
     arguments, loss = plan.arguments, plan.loss_choice
-    said = [key for key in MOVING if getattr(plan.recipe.regularization, key)]
+    regularization = plan.recipe.regularization
+    said = [
+        key
+        for key, row in REGULARIZATIONS.items()
+        if row.moves_frozen and getattr(regularization, key)
+    ]
     reasons = {
         "it is not tested with a sharded model": is_sharded(trainer.accelerator),
         "a compiled model cannot leave out layers": arguments.torch_compile,

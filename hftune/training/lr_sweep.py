@@ -52,7 +52,7 @@ class Sweep(Optimization):
             optimizer, lambda done: rate_at(done, self.start, self.end, self.steps) / given
         )
 
-    def averaging_of(self, model: nn.Module, total: int) -> Averaging | None:
+    def build_averaging(self, model: nn.Module, total: int) -> Averaging | None:
         """Return nothing: the weights that move are looked at."""
         return None
 

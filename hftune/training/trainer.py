@@ -32,7 +32,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
 
-from hftune.data.sampling.row_sampler import Draw
+from hftune.data.sampling.row_sampler import RowSampler
 from hftune.losses.loss import ROW, Loss
 from hftune.methods.method import Method
 from hftune.optimization.schedule_factors import Span
@@ -87,7 +87,7 @@ class HftuneTrainer(WholeCheckpoints):
         method: Method,
         optimization: Optimization,
         averaging: Averaging | None = None,
-        drawing: Draw | TokenBatches | None = None,
+        drawing: RowSampler | TokenBatches | None = None,
         penalty: WeightPenalty | None = None,
         weight_noise: WeightNoise | None = None,
         **options: Any,

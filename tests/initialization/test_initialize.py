@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hftune import HftuneError, Recipe, RecipeError
 from hftune.core.errors import RunError
-from hftune.initialization.initialize import Facts, initialize
+from hftune.initialization.initialize import InitializationContext, initialize
 from hftune.initialization.section import InitializationSection
 from hftune.training.build import LSUV_ROWS, build_model
 from hftune.training.plan.plan import Plan
@@ -102,9 +102,9 @@ def test_what_the_models_code_passes_over_is_named(plain: nn.Module) -> None:
     model: Any = plain
     model.bert.encoder.layer[1].own_scale = nn.Parameter(torch.ones(3))
     section = InitializationSection(reinit_top_layers=1)
-    facts = Facts(seed=0, counts=None, batch=dict)
+    context = InitializationContext(seed=0, counts=None, batch=dict)
     with pytest.raises(RunError, match=r"does not draw bert\.encoder\.layer\.1\.own_scale"):
-        initialize(model, [], section, facts)
+        initialize(model, [], section, context)
 
 
 def test_modules_and_schemes_for_them(make_recipe: Make, plain: nn.Module) -> None:

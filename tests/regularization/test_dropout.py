@@ -8,8 +8,8 @@ import transformers
 from torch import nn
 
 from hftune import HftuneError
+from hftune.regularization import REGULARIZATIONS
 from hftune.regularization.dropout import has_drop_path, set_dropout
-from hftune.regularization.fields import FIELDS
 
 SIZES = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
          "intermediate_size": 8}  # fmt: skip
@@ -77,4 +77,4 @@ def test_every_field_is_one_of_transformers() -> None:
             kind = getattr(transformers, name, None)
             if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedConfig):
                 known |= set(getattr(kind, "__annotations__", {}))
-    assert {name for names in FIELDS.values() for name in names} <= known
+    assert {name for row in REGULARIZATIONS.values() for name in row.config_fields} <= known

@@ -8,17 +8,20 @@ pacing); Hacohen and Weinshall, "On The Power of Curriculum Learning in Training
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from transformers import TrainerCallback
 
-from hftune.data import Pacing
+from hftune.core.console import number_of
+from hftune.core.registry import named
 from hftune.data.arrow import lengths
-from hftune.data.sampling.row_sampler import Draw, Place
+from hftune.data.sampling import PACINGS, Pacing
+from hftune.data.sampling.curriculum_stages import CurriculumStages
+from hftune.data.sampling.row_sampler import EpochPosition, RowSampler
 
 DEFAULT_START = 0.2
 DEFAULT_DURATION = 0.5
@@ -27,7 +30,7 @@ DEFAULT_PATIENCE = 2
 ROUNDING = 1e-9
 
 
-class Curriculum(Draw):
+class Curriculum(RowSampler):
     """An epoch of as many rows as there are, none before its turn.
 
     Rows that had their turn are dealt like cards: each that is known comes once before any comes
@@ -89,18 +92,32 @@ class Curriculum(Draw):
         """Return which stage it is after ``done`` steps, from 1, where the metric ends them."""
         return min(self.stages, 1 + sum(end <= done for end in self.ends))
 
-    def rows(self, generator: torch.Generator, place: Place) -> list[int]:
-        """Return the rows of an epoch, step after step; see :class:`Draw`."""
+    def callbacks(self) -> list[TrainerCallback]:
+        """Return the callback that ends the stages, if the metric does; see :class:`RowSampler`."""
+        return [] if self.patience is None else [CurriculumStages(self)]
+
+    def remarks(self, evaluations: int) -> list[str]:
+        """Return a warning if the run ends before the last stage; see :class:`RowSampler`."""
+        if self.patience is None or (needed := 1 + (self.stages - 1) * self.patience) < evaluations:
+            return []
+        return [
+            f"data.curriculum: {self.stages} stages with patience {self.patience} last {needed} "
+            "evaluations before the last one begins, and the run has "
+            f"{number_of(evaluations, 'evaluation', 'evaluations')}"
+        ]
+
+    def rows(self, generator: torch.Generator, position: EpochPosition) -> list[int]:
+        """Return the rows of an epoch, step after step; see :class:`RowSampler`."""
         chances = torch.rand(self.size, generator=generator, dtype=torch.float64).tolist()
         deck: list[int] = []
         drawn: list[int] = []
         dealt = 0
         for number, chance in enumerate(chances):
-            if number % place.group == 0:
-                done = place.epoch * place.steps
+            if number % position.group == 0:
+                done = position.epoch * position.steps
                 if self.patience is None:  # else an epoch has one stage
-                    done += number // place.group
-                known = self.known(done, place.total)
+                    done += number // position.group
+                known = self.known(done, position.total)
                 deck += self.order[dealt:known]
                 dealt = known
             if not deck:
@@ -114,45 +131,68 @@ class Curriculum(Draw):
 def known_share(pacing: Pacing, passed: float, start: float, stages: int) -> float:
     """Return the share of the rows that are known, in (0, 1].
 
-    With ``x`` = ``passed`` and ``s`` = ``start``: ``linear`` ``s + (1 - s) x``; ``root``
-    ``sqrt(s^2 + (1 - s^2) x)``; ``exponential`` ``s^(1 - x)``; ``staged`` in equal steps.
-
     Args:
-        pacing: Which of them.
+        pacing: The function that it grows by, from :data:`PACINGS`; in their formulas ``x`` is
+            ``passed`` and ``s`` is ``start``.
         passed: Share of the curriculum that is over, in [0, 1].
-        start: The share at the beginning, but for ``staged``, which begins with one stage.
-        stages: Number of steps of ``staged``.
+        start: The share at the beginning, but for stages, which begin with the first of them.
+        stages: Number of stages.
+
+    Example:
+        >>> known_share("linear", 0.5, 0.2, 3), known_share("staged", 0.5, 0.25, 4)
+        (0.6, 0.75)
     """
-    if pacing == "linear":
-        return start + (1 - start) * passed
-    if pacing == "root":
-        return math.sqrt(start**2 + (1 - start**2) * passed)
-    if pacing == "exponential":
-        return float(start ** (1 - passed))
+    share: float = named(PACINGS[pacing].target)(passed, start, stages)
+    return share
+
+
+def linear(passed: float, start: float, stages: int) -> float:
+    """Return ``s + (1 - s) x``; see :func:`known_share`.
+
+    Example:
+        >>> [linear(passed, 0.2, 3) for passed in (0, 0.5, 1)]
+        [0.2, 0.6, 1.0]
+    """
+    return start + (1 - start) * passed
+
+
+def root(passed: float, start: float, stages: int) -> float:
+    """Return ``sqrt(s^2 + (1 - s^2) x)``; see :func:`known_share`.
+
+    Example:
+        >>> [round(root(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
+        [0.2, 0.72, 1.0]
+    """
+    return math.sqrt(start**2 + (1 - start**2) * passed)
+
+
+def exponential(passed: float, start: float, stages: int) -> float:
+    """Return ``s^(1 - x)``; see :func:`known_share`.
+
+    Example:
+        >>> [round(exponential(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
+        [0.2, 0.45, 1.0]
+    """
+    return float(start ** (1 - passed))
+
+
+def staged(passed: float, start: float, stages: int) -> float:
+    """Return a share that grows in equal steps, from the first stage; see :func:`known_share`.
+
+    Example:
+        >>> [round(staged(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
+        [0.33, 0.67, 1.0]
+    """
     return min(1.0, (math.floor(stages * passed + ROUNDING) + 1) / stages)
 
 
-def flat_stretches(
-    values: Iterable[tuple[int, float]], patience: int, *, greater_is_better: bool
-) -> list[int]:
-    """Return the steps at which a metric had not been better for ``patience`` evaluations.
-
-    After each of them the count begins anew; the best value stays.
+def length(tokens: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Return the number of tokens of each row, shape ``(N,)``.
 
     Args:
-        values: Step and metric of each evaluation, in order.
-        patience: Evaluations in a row, each no better than the best before.
-        greater_is_better: Which way is better.
+        tokens: A list of token ids a row.
     """
-    best, flat, ends = -math.inf, 0, []
-    for step, value in values:
-        score = value if greater_is_better else -value
-        flat = 0 if score > best else flat + 1
-        best = max(best, score)
-        if flat == patience:
-            ends.append(step)
-            flat = 0
-    return ends
+    return lengths(tokens).astype(np.float64)
 
 
 def rarity(tokens: pa.ChunkedArray) -> NDArray[np.float64]:

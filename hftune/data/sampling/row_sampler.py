@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows an epoch has, where that is not each of them once: drawn by weight, or by class.
+"""Row samplers that draw by weight or by class instead of using each row once per epoch.
 
-What is drawn depends on a generator alone, so seed and epoch decide it and a run can be resumed.
+A row sampler draws only from the generator that it is given, so seed and epoch decide the rows and
+a run can be resumed.
 """
 
 from abc import ABC, abstractmethod
@@ -11,10 +12,11 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from transformers import TrainerCallback
 
 
 @dataclass(frozen=True)
-class Place:
+class EpochPosition:
     """Where an epoch stands in the run.
 
     Attributes:
@@ -30,7 +32,7 @@ class Place:
     group: int = 1
 
 
-class Draw(ABC):
+class RowSampler(ABC):
     """Chooses the rows of an epoch.
 
     Attributes:
@@ -40,24 +42,36 @@ class Draw(ABC):
     size: int
 
     @abstractmethod
-    def rows(self, generator: torch.Generator, place: Place) -> list[int]:
+    def rows(self, generator: torch.Generator, position: EpochPosition) -> list[int]:
         """Return the indices of one epoch, in their order.
 
         Args:
             generator: Decides, with nothing else that is random.
-            place: Where the epoch stands.
+            position: Where the epoch stands.
         """
 
+    def expected(self) -> NDArray[np.float64] | None:
+        """Return how often an epoch has each row on average, shape ``(N,)``.
 
-class Sampling(Draw):
-    """A draw that is the same in every epoch, but for chance."""
+        Returns:
+            None if that changes during the run.
+        """
+        return None
 
-    @abstractmethod
-    def expected(self) -> NDArray[np.float64]:
-        """Return how often an epoch has each row, on average, shape ``(N,)``."""
+    def callbacks(self) -> list[TrainerCallback]:
+        """Return the callbacks that tell it how the run goes."""
+        return []
+
+    def remarks(self, evaluations: int) -> list[str]:
+        """Return warnings about settings that have no effect in a run this long.
+
+        Args:
+            evaluations: Number of evaluations while the run trains.
+        """
+        return []
 
 
-class Weighted(Sampling):
+class Weighted(RowSampler):
     """Rows drawn with replacement, as ``torch.utils.data.WeightedRandomSampler`` draws them.
 
     Args:
@@ -69,19 +83,19 @@ class Weighted(Sampling):
         self.weights = torch.from_numpy(np.array(weights, dtype=np.float64))
         self.size = len(self.weights)
 
-    def rows(self, generator: torch.Generator, place: Place) -> list[int]:
-        """Return as many indices as there are rows; see :class:`Draw`."""
+    def rows(self, generator: torch.Generator, position: EpochPosition) -> list[int]:
+        """Return as many indices as there are rows; see :class:`RowSampler`."""
         drawn = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
         return list(map(int, drawn))
 
     def expected(self) -> NDArray[np.float64]:
-        """Return the weights as shares of an epoch; see :class:`Sampling`."""
+        """Return the weights as shares of an epoch; see :class:`RowSampler`."""
         shares: NDArray[np.float64] = (self.weights / self.weights.sum() * self.size).numpy()
         return shares
 
 
 def balanced(classes: NDArray[np.int64]) -> Weighted:
-    """Return a draw in which all classes are equally likely: a row weighs 1 / rows of its class.
+    """Return a row sampler that draws all classes alike: a row weighs 1 / rows of its class.
 
     Args:
         classes: Number of each row's class, shape ``(N,)``.
@@ -89,7 +103,7 @@ def balanced(classes: NDArray[np.int64]) -> Weighted:
     return Weighted(1 / np.bincount(classes)[classes])
 
 
-class Equalized(Sampling):
+class Equalized(RowSampler):
     """As many rows of each class, exactly.
 
     Each row stands as often as goes evenly; what is left of a class is drawn anew every epoch.
@@ -108,8 +122,8 @@ class Equalized(Sampling):
         self.members = members
         self._expected = self.each / counts[classes]
 
-    def rows(self, generator: torch.Generator, place: Place) -> list[int]:
-        """Return the rows of all classes, shuffled; see :class:`Draw`."""
+    def rows(self, generator: torch.Generator, position: EpochPosition) -> list[int]:
+        """Return the rows of all classes, shuffled; see :class:`RowSampler`."""
         drawn = []
         for members in self.members:
             whole, rest = divmod(self.each, len(members))
@@ -119,5 +133,31 @@ class Equalized(Sampling):
         return list(map(int, together[torch.randperm(self.size, generator=generator)]))
 
     def expected(self) -> NDArray[np.float64]:
-        """Return rows wanted over rows there are, of the row's class; see :class:`Sampling`."""
+        """Return rows wanted over rows there are, of the row's class; see :class:`RowSampler`."""
         return self._expected
+
+
+def oversample(classes: NDArray[np.int64]) -> Equalized:
+    """Return a row sampler that gives each class as many rows as the largest has.
+
+    Args:
+        classes: Number of each row's class, shape ``(N,)``.
+
+    Example:
+        >>> oversample(np.array([0, 0, 0, 1])).size
+        6
+    """
+    return Equalized(classes, "largest")
+
+
+def undersample(classes: NDArray[np.int64]) -> Equalized:
+    """Return a row sampler that gives each class as many rows as the smallest has.
+
+    Args:
+        classes: Number of each row's class, shape ``(N,)``.
+
+    Example:
+        >>> undersample(np.array([0, 0, 0, 1])).size
+        2
+    """
+    return Equalized(classes, "smallest")

@@ -1,23 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of what draws the rows of an epoch: ``data.sampling`` and ``data.curriculum``."""
+"""Rules of the examples of an epoch: ``data.sampling`` and ``data.curriculum``."""
 
 from typing import Any
 
-from hftune.core.registry import SINGLE_LABEL
+from hftune.core.registry import SINGLE_LABEL, SamplingRow
 from hftune.core.rules import RecipeView, Rule, training
 from hftune.core.task_rows import PROBLEM_TYPES
-from hftune.data.section import DataSection
+from hftune.data.sampling import DIFFICULTIES, PACINGS, SAMPLINGS
+from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice
 from hftune.models.section import ModelSection
 
-#: Samplings that make all classes equally common.
-BY_CLASS = ("balanced", "oversample", "undersample")
+BY_CLASS = ", ".join(name for name, row in SAMPLINGS.items() if row.by_class)
+WEIGHTED = ", ".join(name for name, row in SAMPLINGS.items() if row.reads_column)
+BY_COLUMN = ", ".join(name for name, row in DIFFICULTIES.items() if row.reads_column)
+JUDGED = ", ".join(name for name, row in DIFFICULTIES.items() if row.needs_reference)
+STAGED = ", ".join(name for name, row in PACINGS.items() if row.in_stages)
 EQUAL_ALREADY = "data.sampling makes the classes equally common already"
 
 
-def _chosen(view: RecipeView, key: str) -> str | None:
-    """The name under ``data.sampling`` or ``data.curriculum``."""
-    choice = getattr(view[DataSection], key)
-    return None if choice is None else choice.name
+def _sampling(view: RecipeView) -> SamplingRow | None:
+    """Facts about ``data.sampling``."""
+    choice = view[DataSection].sampling
+    return SAMPLINGS[choice.name] if isinstance(choice, SamplingChoice) else None
+
+
+def _difficulty(view: RecipeView) -> SamplingRow | None:
+    """Facts about ``data.curriculum``."""
+    choice = view[DataSection].curriculum
+    return DIFFICULTIES[choice.name] if isinstance(choice, CurriculumChoice) else None
+
+
+def _in_stages(view: RecipeView) -> bool:
+    pacing = _curriculum(view, "pacing")
+    return pacing is not None and PACINGS[pacing].in_stages
 
 
 def _draws(view: RecipeView) -> bool:
@@ -44,7 +59,8 @@ def _has_sources(view: RecipeView) -> bool:
 
 
 def _by_class(view: RecipeView) -> bool:
-    return _chosen(view, "sampling") in BY_CLASS
+    row = _sampling(view)
+    return row is not None and row.by_class
 
 
 def _has_classes(view: RecipeView) -> bool:
@@ -60,53 +76,65 @@ def _loss(view: RecipeView, name: str) -> Any:
 SAMPLING_RULES = (
     Rule(
         "data.sampling",
-        f"{', '.join(BY_CLASS)} go by the class of a row, and these rows have no single class",
+        f"{BY_CLASS} go by the class of a row, and these rows have no single class",
         lambda s: _by_class(s) and not _has_classes(s),
     ),
     Rule(
         "data.sampling",
-        "weighted needs the column of the weights: {name: weighted, column: ...}",
-        lambda s: _chosen(s, "sampling") == "weighted" and _column(s, "sampling") is None,
+        f"{WEIGHTED} needs the column of the weights: {{name: {WEIGHTED}, column: ...}}",
+        lambda s: (
+            (row := _sampling(s)) is not None
+            and row.reads_column
+            and _column(s, "sampling") is None
+        ),
     ),
     Rule(
         "data.sampling.column",
-        "only weighted reads a column",
+        f"only {WEIGHTED} reads a column",
         lambda s: _by_class(s) and _column(s, "sampling") is not None,
     ),
     Rule(
         "data.curriculum",
-        "column needs to be told which: {name: column, column: ...}",
-        lambda s: _chosen(s, "curriculum") == "column" and _column(s, "curriculum") is None,
+        f"{BY_COLUMN} needs to be told which: {{name: {BY_COLUMN}, column: ...}}",
+        lambda s: (
+            (row := _difficulty(s)) is not None
+            and row.reads_column
+            and _column(s, "curriculum") is None
+        ),
     ),
     Rule(
         "data.curriculum.column",
-        "it is read by name: column",
+        f"it is read by name: {BY_COLUMN}",
         lambda s: (
-            _chosen(s, "curriculum") in ("length", "rarity", "loss")
+            (row := _difficulty(s)) is not None
+            and not row.reads_column
             and _column(s, "curriculum") is not None
         ),
     ),
     Rule(
         "data.curriculum.model",
-        "it judges the rows of name: loss",
+        f"it judges the rows of name: {JUDGED}",
         lambda s: (
-            _chosen(s, "curriculum") not in (None, "loss") and _curriculum(s, "model") is not None
+            (row := _difficulty(s)) is not None
+            and not row.needs_reference
+            and _curriculum(s, "model") is not None
         ),
     ),
     Rule(
         "data.curriculum",
-        "loss needs a model that knows the labels, which a new head does not: a finished run, as "
-        "in {name: loss, model: runs/first}",
+        f"{JUDGED} needs a model that knows the labels, which a new head does not: a finished "
+        f"run, as in {{name: {JUDGED}, model: runs/first}}",
         lambda s: (
-            _chosen(s, "curriculum") == "loss"
+            (row := _difficulty(s)) is not None
+            and row.needs_reference
             and _curriculum(s, "model") is None
             and not s.task_row.writes
         ),
     ),
     Rule(
         "data.curriculum.advance",
-        "plateau goes from stage to stage: set pacing: staged",
-        lambda s: _by_metric(s) and _curriculum(s, "pacing") != "staged",
+        f"plateau goes from stage to stage: set pacing: {STAGED}",
+        lambda s: _by_metric(s) and not _in_stages(s),
     ),
     Rule(
         "data.curriculum.advance",
@@ -129,13 +157,13 @@ SAMPLING_RULES = (
     ),
     Rule(
         "data.curriculum.stages",
-        "they are those of pacing: staged",
-        lambda s: _curriculum(s, "stages") is not None and _curriculum(s, "pacing") != "staged",
+        f"they are those of pacing: {STAGED}",
+        lambda s: _curriculum(s, "stages") is not None and not _in_stages(s),
     ),
     Rule(
         "data.curriculum.start",
-        "pacing: staged starts with its first stage",
-        lambda s: _curriculum(s, "start") is not None and _curriculum(s, "pacing") == "staged",
+        f"pacing: {STAGED} starts with its first stage",
+        lambda s: _curriculum(s, "start") is not None and _in_stages(s),
     ),
     Rule(
         "data.curriculum",

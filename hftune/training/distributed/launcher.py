@@ -20,6 +20,7 @@ from hftune.optimization.optim_args import values_of
 from hftune.optimization.optimizers import DEFAULT as DEFAULT_OPTIMIZER
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.recipe.recipe import Recipe
+from hftune.regularization import REGULARIZATIONS
 
 SHARDED_METHODS = tuple(name for name, row in ROWS.items() if row.sharded)
 SHARDED_OPTIMIZERS = tuple(name for name, row in OPTIMIZERS.items() if row.sharded)
@@ -35,8 +36,9 @@ CLOSURE = ", ".join(name for name, row in OPTIMIZERS.items() if row.closure)
 NOT_SHARDED = ("layer_decay", "param_groups", "loraplus_lr_ratio", "max_grad_value",
                "log_grad_norms")  # fmt: skip
 #: Keys of ``regularization`` of which the same is true.
-REGULARIZATION_NOT_SHARDED = ("drop_path", "drop_connect", "weight_noise", "gradient_noise", "sam",
-                              "adversarial", "freeze_batch_norm")  # fmt: skip
+REGULARIZATION_NOT_SHARDED = tuple(
+    key for key, row in REGULARIZATIONS.items() if row.sharded == "untested"
+)
 FP8_CAPABILITY = (8, 9)  # Ada and Hopper were the first with fp8 matrix units
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From ``data.sampling`` and ``data.curriculum`` to what draws the rows of an epoch."""
+"""Make the row sampler that ``data.sampling`` or ``data.curriculum`` asks for."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
+from hftune.core.registry import named
 from hftune.core.suggest import did_you_mean
-from hftune.data.arrow import column_array, lengths
-from hftune.data.sampling.curriculum import DEFAULT_PATIENCE, Curriculum, rarity
-from hftune.data.sampling.row_sampler import Draw, Equalized, Sampling, Weighted, balanced
+from hftune.data.arrow import column_array
+from hftune.data.sampling import DIFFICULTIES, SAMPLINGS, Difficulty, SamplingName
+from hftune.data.sampling.curriculum import DEFAULT_PATIENCE, Curriculum
+from hftune.data.sampling.row_sampler import RowSampler
 from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.problem_types.problem_type import as_number
@@ -75,7 +77,7 @@ def build_drawing(
     values: NDArray[np.float64] | None,
     train: ProcessedDataset,
     judge: Callable[[], NDArray[np.float64]] | None = None,
-) -> Draw | None:
+) -> RowSampler | None:
     """Return what draws the rows of an epoch; None where each stands once.
 
     Args:
@@ -103,7 +105,7 @@ def build_drawing(
     name, column, _ = (options.pop(key) for key in ("name", "column", "model"))
     if options.pop("advance") == "plateau" and options["patience"] is None:
         options["patience"] = DEFAULT_PATIENCE
-    if name == "loss" and judge is None:
+    if DIFFICULTIES[name].needs_reference and judge is None:
         return None  # a look trains nothing
     difficulty = _difficulty(name, values, train, judge)
     if np.ptp(difficulty) == 0:
@@ -116,7 +118,7 @@ def build_drawing(
 
 
 def drawn_counts(
-    drawing: Draw | None, task: Task, rows: Dataset, counts: NDArray[np.integer[Any]]
+    drawing: RowSampler | None, task: Task, rows: Dataset, counts: NDArray[np.integer[Any]]
 ) -> NDArray[Any]:
     """Return how often an epoch has each class on average, by id.
 
@@ -126,9 +128,10 @@ def drawn_counts(
         rows: Selected training rows.
         counts: How often each class stands among the rows.
     """
-    if not isinstance(drawing, Sampling) or not task.one_class:
+    expected = None if drawing is None else drawing.expected()
+    if expected is None or not task.one_class:
         return counts
-    return np.bincount(_classes(task, rows), weights=drawing.expected(), minlength=len(counts))
+    return np.bincount(_classes(task, rows), weights=expected, minlength=len(counts))
 
 
 def _column(data: DataSection) -> tuple[str, str] | None:
@@ -169,21 +172,21 @@ def check_aligned(key: str, task: Task, rows: Dataset, train: ProcessedDataset) 
         )
 
 
-def _sampling(name: str, task: Task, rows: Dataset, values: NDArray[np.float64] | None) -> Sampling:
-    if name == "weighted":
+def _sampling(
+    name: SamplingName, task: Task, rows: Dataset, values: NDArray[np.float64] | None
+) -> RowSampler:
+    build: Callable[[NDArray[Any]], RowSampler] = named(str(SAMPLINGS[name].target))
+    if SAMPLINGS[name].reads_column:
         assert values is not None, "a rule asks for the column"
         if not values.any():
             raise HftuneError("data.sampling: the weights of all training rows are zero")
-        return Weighted(values)
+        return build(values)
     if not task.one_class:
         raise HftuneError(
             f"data.sampling: {name} goes by the class of a row, and these have no single label",
             hint="name: weighted draws by a column of weights",
         )
-    classes = _classes(task, rows)
-    if name == "balanced":
-        return balanced(classes)
-    return Equalized(classes, "largest" if name == "oversample" else "smallest")
+    return build(_classes(task, rows))
 
 
 def _classes(task: Task, rows: Dataset) -> NDArray[np.int64]:
@@ -192,16 +195,17 @@ def _classes(task: Task, rows: Dataset) -> NDArray[np.int64]:
 
 
 def _difficulty(
-    name: str,
+    name: Difficulty,
     values: NDArray[np.float64] | None,
     train: ProcessedDataset,
     judge: Callable[[], NDArray[np.float64]] | None,
 ) -> NDArray[np.float64]:
-    if name == "loss":
+    row = DIFFICULTIES[name]
+    if row.needs_reference:
         assert judge is not None, "a look has gone before"
         return judge()
-    if name == "column":
+    if row.target is None:
         assert values is not None, "a rule asks for the column"
         return values
-    tokens = column_array(train.dataset, "input_ids")
-    return rarity(tokens) if name == "rarity" else lengths(tokens).astype(np.float64)
+    measure: Callable[[Any], NDArray[np.float64]] = named(row.target)
+    return measure(column_array(train.dataset, "input_ids"))

@@ -26,6 +26,7 @@ from hftune.optimization.parameter_groups import Grouping, check_groups
 from hftune.optimization.schedule_factors import Span
 from hftune.optimization.schedules import SCHEDULES
 from hftune.recipe.recipe import Recipe
+from hftune.regularization import AVERAGES, REGULARIZATIONS
 from hftune.regularization.penalties import WeightPenalty
 from hftune.regularization.section import WeightAveraging
 from hftune.regularization.weight_averaging import (
@@ -40,7 +41,6 @@ from hftune.training.callbacks.gradients import GradientLog, GradientValueClippi
 DEAD_RATE = 1e-3
 #: Share of the run's end in which a rate may be as low as that.
 FINISH = 0.9
-SWA_START = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,10 @@ class Optimization:
     @property
     def state_bytes(self) -> float:
         """Bytes for each parameter that trains: the optimizer's state, average, and start."""
-        copies = (self.averaging is not None) + ("l2_sp" in self.penalties)
+        kept = [REGULARIZATIONS[key] for key in self.penalties]
+        if self.averaging is not None:
+            kept.append(REGULARIZATIONS["weight_averaging"])
+        copies = sum(row.state_copies for row in kept)
         return self.optimizer.state_bytes + copies * torch.float32.itemsize
 
     def class_and_options(
@@ -140,17 +143,16 @@ class Optimization:
             greater_is_better=arguments.greater_is_better,
         )
 
-    def averaging_of(self, model: nn.Module, total: int) -> Averaging | None:
+    def build_averaging(self, model: nn.Module, total: int) -> Averaging | None:
         """Return what keeps the average of a model's weights, if the run has one."""
         if self.optimizer.row.average_key is not None:
             return OptimizerAverage(model, self.optimizer.row.average_key)
         if self.averaging is None:
             return None
         start, every = _average_steps(self.averaging, total)
-        options = {} if self.averaging.decay is None else {"decay": self.averaging.decay}
-        return WeightAverage(model, self.averaging.name, start=start, every=every, **options)
+        return WeightAverage(model, decay=_decay(self.averaging), start=start, every=every)
 
-    def penalty_of(self, model: nn.Module, new_modules: Collection[str]) -> WeightPenalty | None:
+    def build_penalty(self, model: nn.Module, new_modules: Collection[str]) -> WeightPenalty | None:
         """Return what a model's weights add to the loss of each step, if the run has that."""
         if not self.penalties:
             return None
@@ -231,9 +233,8 @@ class Optimization:
                     f"training.lr_scheduler_type: after {dead[0]} of {span.total} optimizer steps "
                     f"the rate is below a thousandth of learning_rate"
                 )
-        if self.averaging is not None and self.averaging.name == "ema":
+        if self.averaging is not None and (decay := _decay(self.averaging)) is not None:
             start, every = _average_steps(self.averaging, span.total)
-            decay = 0.999 if self.averaging.decay is None else self.averaging.decay
             counted, memory = (span.total - max(start, 1)) // every + 1, 1 / (1 - decay)
             if counted < memory:
                 remarks.append(
@@ -280,12 +281,15 @@ def _try_optimizer(choice: OptimizerChoice, arguments: TrainingArguments) -> Non
 
 
 def _average_steps(averaging: WeightAveraging, total: int) -> tuple[int, int]:
-    """Start and distance in steps; by default ``ema`` begins at once and ``swa`` near the end."""
-    start = averaging.start
-    if start is None:
-        start = SWA_START if averaging.name == "swa" else 0
+    """Start of an average and distance of its steps, in optimizer steps."""
+    start = AVERAGES[averaging.name].start if averaging.start is None else averaging.start
     every = 1 if averaging.every is None else averaging.every
     return steps_of(start, total), max(1, steps_of(every, total))
+
+
+def _decay(averaging: WeightAveraging) -> float | None:
+    """Share that fades with each step; None if all steps count the same."""
+    return AVERAGES[averaging.name].decay if averaging.decay is None else averaging.decay
 
 
 def _plain(value: Any) -> Any:

@@ -22,8 +22,7 @@ from hftune.core.console import number_of
 from hftune.core.registry import Choice
 from hftune.data import report
 from hftune.data.report import data_report, imbalance, label_counts
-from hftune.data.sampling.curriculum import Curriculum
-from hftune.data.sampling.row_sampler import Draw
+from hftune.data.sampling.row_sampler import RowSampler
 from hftune.distillation.teachers import NamedTeacher
 from hftune.losses.loss import Loss
 from hftune.methods.method import Method
@@ -95,7 +94,7 @@ class Plan:
     regularization: Regularization
     loss_choice: Choice | None = None
     adapted: nn.Module | None = None
-    drawing: Draw | None = None
+    drawing: RowSampler | None = None
     token_batches: TokenBatches | None = None
     stream: TokenStream | None = None
     base_fingerprint: dict[str, str] | None = None
@@ -214,14 +213,8 @@ class Plan:
                     f"training.lr_scheduler_kwargs: patience {waits}, {has}, so the rate cannot "
                     "fall in time"
                 )
-        drawing = self.drawing
-        if isinstance(drawing, Curriculum) and drawing.patience is not None:
-            needed = 1 + (drawing.stages - 1) * drawing.patience
-            if needed >= evaluations:
-                yield (
-                    f"data.curriculum: {drawing.stages} stages with patience {drawing.patience} "
-                    f"last {needed} evaluations before the last one begins, {has}"
-                )
+        if self.drawing is not None:
+            yield from self.drawing.remarks(evaluations)
         teaching = self.recipe.distillation
         if teaching is not None and teaching.warmup_steps >= max(total, 1):
             yield (

@@ -14,7 +14,8 @@ from transformers import (
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError
-from hftune.data.sampling.row_sampler import Draw
+from hftune.data.sampling import DIFFICULTIES
+from hftune.data.sampling.row_sampler import RowSampler
 from hftune.data.section import CurriculumChoice
 from hftune.distillation.checks import (
     check_labels,
@@ -178,11 +179,11 @@ def _check(plan: Plan, own_model: nn.Module | None) -> None:
         _check_own_model(plan, own_model)
 
 
-def _drawing(plan: Plan, *, looks: bool) -> Draw | None:
+def _drawing(plan: Plan, *, looks: bool) -> RowSampler | None:
     """What draws the rows of an epoch; a look has no reference model judge them."""
     parts, chosen = plan.parts, cast("CurriculumChoice | None", plan.recipe.data.curriculum)
     draw = partial(build_drawing, plan.recipe, plan.task, parts.train, parts.drawn_by, plan.train)
-    if chosen is None or chosen.name != "loss":
+    if chosen is None or not DIFFICULTIES[chosen.name].needs_reference:
         return draw()
     reference = open_reference(
         chosen.model,

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from hftune.data.sampling.row_sampler import Draw, Place
+from hftune.data.sampling.row_sampler import EpochPosition, RowSampler
 from hftune.optimization.schedule_factors import Span
 from hftune.tasks.task import blank_row
 
@@ -44,7 +44,7 @@ class SeededSampler(Sampler[int]):
         multiple: int = 1,
         lengths: Sequence[int] = (),
         group: int = 1,
-        drawing: Draw | None = None,
+        drawing: RowSampler | None = None,
         span: Span | None = None,
     ) -> None:
         self.rows = rows
@@ -79,9 +79,9 @@ class SeededSampler(Sampler[int]):
             return list(get_length_grouped_indices(self.lengths, self.group, generator=generator))
         return list(map(int, torch.randperm(self.rows, generator=generator)))
 
-    def _drawn(self, drawing: Draw, generator: torch.Generator) -> list[int]:
-        place = Place(self.epoch, self.span.epoch or 1, self.span.total, self.group)
-        drawn = drawing.rows(generator, place)
+    def _drawn(self, drawing: RowSampler, generator: torch.Generator) -> list[int]:
+        position = EpochPosition(self.epoch, self.span.epoch or 1, self.span.total, self.group)
+        drawn = drawing.rows(generator, position)
         if self.strategy == "group_by_length":
             lengths = [self.lengths[index] for index in drawn]
             order = get_length_grouped_indices(lengths, self.group, generator=generator)

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from hftune.data import Pacing
-from hftune.data.sampling.curriculum import Curriculum, flat_stretches, known_share, rarity
-from hftune.data.sampling.row_sampler import Place
+from hftune.data.sampling import Pacing
+from hftune.data.sampling.curriculum import Curriculum, known_share, rarity
+from hftune.data.sampling.curriculum_stages import flat_stretches
+from hftune.data.sampling.row_sampler import EpochPosition
 
 ROWS = 120
 DIFFICULTY = np.random.default_rng(1).permutation(ROWS).astype(np.float64)
@@ -21,7 +22,7 @@ STEPS, TOTAL, GROUP = 15, 60, 8
 
 def epoch(curriculum: Curriculum, number: int, seed: int = 0) -> list[int]:
     generator = torch.Generator().manual_seed(seed + number)
-    return curriculum.rows(generator, Place(number, STEPS, TOTAL, GROUP))
+    return curriculum.rows(generator, EpochPosition(number, STEPS, TOTAL, GROUP))
 
 
 @pytest.mark.parametrize("hardest_first", [False, True])

@@ -6,14 +6,21 @@ import pytest
 import torch
 from torch.utils.data import WeightedRandomSampler
 
-from hftune.data.sampling.row_sampler import Draw, Equalized, Place, Weighted, balanced
+from hftune.data.sampling.row_sampler import (
+    EpochPosition,
+    RowSampler,
+    Weighted,
+    balanced,
+    oversample,
+    undersample,
+)
 
 #: 70, 25 and 5 rows; class 2 has none.
 CLASSES = np.array([0] * 70 + [1] * 25 + [3] * 5)
 
 
-def drawn(draw: Draw, seed: int = 0) -> list[int]:
-    indices = draw.rows(torch.Generator().manual_seed(seed), Place())
+def drawn(draw: RowSampler, seed: int = 0) -> list[int]:
+    indices = draw.rows(torch.Generator().manual_seed(seed), EpochPosition())
     assert len(indices) == draw.size
     assert all(type(index) is int for index in indices)
     return indices
@@ -52,7 +59,7 @@ def test_balanced_makes_classes_equally_likely() -> None:
 
 
 def test_oversample_counts_are_exact() -> None:
-    draw = Equalized(CLASSES, "largest")
+    draw = oversample(CLASSES)
     times = np.bincount(drawn(draw), minlength=100)
     assert draw.size == 210
     assert np.bincount(CLASSES, weights=times).tolist() == [70, 70, 0, 70]
@@ -63,7 +70,7 @@ def test_oversample_counts_are_exact() -> None:
 
 
 def test_undersample_counts_are_exact() -> None:
-    draw = Equalized(CLASSES, "smallest")
+    draw = undersample(CLASSES)
     times = np.bincount(drawn(draw), minlength=100)
     assert draw.size == 15
     assert np.bincount(CLASSES, weights=times).tolist() == [5, 5, 0, 5]
@@ -72,14 +79,12 @@ def test_undersample_counts_are_exact() -> None:
 
 
 def test_undersample_comes_to_see_every_row() -> None:
-    seen = {row for seed in range(100) for row in drawn(Equalized(CLASSES, "smallest"), seed)}
+    seen = {row for seed in range(100) for row in drawn(undersample(CLASSES), seed)}
     assert seen == set(range(100))
 
 
-@pytest.mark.parametrize(
-    "draw", [balanced(CLASSES), Equalized(CLASSES, "largest"), Equalized(CLASSES, "smallest")]
-)
-def test_the_seed_decides_and_classes_are_mixed(draw: Draw) -> None:
+@pytest.mark.parametrize("draw", [balanced(CLASSES), oversample(CLASSES), undersample(CLASSES)])
+def test_the_seed_decides_and_classes_are_mixed(draw: RowSampler) -> None:
     assert drawn(draw, 3) == drawn(draw, 3)
     assert len({tuple(drawn(draw, seed)) for seed in range(5)}) == 5
     order = CLASSES[drawn(draw)]

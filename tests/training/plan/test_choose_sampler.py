@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler
 import hftune
 from hftune import HftuneError, Recipe, Run
 from hftune.data.sampling.curriculum import Curriculum
-from hftune.data.sampling.row_sampler import Draw, Equalized, balanced
+from hftune.data.sampling.row_sampler import RowSampler, balanced, oversample
 from hftune.optimization.schedule_factors import Span
 from hftune.training.build import build_model, build_trainer
 from hftune.training.plan.prepare import prepare
@@ -104,9 +104,9 @@ def test_what_makes_a_row_hard(
         assert np.all(np.diff(difficulty[order]) >= 0)
 
 
-@pytest.mark.parametrize("draw", [balanced(CLASSES), Equalized(CLASSES, "largest"),
+@pytest.mark.parametrize("draw", [balanced(CLASSES), oversample(CLASSES),
                                   Curriculum(np.arange(60.0))])  # fmt: skip
-def test_two_processes_share_what_one_would_see(draw: Draw) -> None:
+def test_two_processes_share_what_one_would_see(draw: RowSampler) -> None:
     """Accelerate deals the batches out: together they are those of one process, none twice."""
     batch = 4
     whole = SeededSampler(60, "random", 0, drawing=draw, group=8, span=Span(30, 0, 8))
@@ -124,7 +124,7 @@ def test_two_processes_share_what_one_would_see(draw: Draw) -> None:
 
 def test_group_by_length_orders_what_was_drawn() -> None:
     lengths = [1 + index * 37 % 60 for index in range(60)]
-    draw = Equalized(CLASSES, "largest")
+    draw = oversample(CLASSES)
     options: dict[str, Any] = {"lengths": lengths, "group": 5, "drawing": draw}
     grouped = list(SeededSampler(60, "group_by_length", 0, **options))
     mixed = list(SeededSampler(60, "random", 0, **options))

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A curriculum whose stages end where the metric of the evaluations stands still."""
 
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from hftune.core.console import say, warn
-from hftune.data.sampling.curriculum import Curriculum, flat_stretches
+
+if TYPE_CHECKING:
+    from hftune.data.sampling.curriculum import Curriculum
 
 
-class Stages(TrainerCallback):
+class CurriculumStages(TrainerCallback):
     """Tells a curriculum, out of the Trainer's own history, at which steps its stages were over.
 
     The history is in every checkpoint, so a resumed run needs nothing else.
@@ -18,7 +22,7 @@ class Stages(TrainerCallback):
         curriculum: Draws the rows; has a ``patience``.
     """
 
-    def __init__(self, curriculum: Curriculum) -> None:
+    def __init__(self, curriculum: "Curriculum") -> None:
         self.curriculum = curriculum
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -51,3 +55,26 @@ class Stages(TrainerCallback):
         self.curriculum.ends = flat_stretches(
             values, self.curriculum.patience, greater_is_better=bool(args.greater_is_better)
         )
+
+
+def flat_stretches(
+    values: Iterable[tuple[int, float]], patience: int, *, greater_is_better: bool
+) -> list[int]:
+    """Return the steps at which a metric had not been better for ``patience`` evaluations.
+
+    After each of them the count begins anew; the best value stays.
+
+    Args:
+        values: Step and metric of each evaluation, in order.
+        patience: Evaluations in a row, each no better than the best before.
+        greater_is_better: Which way is better.
+    """
+    best, flat, ends = -math.inf, 0, []
+    for step, value in values:
+        score = value if greater_is_better else -value
+        flat = 0 if score > best else flat + 1
+        best = max(best, score)
+        if flat == patience:
+            ends.append(step)
+            flat = 0
+    return ends
