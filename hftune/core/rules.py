@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from hftune.core.registry import Choice, LossRow, MethodRow, OptimizerRow, ScheduleRow
+from hftune.core.optimization_rows import OptimizerRow, ScheduleRow
+from hftune.core.registry import Choice, LossRow, MethodRow
 from hftune.core.task_rows import TaskRow
 
 Section = TypeVar("Section")

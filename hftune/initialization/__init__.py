@@ -6,7 +6,7 @@ Literal and light: a recipe is held against the table without importing torch.
 
 from typing import Literal
 
-from hftune.core.registry import SchemeRow
+from hftune.core.optimization_rows import SchemeRow
 
 Scheme = Literal[
     "xavier_uniform",

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError, RunError
-from hftune.core.registry import SchemeRow
+from hftune.core.optimization_rows import SchemeRow
 from hftune.initialization import SCHEMES
 from hftune.initialization.lsuv import scale_to_unit_variance
 from hftune.initialization.schemes import draw, set_prior

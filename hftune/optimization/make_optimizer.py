@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import AdamW
 from transformers import Trainer, TrainingArguments
 
-from hftune.core.registry import OptimizerRow, named
+from hftune.core.optimization_rows import OptimizerRow
+from hftune.core.registry import named
 from hftune.optimization.optim_args import values_of
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.parameter_groups import Grouping, parameter_groups, split

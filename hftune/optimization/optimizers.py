@@ -6,6 +6,7 @@ Literal and light: a recipe is held against the table without importing torch.
 
 from typing import Any
 
+from hftune.core.optimization_rows import OptimizerRow
 from hftune.core.registry import (
     BELOW_ONE,
     COUNT,
@@ -14,7 +15,6 @@ from hftune.core.registry import (
     POSITIVE,
     SWITCH,
     WORD,
-    OptimizerRow,
     Schema,
 )
 

@@ -3,7 +3,7 @@
 
 from functools import partial
 
-from hftune.core.registry import OptimizerRow
+from hftune.core.optimization_rows import OptimizerRow
 from hftune.core.rules import RecipeView, Rule, option, training
 from hftune.data.section import DataSection
 from hftune.methods import ROWS

@@ -4,15 +4,8 @@
 Literal and light: a recipe is held against the table without importing torch.
 """
 
-from hftune.core.registry import (
-    COUNT,
-    FROM_ZERO,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SHARE,
-    ScheduleRow,
-    Schema,
-)
+from hftune.core.optimization_rows import ScheduleRow
+from hftune.core.registry import COUNT, FROM_ZERO, NOT_NEGATIVE, POSITIVE, SHARE, Schema
 
 OPEN_SHARE: Schema = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 UNIT: Schema = {"type": "string", "enum": ["step", "epoch", "run"]}

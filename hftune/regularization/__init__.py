@@ -5,7 +5,7 @@ Whatever happens while a model trains is a ``TrainerCallback``, so that it works
 ``transformers.Trainer``, too; it is taken off the model when training ends.
 """
 
-from hftune.core.registry import AverageRow, RegularizationRow
+from hftune.core.optimization_rows import AverageRow, RegularizationRow
 
 REGULARIZATIONS = {
     "weight_averaging": RegularizationRow(

@@ -3,7 +3,7 @@
 
 from typing import Literal
 
-from hftune.core.registry import PacingRow, SamplingRow
+from hftune.core.sampling_rows import PacingRow, SamplingRow
 
 SamplingName = Literal["balanced", "oversample", "undersample", "weighted"]
 Difficulty = Literal["length", "rarity", "loss", "column"]

@@ -3,8 +3,9 @@
 
 from typing import Any
 
-from hftune.core.registry import SINGLE_LABEL, SamplingRow
+from hftune.core.registry import SINGLE_LABEL
 from hftune.core.rules import RecipeView, Rule, training
+from hftune.core.sampling_rows import SamplingRow
 from hftune.core.task_rows import PROBLEM_TYPES
 from hftune.data.sampling import DIFFICULTIES, PACINGS, SAMPLINGS
 from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import torch
 
 from hftune.core.errors import RecipeError
-from hftune.core.registry import OptimizerRow
+from hftune.core.optimization_rows import OptimizerRow
 from hftune.losses import LOSSES
 from hftune.methods import ROWS, method_row
 from hftune.optimization.optim_args import values_of

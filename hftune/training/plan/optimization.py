@@ -12,7 +12,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError, first_line
-from hftune.core.registry import ScheduleRow, named
+from hftune.core.optimization_rows import ScheduleRow
+from hftune.core.registry import named
 from hftune.core.steps import steps_of
 from hftune.optimization.make_optimizer import (
     ClassAndOptions,
