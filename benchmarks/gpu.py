@@ -101,15 +101,17 @@ def in_a_process(work: str, side: str) -> Cell:
 
 def measure(work: str, side: str, *, smoke: bool) -> Cell:
     """Train and return tokens a second, the most memory, and the share of the matrix rate."""
-    from hftune.training.build import build_model, build_trainer, without_padding
+    from hftune.training.build import build_trainer
+    from hftune.training.load_model import LoadedModel, load_model
     from hftune.training.plan.prepare import prepare
+    from hftune.training.speedups import without_padding
 
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
         plan = prepare(recipe(work, side, Path(folder), smoke), train_dataset=texts(smoke))
-        model = build_model(plan)
-        clock = Clock(plan.arguments.device)
+        model = load_model(plan).model
+        clock = Clock(plan.settings.arguments.device)
         if side == "hftune":
-            trainer: Any = build_trainer(plan, model, [clock])
+            trainer: Any = build_trainer(plan, LoadedModel(model), [clock])
             trainer.data_collator = clock.counting(trainer.data_collator)
             with without_padding(plan, trainer):
                 trainer.train()
@@ -118,8 +120,10 @@ def measure(work: str, side: str, *, smoke: bool) -> Cell:
             trainer = make(plan, model, clock)
             trainer.data_collator = clock.counting(trainer.data_collator)
             trainer.train()
-    rate = matrix_rate(plan.config, plan.arguments.device)
-    needed = operations(trainer.model, plan.config, clock.lengths, full=work.endswith("full"))
+    rate = matrix_rate(plan.pretrained.config, plan.settings.arguments.device)
+    needed = operations(
+        trainer.model, plan.pretrained.config, clock.lengths, full=work.endswith("full")
+    )
     return {
         "tokens_per_second": round(clock.tokens / clock.spent, 1),
         "peak_gibibytes": round(clock.memory() / 2**30, 2),
@@ -181,15 +185,15 @@ def texts(smoke: bool) -> Dataset:
 
 def plain_trainer(plan: Any, model: Any, clock: "Clock") -> Trainer:
     """Return ``transformers.Trainer`` on the same rows, padded to the longest of a batch."""
-    arguments: TrainingArguments = plan.arguments
+    arguments: TrainingArguments = plan.settings.arguments
     arguments.use_liger_kernel = "liger_kernel" in best_packages()
     kept = ("input_ids", "attention_mask", "labels")
-    columns = [column for column in plan.train.dataset.column_names if column not in kept]
+    columns = [column for column in plan.splits.train.dataset.column_names if column not in kept]
     return Trainer(
         model=model,
         args=arguments,
-        train_dataset=plan.train.dataset.remove_columns(columns),
-        data_collator=plan.task.collator(plan.tokenizer, model),
+        train_dataset=plan.splits.train.dataset.remove_columns(columns),
+        data_collator=plan.objective.task.collator(plan.pretrained.processor, model),
         callbacks=[clock],
     )
 
@@ -198,21 +202,21 @@ def trl_trainer(plan: Any, model: Any, clock: "Clock") -> Any:
     """Return TRL's Trainer with packing, whose batches hold as many tokens as the others'."""
     from trl import SFTConfig, SFTTrainer
 
-    arguments: TrainingArguments = plan.arguments
+    arguments: TrainingArguments = plan.settings.arguments
     same = ("output_dir", "max_steps", "learning_rate", "bf16", "tf32", "use_cpu", "seed")
     config = SFTConfig(
         **{name: getattr(arguments, name) for name in same},
         per_device_train_batch_size=max(BATCH * MEAN_LENGTH // MAX_LENGTH, 1),
-        max_length=plan.max_length,
+        max_length=plan.pretrained.max_length,
         packing=True,
         use_liger_kernel="liger_kernel" in best_packages(),
         gradient_checkpointing=False,
         save_strategy="no",
         report_to="none",
     )
-    rows = plan.train.dataset.select_columns(["input_ids", "labels"])
+    rows = plan.splits.train.dataset.select_columns(["input_ids", "labels"])
     return SFTTrainer(model=model, args=config, train_dataset=rows, callbacks=[clock],
-                      processing_class=plan.tokenizer)  # fmt: skip
+                      processing_class=plan.pretrained.processor)  # fmt: skip
 
 
 class Clock(TrainerCallback):

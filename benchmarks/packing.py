@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from hftune.core.processes import peak_memory
 from hftune.data.docstrings import docstring_rows
 from hftune.data.packing import Ints, first_fit_decreasing, pack
 from hftune.models.load import load_tokenizer, pretrained_path
 from hftune.speed.padding_free import padding_free
-from hftune.training.callbacks.throughput import peak_memory
 
 RESULTS = Path(__file__).parent / "results" / "packing.json"
 ROWS = (10_000, 100_000, 1_000_000)

@@ -79,8 +79,8 @@ def measure(seed: int, overrides: list[str]) -> dict[str, float | int | str]:
     baseline, chosen = tfidf(plan)
     return {
         "seed": seed,
-        "train_rows": len(plan.train.dataset),
-        "validation_rows": len(plan.validation.dataset),
+        "train_rows": len(plan.splits.train.dataset),
+        "validation_rows": len(plan.splits.validation.dataset),
         "hftune": round(f1, 4),
         "tfidf": round(baseline, 4),
         "tfidf_settings": chosen,
@@ -104,7 +104,7 @@ def tfidf(plan: Plan) -> tuple[float, str]:
         cv=StratifiedGroupKFold(3, shuffle=True, random_state=0),
         n_jobs=2,
     )
-    train, held_out = plan.parts.train, plan.parts.validation
+    train, held_out = plan.splits.examples.train, plan.splits.examples.validation
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         search.fit(train["text"][:], train["label"][:], groups=np.array(train["group"][:]))

@@ -106,32 +106,34 @@ def measure(work: str, side: str, path: str) -> Cell:
 @contextmanager
 def made(work: str, side: str, path: str, folder: str) -> Iterator[Any]:
     """Yield a Trainer of either side, the model loaded."""
-    from hftune.training.build import build_model, build_trainer, without_padding
+    from hftune.training.build import build_trainer
+    from hftune.training.load_model import LoadedModel, load_model
     from hftune.training.plan.prepare import prepare
+    from hftune.training.speedups import without_padding
 
     plan = prepare(recipe(work, side, path, folder))
-    model = build_model(plan)
+    model = load_model(plan).model
     if side == "hftune":
-        trainer = build_trainer(plan, model)
+        trainer = build_trainer(plan, LoadedModel(model))
         with without_padding(plan, trainer):
             yield trainer
         return
     import transformers
 
-    assert plan.validation is not None
+    assert plan.splits.validation is not None
     kept = ("input_ids", "attention_mask", "labels")
-    splits = {"train": plan.train.dataset, "validation": plan.validation.dataset}
+    splits = {"train": plan.splits.train.dataset, "validation": plan.splits.validation.dataset}
     rows = {
         name: rows.remove_columns([c for c in rows.column_names if c not in kept])
         for name, rows in splits.items()
     }
-    plan.arguments.prediction_loss_only = False
+    plan = plan.with_arguments(prediction_loss_only=False)
     yield transformers.Trainer(
         model=model,
-        args=plan.arguments,
+        args=plan.settings.arguments,
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
-        data_collator=plan.task.collator(plan.tokenizer, model),
+        data_collator=plan.objective.task.collator(plan.pretrained.processor, model),
     )
 
 

@@ -110,7 +110,11 @@ def measure(path: Path) -> dict[str, float]:
     plan = prepare(recipe)
     prepared = time.perf_counter()
     batches = iter(
-        DataLoader(plan.stream, batch_size=BATCH, collate_fn=plan.task.collator(plan.tokenizer))
+        DataLoader(
+            plan.splits.stream,
+            batch_size=BATCH,
+            collate_fn=plan.objective.task.collator(plan.pretrained.processor),
+        )
     )
     next(batches)
     first = time.perf_counter()

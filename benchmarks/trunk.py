@@ -71,16 +71,18 @@ def main() -> None:
 
 def measure(work: str, side: str) -> Cell:
     """Train, and return the seconds it took and the last loss that was logged."""
-    from hftune.training.build import build_model, build_trainer, without_padding
+    from hftune.training.build import build_trainer
     from hftune.training.frozen_layer_cache import kept_trunk
+    from hftune.training.load_model import LoadedModel, load_model
     from hftune.training.plan.prepare import prepare
+    from hftune.training.speedups import without_padding
 
     with tempfile.TemporaryDirectory(prefix="trunk-") as folder:
         plan = prepare(recipe(work, folder))
-        model = build_model(plan)
+        model = load_model(plan).model
         os.environ["HFTUNE_CACHE"] = folder  # nothing is kept of an earlier round
         if side == "hftune":
-            trainer: Any = build_trainer(plan, model)
+            trainer: Any = build_trainer(plan, LoadedModel(model))
             begun = time.process_time(), time.perf_counter()
             with without_padding(plan, trainer), kept_trunk(plan, trainer):
                 trainer.train()
@@ -99,12 +101,12 @@ def plain(plan: Any, model: Any) -> Any:
     import transformers
 
     kept = ("input_ids", "attention_mask", "labels")
-    rows = plan.train.dataset
+    rows = plan.splits.train.dataset
     return transformers.Trainer(
         model=model,
-        args=plan.arguments,
+        args=plan.settings.arguments,
         train_dataset=rows.remove_columns([c for c in rows.column_names if c not in kept]),
-        data_collator=plan.task.collator(plan.tokenizer, model),
+        data_collator=plan.objective.task.collator(plan.pretrained.processor, model),
     )
 
 

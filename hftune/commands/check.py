@@ -14,12 +14,13 @@ from hftune.data.report import SHOWN_SCRIPTS, imbalance
 from hftune.evaluation.external import Metric
 from hftune.hub.push_request import check_push
 from hftune.losses.loss import Loss
-from hftune.methods.probe.method import Probe
 from hftune.recipe.recipe import Recipe
 from hftune.runs.run import choose_folder
 from hftune.training.memory.memory_report import say_outlook
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.prepare import prepare
+from hftune.training.plan.remarks import remarks
+from hftune.training.run_fit import prepare_runner
 
 #: Of a larger part only so many rows are tokenized, drawn by a seed.
 ENCODED_ROWS = 10_000
@@ -60,20 +61,16 @@ def check(
         sample=ENCODED_ROWS,
     )
     choose_folder(recipe)
-    check_push(plan)
-    fitting = None
-    if isinstance(plan.method, Probe):
-        from hftune.methods.probe.fit import prepare_fit
-
-        fitting = prepare_fit(plan)
+    check_push(plan.settings.recipe, plan.settings.arguments)
+    fitting = prepare_runner(plan)
     _print_rows(plan)
     _print_texts(plan)
     _print_classes(plan)
     _print_examples(plan)
     if fitting is None:
-        _print_training(plan)
+        plan = _print_training(plan)
     else:
-        said = ", ".join(f"{name} {value}" for name, value in fitting.method.options.items())
+        said = ", ".join(f"{name} {value}" for name, value in fitting.options.items())
         say(f"no Trainer runs; a probe: {said}")
     say("the recipe is fine")
     return plan
@@ -82,7 +79,11 @@ def check(
 def _print_rows(plan: Plan) -> None:
     table = Table("part", "rows", "tokens 50 %", "90 %", "99 %", "longest", "cut", box=None)
     _to_the_right(table)
-    parts = {"train": plan.train, "unlabelled": plan.unlabelled, "validation": plan.validation}
+    parts = {
+        "train": plan.splits.train,
+        "unlabelled": plan.splits.unlabelled,
+        "validation": plan.splits.validation,
+    }
     for name, part in parts.items():
         if part is not None:
             lengths = np.percentile(part.sizes, (50, 90, 99, 100), method="inverted_cdf")
@@ -93,9 +94,11 @@ def _print_rows(plan: Plan) -> None:
     console().print(table)
     if any(part is not None and part.sampled_from is not None for part in parts.values()):
         say(f"tokens are counted on {ENCODED_ROWS} rows of a large part, all else on all rows")
-    limit = "no limit" if plan.max_length is None else f"{plan.max_length} tokens"
+    limit = (
+        "no limit" if plan.pretrained.max_length is None else f"{plan.pretrained.max_length} tokens"
+    )
     say(f"longest row taken: {limit}")
-    for remark in plan.remarks():
+    for remark in remarks(plan):
         warn(remark)
 
 
@@ -113,11 +116,11 @@ def _print_texts(plan: Plan) -> None:
 
 
 def _print_classes(plan: Plan) -> None:
-    names = plan.task.label_names
+    names = plan.objective.task.label_names
     if not names:
         return
     counts = plan.class_counts()
-    counted = "words" if plan.task.name == "token-classification" else "rows"
+    counted = "words" if plan.objective.task.name == "token-classification" else "rows"
     table = Table("label", counted, "share", box=None)
     _to_the_right(table)
     for index in np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]:
@@ -135,22 +138,25 @@ def _to_the_right(table: Table) -> None:
 
 def _print_examples(plan: Plan) -> None:
     """Show rows as the model gets them; what is trained is green."""
-    for index in range(min(EXAMPLES, len(plan.train.dataset))):
-        row = plan.train.dataset[index]
+    for index in range(min(EXAMPLES, len(plan.splits.train.dataset))):
+        row = plan.splits.train.dataset[index]
         labels = row["labels"]
-        if plan.task.problem_type is not None:
-            text = Text(str(plan.tokenizer.decode(row["input_ids"][:SHOWN_TOKENS])))
-            text.append(f"  -> {plan.parts.train[index]['label']}", style="green")
-        elif plan.config.is_encoder_decoder:
-            text = Text(str(plan.tokenizer.decode(row["input_ids"][:SHOWN_TOKENS])))
-            text.append(f"  -> {plan.tokenizer.decode(labels[:SHOWN_TOKENS])}", style="green")
-        elif plan.task.label_names:
+        if plan.objective.task.problem_type is not None:
+            text = Text(str(plan.pretrained.processor.decode(row["input_ids"][:SHOWN_TOKENS])))
+            text.append(f"  -> {plan.splits.examples.train[index]['label']}", style="green")
+        elif plan.pretrained.config.is_encoder_decoder:
+            text = Text(str(plan.pretrained.processor.decode(row["input_ids"][:SHOWN_TOKENS])))
+            text.append(
+                f"  -> {plan.pretrained.processor.decode(labels[:SHOWN_TOKENS])}", style="green"
+            )
+        elif plan.objective.task.label_names:
             text = _tagged(plan, row)
         else:
             text = Text()
             for token, label in list(zip(row["input_ids"], labels, strict=True))[:SHOWN_TOKENS]:
                 text.append(
-                    str(plan.tokenizer.decode([token])), style="green" if label != -100 else ""
+                    str(plan.pretrained.processor.decode([token])),
+                    style="green" if label != -100 else "",
                 )
         if len(row["input_ids"]) > SHOWN_TOKENS:
             text.append(" ...", style="dim")
@@ -163,17 +169,18 @@ def _tagged(plan: Plan, row: dict[str, Any]) -> Text:
     text = Text()
     shown = list(zip(row["input_ids"], row["labels"], strict=True))[:SHOWN_TOKENS]
     for token, label in shown:
-        text.append(f"{str(plan.tokenizer.decode([token])).strip()} ")
+        text.append(f"{str(plan.pretrained.processor.decode([token])).strip()} ")
         if label != -100:
-            text.append(f"{plan.task.label_names[label]} ", style="green")
+            text.append(f"{plan.objective.task.label_names[label]} ", style="green")
     return text
 
 
-def _print_training(plan: Plan) -> None:
-    if plan.recipe.distillation is not None:
-        names = ", ".join(teacher.path for teacher in plan.teachers)
+def _print_training(plan: Plan) -> Plan:
+    """Print what training takes; return the plan as it fits the device."""
+    if plan.settings.recipe.distillation is not None:
+        names = ", ".join(teacher.path for teacher in plan.objective.teachers)
         say(f"teacher: {names or 'the average of the weights'}")
-    if plan.token_batches is not None:
-        say(f"batches: {plan.token_batches}")
-    say(f"optimizer steps: {plan.span.total}")
-    say_outlook(plan)
+    if plan.splits.token_batches is not None:
+        say(f"batches: {plan.splits.token_batches}")
+    say(f"optimizer steps: {plan.training_steps.total}")
+    return say_outlook(plan)

@@ -57,12 +57,12 @@ def lr_find(
     path = None if plot is None else Path(plot)
     _check(recipe, start, end, steps, path)
     plan = prepare(recipe, train_dataset=train_dataset, loss=loss, own_model=model)
-    if plan.arguments.world_size > 1:
+    if plan.settings.arguments.world_size > 1:
         raise HftuneError("lr_find runs in one process", hint="leave out the launcher")
     say(f"range test: {steps} optimizer steps, rates {start:.1e} to {end:.1e}; nothing is saved")
     found = sweep(plan, start=start, end=end, steps=steps, model=model)
     given: float = recipe.training["learning_rate"]
-    _report(found, given, scaled=plan.arguments.learning_rate / given)
+    _report(found, given, scaled=plan.settings.arguments.learning_rate / given)
     if path is not None:
         draw_range_test(found, path)
         say(f"picture: {path}")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one process does for all: the others wait for its answer, or share its failure."""
 
+import resource
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -94,3 +96,14 @@ def on_all_processes(processes: Processes, holds: bool) -> bool:
     dist.all_reduce(held, dist.ReduceOp.MIN, group=group)
     dist.destroy_process_group(group)
     return bool(held)
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the largest resident size of this process so far, and on its GPU, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result: dict[str, float] = {
+        "peak_memory_mib": round((peak if sys.platform == "darwin" else peak * 1024) / 2**20)
+    }
+    if torch.cuda.is_available():
+        result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return result

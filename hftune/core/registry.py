@@ -129,6 +129,8 @@ class MethodRow(Row):
         starts_at_base: Whether the model's output is that of the base before the first step.
         rewrites_base: Whether it also changes weights that get no gradient, by merging into them.
         draws: Whether a forward pass in training draws noise of its own, on each process another.
+        runner: Function that fits the method by itself, as ``package.module:name``; None for the
+            Trainer. See :mod:`hftune.methods.runner`.
         changes_shape: Whether its weights have other shapes at the end than at the start.
         restarts: Whether it prunes the optimizer's state and warms up again within a run.
         no_merge: Why the adapter cannot be put into its base.
@@ -161,6 +163,7 @@ class MethodRow(Row):
     starts_at_base: bool = True
     rewrites_base: bool = False
     draws: bool = False
+    runner: str | None = None
     changes_shape: bool = False
     restarts: bool = False
     no_merge: str | None = None

@@ -6,11 +6,11 @@ from typing import Any
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.core.processes import on_main_process
+from hftune.core.processes import Processes, on_main_process
 from hftune.hub.sanitize import public_base
 from hftune.hub.upload import check_repo_id, check_target
 from hftune.methods import method_row
-from hftune.training.plan.plan import Plan
+from hftune.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +43,25 @@ def push_order(training: dict[str, Any]) -> PushOrder | None:
     )
 
 
-def check_push(plan: Plan) -> PushOrder | None:
-    """Ask the Hub whether the model of this plan may be pushed, if it shall be.
+def check_push(recipe: Recipe, processes: Processes) -> PushOrder | None:
+    """Ask the Hub whether the model of a recipe may be pushed, if it shall be.
+
+    Args:
+        recipe: What is trained, and where it goes.
+        processes: One of them asks for all.
 
     Raises:
         HftuneError: It may not, or nobody else could load it.
     """
-    order = push_order(plan.recipe.training)
+    order = push_order(recipe.training)
     if order is None:
         return None
     check_repo_id(order.repo, "training.hub_model_id")
     try:
-        public_base(plan.recipe.model.path, adapter=method_row(plan.recipe.method.name).needs_base)
+        public_base(recipe.model.path, adapter=method_row(recipe.method.name).needs_base)
     except HftuneError as error:
         raise HftuneError(f"training.push_to_hub: {error.message}", hint=error.hint) from error
-    say(on_main_process(plan.arguments, lambda: _permission(order)))
+    say(on_main_process(processes, lambda: _permission(order)))
     return order
 
 

@@ -2,7 +2,7 @@
 """What every method does: check itself, change the model, name its callbacks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,13 @@ class Method(ABC):
         """Return the bytes that the forward pass keeps beside weights and activations."""
         return 0
 
-    def pruned(self) -> Mapping[str, Mapping[str, int]]:
-        """Return parameter -> ``weights`` and ``pruned`` of them, known after :meth:`finish`."""
+    def results(self, model: nn.Module, folder: Path | None) -> dict[str, Any]:
+        """Return figures for ``metrics.json`` after :meth:`finish`, and write files of its own.
+
+        Args:
+            model: As it is saved.
+            folder: The run folder; None in a process that writes nothing.
+        """
         return {}
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:

@@ -2,10 +2,11 @@
 """What of ``regularization`` happens to a model while it trains, as the recipe says."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, TrainerCallback
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 from hftune.core.errors import RecipeError
 from hftune.regularization import REGULARIZATIONS, section
@@ -24,33 +25,24 @@ class Regularization:
     Attributes:
         chosen: The section of the recipe; penalties and averages of the weights are made elsewhere.
         seed: Of the run, which the noise follows.
-        drops_itself: Whether the model has a stochastic depth of its own.
     """
 
     chosen: section.RegularizationSection
     seed: int
-    drops_itself: bool = False
 
-    @classmethod
-    def of(
-        cls, given: section.RegularizationSection, seed: int, config: PreTrainedConfig
-    ) -> "Regularization":
-        """Read a section, and set the dropout in the config that the model is made of.
+    def set_dropout(self, config: PreTrainedConfig) -> None:
+        """Set the dropout in the config that the model is made of.
 
         Args:
-            given: The section of the recipe.
-            seed: Of the run.
             config: Of the model; it is changed.
 
         Raises:
             HftuneError: The model has no such dropout.
         """
-        itself = has_drop_path(config)
-        wanted = _in_config(given)
-        if not itself:
+        wanted = _in_config(self.chosen)
+        if not has_drop_path(config):
             wanted.pop("drop_path", None)
         set_dropout(config, wanted)
-        return cls(given, seed, itself)
 
     @property
     def state_bytes(self) -> int:
@@ -101,7 +93,7 @@ class Regularization:
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return what drops, freezes and adds noise while a model trains."""
         given, callbacks = self.chosen, list[TrainerCallback]()
-        if given.drop_path and not self.drops_itself:
+        if given.drop_path and not has_drop_path(cast(PreTrainedModel, model).config):
             callbacks.append(StochasticDepth(model, given.drop_path))
         if isinstance(drop := given.drop_connect, section.DropConnect):
             callbacks.append(DropConnect(model, drop.p, drop.modules))

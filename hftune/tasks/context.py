@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts about a run that a technique may ask for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hftune.core.task_rows import TaskRow
 from hftune.tasks import task_row
@@ -24,8 +26,14 @@ class RunContext:
         steps_per_epoch: Optimizer steps of one pass over the rows; None for a stream.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
         mixed_precision: Precision of the forward pass: ``no``, ``bf16``, ``fp16`` or ``fp8``.
+        dtype: Of the loaded weights; ``auto`` for that of the checkpoint.
+        path: Folder or Hub id of the base model.
         revision: Of the base model on the Hub.
+        config: Of the model, as recipe and task have changed it.
+        config_changes: Fields of the config that recipe and task have set.
+        attention: ``attn_implementation``; None for Transformers' choice.
         tokenizer: Of the base model.
+        num_classes: Number of classes that the model's head tells apart.
         seed: Of all draws.
         device: Of the model and its batches.
         eval_batch_size: Rows of one batch, where nothing trains.
@@ -40,8 +48,14 @@ class RunContext:
     steps_per_epoch: int | None = None
     gradient_checkpointing: bool = False
     mixed_precision: str = "no"
+    dtype: torch.dtype | Literal["auto"] = "auto"
+    path: str = ""
     revision: str | None = None
+    config: PreTrainedConfig | None = None
+    config_changes: Mapping[str, Any] = field(default_factory=dict)
+    attention: str | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
+    num_classes: int = 0
     seed: int = 42
     device: torch.device = CPU
     eval_batch_size: int = 8

@@ -48,7 +48,7 @@ def kept_trunk(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
     Raises:
         HftuneError: ``data.cache_trunk`` insists, and it cannot be.
     """
-    wanted = plan.recipe.data.cache_trunk
+    wanted = plan.settings.recipe.data.cache_trunk
     with ExitStack() as stack:
         if wanted or (wanted is None and _passes(plan) > 1):
             with trainer.accelerator.autocast():  # as the steps compute
@@ -140,16 +140,16 @@ class KeptStates:
 
 def _passes(plan: Plan) -> float:
     """How often a row is read in training, on average."""
-    span, rows = plan.span, plan.train.num_rows
+    span, rows = plan.training_steps, plan.splits.train.num_rows
     if span.epoch is None:
         return 1.0
-    drawn = rows if plan.drawing is None else plan.drawing.size
+    drawn = rows if plan.splits.row_sampler is None else plan.splits.row_sampler.size
     return span.total / span.epoch * drawn / rows
 
 
 def _trunk(plan: Plan, trainer: HftuneTrainer) -> Trunk | None:
     """Return what can be left out; None, with a word, where that is nothing or would be inexact."""
-    wanted, model = plan.recipe.data.cache_trunk, cast(nn.Module, trainer.model)
+    wanted, model = plan.settings.recipe.data.cache_trunk, cast(nn.Module, trainer.model)
     nothing, trunk = why_nothing_is_frozen(model), None
     reason = nothing or _why_not(plan, trainer)
     if reason is None:
@@ -170,8 +170,8 @@ def _trunk(plan: Plan, trainer: HftuneTrainer) -> Trunk | None:
 
 def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
     """Why what enters the first layer that trains is not always the same."""
-    arguments, loss = plan.arguments, plan.loss_choice
-    regularization = plan.recipe.regularization
+    arguments, loss = plan.settings.arguments, plan.objective.loss_choice
+    regularization = plan.settings.recipe.regularization
     said = [
         key
         for key, row in REGULARIZATIONS.items()
@@ -180,11 +180,11 @@ def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
     reasons = {
         "it is not tested with a sharded model": is_sharded(trainer.accelerator),
         "a compiled model cannot leave out layers": arguments.torch_compile,
-        "the rows of a stream are read once": plan.stream is not None,
+        "the rows of a stream are read once": plan.splits.stream is not None,
         "training.neftune_noise_alpha moves the embeddings": bool(arguments.neftune_noise_alpha),
         f"regularization.{''.join(said[:1])} moves frozen layers, too": bool(said),
         "regularization.adversarial moves what the lowest layers read": (
-            plan.recipe.regularization.adversarial is not None
+            plan.settings.recipe.regularization.adversarial is not None
         ),
         "an evaluation in half precision has other states": (
             arguments.bf16_full_eval or arguments.fp16_full_eval
@@ -199,9 +199,9 @@ def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
 
 def _kept_states(plan: Plan, trunk: Trunk) -> KeptStates | None:
     """Return the states of all rows that are read more than once; None where there is no room."""
-    parts = [plan.train, plan.unlabelled]
-    if plan.arguments.eval_strategy != "no":  # else they are read once, in the end
-        parts.append(plan.validation)
+    parts = [plan.splits.train, plan.splits.unlabelled]
+    if plan.settings.arguments.eval_strategy != "no":  # else they are read once, in the end
+        parts.append(plan.splits.validation)
     found, weights = KeptStates(), trunk.fingerprint()
     with _in_evaluation(trunk):
         like = trunk.states(rows_to_try(trunk.base))
@@ -240,7 +240,7 @@ def _kept(
         tokens.rows,
         trunk=TRUNK_VERSION,
         weights=weights,
-        precision=[mixed_precision(plan.arguments), str(like.dtype), like.device.type],
+        precision=[mixed_precision(plan.settings.arguments), str(like.dtype), like.device.type],
     )
     layers = f"{trunk.frozen} of {len(trunk.layers)} layers, frozen"
     rows = f"{number_of(len(tokens), 'row', 'rows')}, {layout.size / MIB:,.0f} MiB"
@@ -250,7 +250,7 @@ def _kept(
         _compute(plan, trunk, tokens, key, layout)
 
     return found_or_computed(
-        plan.arguments,
+        plan.settings.arguments,
         lambda: cached_arrays.read(key, layout),
         compute,
         f"{layers}: {rows}, out of the cache",
@@ -259,12 +259,12 @@ def _kept(
 
 def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: ArrayLayout) -> None:
     """Run the frozen layers over all rows, longest first, and keep what leaves them."""
-    padding = plan.tokenizer.pad_token_id or 0
+    padding = plan.pretrained.processor.pad_token_id or 0
 
     def batches() -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
         for rows in batches_by_length(
             tokens.lengths.tolist(),
-            plan.arguments.per_device_eval_batch_size,
+            plan.settings.arguments.per_device_eval_batch_size,
             "running frozen layers",
         ):
             states = trunk.states(tokens.batch(rows, padding, trunk.base.device))

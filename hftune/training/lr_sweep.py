@@ -22,10 +22,11 @@ from hftune.core.errors import RunError
 from hftune.optimization.lr_sweep_reading import Divergence, RangeTest, rate_at, read_sweep
 from hftune.optimization.schedule_factors import Span
 from hftune.regularization.weight_averaging import Averaging
-from hftune.training.build import build_model, build_trainer, without_padding
-from hftune.training.frozen_layer_cache import kept_trunk
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.optimization import Optimization
 from hftune.training.plan.plan import Plan
+from hftune.training.speedups import speedups
 
 #: Fewer losses than these have no slope.
 LEAST = 5
@@ -97,8 +98,10 @@ def sweep(
     Raises:
         RunError: The loss is lost before there is anything to see.
     """
-    rising = Sweep(**{**vars(plan.optimization), "averaging": None, "log_grad_norms": None},
-                   start=start, end=end, steps=steps)  # fmt: skip
+    rising = Sweep(
+        **{**vars(plan.settings.optimization), "averaging": None, "log_grad_norms": None},
+        start=start, end=end, steps=steps,
+    )  # fmt: skip
     with (
         _generators_put_back(),
         tempfile.TemporaryDirectory() as folder,
@@ -106,20 +109,16 @@ def sweep(
     ):
         watch = Watch(rising, bar)
         kept = None if model is None else copy.deepcopy(model.state_dict())
-        swept = model if model is not None else build_model(plan)
-        arguments = _arguments(plan, folder, steps)
-        batches = plan.token_batches and plan.token_batches.for_run(arguments)
-        probing = replace(
-            plan, arguments=arguments, optimization=rising, validation=None, token_batches=batches
-        )
+        loaded = load_model(plan) if model is None else LoadedModel(model)
+        swept = _swept(plan, rising, folder)
         try:
-            trainer = build_trainer(probing, swept, [watch])
-            with without_padding(probing, trainer), kept_trunk(probing, trainer):
+            trainer = build_trainer(swept, loaded, [watch])
+            with speedups(swept, trainer):
                 trainer.train()
         finally:
             if kept is not None:
-                swept.load_state_dict(kept)
-                swept.zero_grad()
+                loaded.model.load_state_dict(kept)
+                loaded.model.zero_grad()
     losses = watch.losses[1:]  # what the step before made of it
     if len(losses) < LEAST:
         raise RunError(
@@ -131,21 +130,25 @@ def sweep(
     return read_sweep(rates, losses, planned=steps, stopped=watch.stopped)
 
 
-def _arguments(plan: Plan, folder: str, steps: int) -> TrainingArguments:
-    """The plan's, without evaluation, saving and trackers; the run is long enough for the sweep."""
-    arguments = copy.copy(plan.arguments)
-    arguments.output_dir = folder
-    arguments.eval_strategy = IntervalStrategy.NO
-    arguments.save_strategy = SaveStrategy.NO
-    arguments.logging_strategy = IntervalStrategy.STEPS
-    arguments.logging_steps = 1
-    arguments.load_best_model_at_end = False
-    arguments.auto_find_batch_size = False
-    arguments.eval_on_start = False
-    arguments.report_to = []
-    if plan.span.total <= steps:
-        arguments.max_steps = steps + 1
-    return arguments
+def _swept(plan: Plan, rising: Sweep, folder: str) -> Plan:
+    """Return the plan of the sweep: no evaluation, no saving and no trackers, but long enough."""
+    fields = {
+        "output_dir": folder,
+        "eval_strategy": IntervalStrategy.NO,
+        "save_strategy": SaveStrategy.NO,
+        "logging_strategy": IntervalStrategy.STEPS,
+        "logging_steps": 1,
+        "load_best_model_at_end": False,
+        "auto_find_batch_size": False,
+        "eval_on_start": False,
+        "report_to": [],
+    }
+    if plan.training_steps.total <= rising.steps:
+        fields["max_steps"] = rising.steps + 1
+    settings = replace(plan.settings.with_arguments(**fields), optimization=rising)
+    batches = plan.splits.token_batches and plan.splits.token_batches.for_run(settings.arguments)
+    splits = replace(plan.splits, validation=None, token_batches=batches)
+    return replace(plan, settings=settings, splits=splits)
 
 
 @contextmanager

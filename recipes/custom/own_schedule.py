@@ -6,7 +6,7 @@
 Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, arXiv:1506.01186: the rate goes
 up and down in triangles. Here each triangle is half as high as the one before.
 
-``prepare`` checks the recipe and reads the rows, ``build_model`` loads the weights and applies the
+``prepare`` checks the recipe and reads the rows, ``load_model`` loads the weights and applies the
 method, ``build_trainer`` makes a ``transformers.Trainer``. What a Trainer takes in place of its own
 optimizer or schedule, this one takes too. No run folder is written.
 """
@@ -16,7 +16,8 @@ import sys
 from torch.optim.lr_scheduler import LambdaLR
 
 import hftune
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 
 FOLDER = "runs/own_schedule"
@@ -54,7 +55,7 @@ def main(model: str = "demo:minilm") -> None:
         },
     )
     plan = prepare(recipe)
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), triangles)
     trainer.train()
     trainer.model.save_pretrained(f"{FOLDER}/model")

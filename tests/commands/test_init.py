@@ -48,7 +48,7 @@ def test_written_recipe_passes_the_check(
     assert "label = team: what it holds: 2 labels" in said
     assert "labels with fewer than 10 rows: returns" in said
     plan = hftune.check(Recipe.load(path))
-    assert len(plan.train.dataset) + len(plan.validation.dataset) == 38
+    assert len(plan.splits.train.dataset) + len(plan.splits.validation.dataset) == 38
 
 
 def test_conversations_and_both_files_of_a_chat(chat_file: Path, tiny_decoder: Path) -> None:

@@ -15,7 +15,7 @@ import hftune
 from hftune import HftuneError, Recipe, RunError
 from hftune.optimization.lr_sweep_reading import rate_at
 from hftune.optimization.optimizers import DEFAULT
-from hftune.training.build import build_model
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 
 
@@ -51,7 +51,7 @@ def test_nothing_is_left_behind(
 
 def test_a_model_of_ones_own_is_put_back(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe()
-    model = build_model(prepare(recipe))
+    model = load_model(prepare(recipe)).model
     start = {name: value.clone() for name, value in model.state_dict().items()}
     hftune.lr_find(recipe, start=1e-4, end=1.0, steps=12, model=model)
     assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
@@ -65,10 +65,10 @@ def test_losses_are_those_of_a_plain_loop(make_recipe: Callable[..., Recipe]) ->
     recipe = make_recipe(training=training, data=rows)
     found = hftune.lr_find(recipe, start=1e-3, end=0.1, steps=10)
     plan = prepare(recipe)
-    model, expected = build_model(plan).train(), []
-    collate = plan.task.collator(plan.tokenizer)
+    model, expected = load_model(plan).model.train(), []
+    collate = plan.objective.task.collator(plan.pretrained.processor)
     for step in range(11):
-        rows = [plan.train.dataset[(8 * step + i) % 56] for i in range(8)]
+        rows = [plan.splits.train.dataset[(8 * step + i) % 56] for i in range(8)]
         batch = collate(rows)
         loss = torch.nn.functional.cross_entropy(
             model(**{k: v for k, v in batch.items() if k != "labels"}).logits, batch["labels"]
@@ -121,9 +121,9 @@ def test_groups_keep_their_ratio(make_recipe: Callable[..., Recipe]) -> None:
         training={"learning_rate": 1e-3, "param_groups": [{"params": ["classifier"], "lr": 1e-2}]}
     )
     plan = prepare(recipe)
-    rising = Sweep(**vars(plan.optimization), start=1e-6, end=1.0, steps=10)
+    rising = Sweep(**vars(plan.settings.optimization), start=1e-6, end=1.0, steps=10)
     optimizer = torch.optim.SGD(
         [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": rate} for rate in (1e-3, 1e-2)]
     )
-    rising.make_schedule(optimizer, replace(plan.arguments), plan.span)
+    rising.make_schedule(optimizer, replace(plan.settings.arguments), plan.training_steps)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-6, 1e-5])

@@ -162,7 +162,7 @@ def test_a_prior_knows_what_the_loss_did(
     path = str(_write(tmp_path / "rare.jsonl", rows))
     data = {"path": path, "validation": path}
     recipe = make_recipe(data=data, loss=loss, evaluation={"prior": {"rare": 0.01, "often": 0.99}})
-    task: Any = prepare(recipe).task
+    task: Any = prepare(recipe).objective.task
     assert list(task.seen_prior.values()) == pytest.approx(seen)
 
 

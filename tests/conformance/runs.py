@@ -12,11 +12,12 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import hftune
 from hftune import Recipe
-from hftune.commands.train import model_facts
 from hftune.methods import ROWS
 from hftune.models.save import save_model
 from hftune.tasks import task_row
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.finish import model_metadata
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 from tests.conformance.cases import options_of
 
@@ -113,8 +114,9 @@ class Runs:
             run = hftune.train(recipe)
             return Saved(folder, *text_logits(run.model, run.tokenizer))
         plan = prepare(recipe)
-        model = build_model(plan)
-        build_trainer(plan, model).train()
-        finished: Any = plan.method.finish(model)
-        save_model(folder / "model", finished, plan.tokenizer, model_facts(plan), "")
-        return Saved(folder, *text_logits(finished, plan.tokenizer))
+        loaded = load_model(plan)
+        build_trainer(plan, loaded).train()
+        finished: Any = plan.objective.method.finish(loaded.model)
+        metadata = model_metadata(plan, loaded.base_fingerprint)
+        save_model(folder / "model", finished, plan.pretrained.processor, metadata, "")
+        return Saved(folder, *text_logits(finished, plan.pretrained.processor))

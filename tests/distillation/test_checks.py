@@ -58,7 +58,7 @@ def refused(recipe: Recipe, match: str) -> None:
 
 def test_it_fits(make_recipe: Make, teacher: Path) -> None:
     plan = prepare(make_recipe(distillation=str(teacher)))
-    assert plan.task.label_names == NAMES
+    assert plan.objective.task.label_names == NAMES
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_teacher_that_knows_more_gives_its_labels(
 ) -> None:
     more = {str(i): name for i, name in enumerate([*NAMES, "violet"])}
     path = changed(id2label=more, label2id={name: int(i) for i, name in more.items()})
-    assert prepare(make_recipe(distillation=path)).task.label_names == [*NAMES, "violet"]
+    assert prepare(make_recipe(distillation=path)).objective.task.label_names == [*NAMES, "violet"]
     listed = {"path": str(labelled_file), "label_names": NAMES}
     refused(make_recipe(distillation=path, data=listed), "it also knows violet")
 
@@ -255,5 +255,5 @@ def test_a_student_of_its_own_layers_by_a_recipe(make_recipe: Make, tiny_encoder
     mine = saved.bert.encoder.layer[0].attention.self.query.weight
     assert (mine - theirs).abs().max() < 1e-6
     assert run.recipe.model.keep_layers == [1]
-    assert hftune.evaluate(run.path, prepare(run.recipe).parts.train)["eval_loss"] > 0
+    assert hftune.evaluate(run.path, prepare(run.recipe).splits.examples.train)["eval_loss"] > 0
     refused(make_recipe(model={**keep, "keep_layers": [0, 2]}), "there is no layer 2")

@@ -19,7 +19,8 @@ from hftune import Recipe, Run
 from hftune.distillation.distillation_loss import AlphaWarmup, Distillation
 from hftune.distillation.mean_teacher import AverageTeacher
 from hftune.losses.loss import ROW
-from hftune.training.build import build_model, build_trainer, rows_of
+from hftune.training.build import build_trainer, rows_of
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
@@ -47,8 +48,8 @@ def test_it_answers_as_a_copy_that_holds_the_average(
     model_section = {"path": str(tiny_encoder), "config": {"hidden_dropout_prob": 0.5}}
     recipe = make_recipe(model=model_section, method=method, regularization=EMA, distillation=OWN)
     plan = prepare(recipe)
-    model = build_model(plan)
-    trainer = build_trainer(plan, model)
+    model = load_model(plan).model
+    trainer = build_trainer(plan, LoadedModel(model))
     assert isinstance(trainer.loss, Distillation)
     teacher = trainer.loss.teacher
     assert isinstance(teacher, AverageTeacher)
@@ -99,8 +100,9 @@ def test_a_run_is_that_of_a_loop_by_hand(
     )
     plan = prepare(recipe)
     rows = rows_of(plan)
-    model: Any = build_model(plan)
-    batch = dict(plan.task.collator(plan.tokenizer)([rows[index] for index in range(len(rows))]))
+    model: Any = load_model(plan).model
+    collate = plan.objective.task.collator(plan.pretrained.processor)
+    batch = dict(collate([rows[index] for index in range(len(rows))]))
     labels = batch.pop("labels")
     batch.pop(ROW)
     teacher = copy.deepcopy(model).eval()
@@ -157,7 +159,7 @@ def test_it_teaches_rows_without_labels(make_recipe: Make, tmp_path: Path) -> No
         )
     )
     rows = rows_of(plan)
-    assert len(rows) == len(plan.train.dataset) + 3
+    assert len(rows) == len(plan.splits.train.dataset) + 3
     assert rows["labels"][:][-3:] == [-100] * 3
 
 
@@ -168,7 +170,7 @@ def test_a_look_for_a_rate_has_no_average(make_recipe: Make) -> None:
 
 def test_alpha_grows(make_recipe: Make) -> None:
     plan = prepare(make_recipe(distillation={**OWN, "warmup_steps": 0.5}, regularization=EMA))
-    (warmup,) = plan.loss.callbacks(8)
+    (warmup,) = plan.objective.loss.callbacks(8)
     assert isinstance(warmup, AlphaWarmup)
     shares = []
     for step in range(8):

@@ -85,14 +85,15 @@ def student(make_recipe: Make, teachers: dict[str, Path], tiny_encoder: Path) ->
 def taught_plan(recipe: Recipe, **given: Any) -> Plan:
     """Return a plan whose loss has its teacher."""
     plan = prepare(recipe, **given)
-    return replace(plan, loss=with_teacher(plan.loss, teaching_of(plan), rows_of(plan)))
+    loss = with_teacher(plan.objective.loss, teaching_of(plan), rows_of(plan))
+    return replace(plan, objective=replace(plan.objective, loss=loss))
 
 
 def first_batch(plan: Plan, rows: Any = slice(0, 8)) -> dict[str, Tensor]:
     """Return a batch of training rows."""
     every = rows_of(plan)
     chosen = [every[index] for index in range(len(every))][rows]
-    batch: Any = plan.task.collator(plan.tokenizer)(chosen)
+    batch: Any = plan.objective.task.collator(plan.pretrained.processor)(chosen)
     return dict(batch)
 
 
@@ -143,7 +144,7 @@ def test_answers_are_found_again_and_damage_is_seen(
     again = taught_plan(student(distillation={"temperature": 5.0, "alpha": 0.3}))
     assert "answers to 54 rows, out of the cache" in capsys.readouterr().err
     batch = first_batch(first)
-    said = [plan.loss.teacher.answer(batch).logits for plan in (first, again)]  # type: ignore[attr-defined]
+    said = [plan.objective.loss.teacher.answer(batch).logits for plan in (first, again)]  # type: ignore[attr-defined]
     assert torch.equal(*said)
     whole = (kept / "logits").read_bytes()
     (kept / "logits").unlink()  # a mapped file is not written into
@@ -152,7 +153,7 @@ def test_answers_are_found_again_and_damage_is_seen(
     assert "once for this content" in capsys.readouterr().err
     assert torch.equal(repaired.loss.teacher.answer(batch).logits, said[0])  # type: ignore[attr-defined]
     (kept / manifest.FILE).write_text("{}")
-    assert isinstance(taught_plan(student()).loss.teacher, KeptTeacher)  # type: ignore[attr-defined]
+    assert isinstance(taught_plan(student()).objective.loss.teacher, KeptTeacher)  # type: ignore[attr-defined]
     assert (kept / "logits").read_bytes() == whole
 
 
@@ -160,7 +161,9 @@ def test_another_teacher_or_other_rows_have_other_answers(
     student: Make, own_cache: Path, teachers: dict[str, Path], tmp_path: Path
 ) -> None:
     taught_plan(student())
-    taught_plan(student(data={"path": str(prepare(student()).recipe.data.path), "max_length": 4}))
+    taught_plan(
+        student(data={"path": str(prepare(student()).settings.recipe.data.path), "max_length": 4})
+    )
     assert len(list(own_cache.iterdir())) == 2
     other = tmp_path / "other"
     shutil.copytree(teachers[CLASSIFICATION], other)
@@ -181,7 +184,7 @@ def test_a_full_disk_lets_the_teacher_run_in_every_step(
 ) -> None:
     plan = prepare(student())
     small_files(256)
-    loss = with_teacher(plan.loss, teaching_of(plan), rows_of(plan))
+    loss = with_teacher(plan.objective.loss, teaching_of(plan), rows_of(plan))
     assert isinstance(loss, Distillation)
     assert isinstance(loss.teacher, RunningTeacher)
     said = capsys.readouterr().err
@@ -201,17 +204,17 @@ def test_several_teachers_and_labels_in_another_order(
         distillation={"teacher": [first, str(second.path)], "temperature": 1.0},
     )
     plan = taught_plan(recipe)
-    assert plan.task.label_names == hftune.load(first).metadata.label_names != names
+    assert plan.objective.task.label_names == hftune.load(first).metadata.label_names != names
     batch = first_batch(plan)
-    answer = plan.loss.teacher.answer(batch)  # type: ignore[attr-defined]
+    answer = plan.objective.loss.teacher.answer(batch)  # type: ignore[attr-defined]
     shares = answer.logits.softmax(-1).mean(0)
-    texts = plan.parts.train.select(range(8))
+    texts = plan.splits.examples.train.select(range(8))
     predicted = [
         run.task.predict(run.model, run.tokenizer, texts, _how())
         for run in (hftune.load(first), second)
     ]
     for row, (one, other) in enumerate(zip(*predicted, strict=True)):
-        for index, name in enumerate(plan.task.label_names):
+        for index, name in enumerate(plan.objective.task.label_names):
             mean = (one["scores"][name] + other["scores"][name]) / 2
             assert shares[row, index].item() == pytest.approx(mean, abs=1e-6)
 
@@ -240,21 +243,23 @@ def test_rows_without_a_label_are_taught_by_the_teacher_alone(
         distillation={"teacher": str(teachers[CLASSIFICATION]), "alpha": 0.5},
     )  # fmt: skip
     plan = taught_plan(recipe)
-    assert plan.validation is not None
-    assert plan.parts.unlabelled is not None
-    assert set(plan.parts.validation["label"]) <= {"red", "green", "blue"}  # type: ignore[index]
-    held_out = set(plan.parts.validation["text"])  # type: ignore[index]
-    assert not held_out & set(plan.parts.unlabelled["text"])
+    assert plan.splits.validation is not None
+    assert plan.splits.examples.unlabelled is not None
+    assert set(plan.splits.examples.validation["label"]) <= {"red", "green", "blue"}  # type: ignore[index]
+    held_out = set(plan.splits.examples.validation["text"])  # type: ignore[index]
+    assert not held_out & set(plan.splits.examples.unlabelled["text"])
     every = rows_of(plan)
-    assert plan.span.epoch == -(-len(every) // 8)
+    assert plan.training_steps.epoch == -(-len(every) // 8)
     labels = torch.tensor(every["labels"][:])
-    assert (labels != -100).sum() == len(plan.parts.train)
+    assert (labels != -100).sum() == len(plan.splits.examples.train)
     assert every[ROW][:] == list(range(len(every)))
-    batch = first_batch(plan, slice(len(plan.parts.train) - 2, len(plan.parts.train) + 6))
-    assert plan.loss.denominator(batch).tolist() == [8, 2]
+    batch = first_batch(
+        plan, slice(len(plan.splits.examples.train) - 2, len(plan.splits.examples.train) + 6)
+    )
+    assert plan.objective.loss.denominator(batch).tolist() == [8, 2]
     report = json.loads((hftune.train(recipe).path / "data.json").read_text())
-    assert report["unlabelled"]["rows"] == len(plan.parts.unlabelled)
-    assert sum(report["classes"].values()) == len(plan.parts.train)
+    assert report["unlabelled"]["rows"] == len(plan.splits.examples.unlabelled)
+    assert sum(report["classes"].values()) == len(plan.splits.examples.train)
 
 
 @pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
@@ -276,12 +281,14 @@ def test_other_labels_are_taught_too(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = make_recipe(data=str(path), distillation=str(run.path))
     plan = taught_plan(recipe)
-    assert plan.task.problem_type == kind
-    assert plan.unlabelled is not None
-    batch = first_batch(plan, slice(len(plan.train.dataset) - 4, len(plan.train.dataset) + 4))
+    assert plan.objective.task.problem_type == kind
+    assert plan.splits.unlabelled is not None
+    batch = first_batch(
+        plan, slice(len(plan.splits.train.dataset) - 4, len(plan.splits.train.dataset) + 4)
+    )
     cells = 3 if several else 1
-    assert plan.loss.denominator(batch).tolist() == [8 * cells, 4 * cells]
-    total, _ = plan.loss.total(run.model, batch)
+    assert plan.objective.loss.denominator(batch).tolist() == [8 * cells, 4 * cells]
+    total, _ = plan.objective.loss.total(run.model, batch)
     assert total[0].item() == pytest.approx(0, abs=1e-5)  # the teacher is its own best student
     assert hftune.train(recipe).metrics["eval_loss"] > 0
     if not several:
@@ -301,21 +308,24 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(
     model = hftune.load(teachers[CLASSIFICATION]).model
     model.set_attn_implementation("eager")
     batch = first_batch(plan)
-    assert plan.loss.denominator(batch).tolist() == [8, *[int(batch["attention_mask"].sum())] * 2]
-    total, _ = plan.loss.total(model, batch)
+    assert plan.objective.loss.denominator(batch).tolist() == [
+        8,
+        *[int(batch["attention_mask"].sum())] * 2,
+    ]
+    total, _ = plan.objective.loss.total(model, batch)
     assert total.abs().max() < 1e-5
     with torch.no_grad():
         for parameter in model.bert.encoder.layer[0].parameters():
             parameter.mul_(1.5)
-    total, _ = plan.loss.total(model, batch)
+    total, _ = plan.objective.loss.total(model, batch)
     assert total.min() > 1e-3
-    assert not any(p.requires_grad for p in plan.loss.teacher.models[0].parameters())  # type: ignore[attr-defined]
-    assert not plan.loss.teacher.models[0].training  # type: ignore[attr-defined]
+    assert not any(p.requires_grad for p in plan.objective.loss.teacher.models[0].parameters())  # type: ignore[attr-defined]
+    assert not plan.objective.loss.teacher.models[0].training  # type: ignore[attr-defined]
 
 
 def test_evaluation_tells_the_plain_loss(student: Make) -> None:
     run = hftune.train(student(distillation={"alpha": 1.0}))
-    file = prepare(run.recipe).parts.validation
+    file = prepare(run.recipe).splits.examples.validation
     judged = hftune.evaluate(Run(run.path), file)  # type: ignore[arg-type]
     assert run.metrics["eval_loss"] == pytest.approx(judged["eval_loss"], abs=1e-6)
     assert run.recipe.distillation is not None  # the resolved recipe has it
@@ -329,11 +339,11 @@ def test_adapters_teach(
     plan = taught_plan(student(distillation={"teacher": str(lora.path), "cache": False}))
     batch = first_batch(plan)
     mine = lora.model(**{k: v for k, v in batch.items() if k not in ("labels", ROW)}).logits
-    torch.testing.assert_close(plan.loss.teacher.answer(batch).logits[0], mine)  # type: ignore[attr-defined]
+    torch.testing.assert_close(plan.objective.loss.teacher.answer(batch).logits[0], mine)  # type: ignore[attr-defined]
     base = AutoModelForCausalLM.from_pretrained(tiny_decoder)
     adapter = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
     adapter.save_pretrained(tmp_path / "adapter")
     recipe = student(WRITING[0], distillation={"teacher": str(tmp_path / "adapter"), "top_k": 3})
-    assert isinstance(taught_plan(recipe).loss.teacher, KeptTeacher)  # type: ignore[attr-defined]
+    assert isinstance(taught_plan(recipe).objective.loss.teacher, KeptTeacher)  # type: ignore[attr-defined]
     with pytest.raises(HftuneError, match="does not say its labels"):
         prepare(student(distillation={"teacher": str(tmp_path / "adapter")}))

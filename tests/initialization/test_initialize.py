@@ -12,7 +12,7 @@ from hftune import HftuneError, Recipe, RecipeError
 from hftune.core.errors import RunError
 from hftune.initialization.initialize import InitializationContext, initialize
 from hftune.initialization.section import InitializationSection
-from hftune.training.build import LSUV_ROWS, build_model
+from hftune.training.load_model import LSUV_ROWS, load_model
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.prepare import prepare
 
@@ -24,7 +24,7 @@ Make = Callable[..., Recipe]
 
 def built(make_recipe: Make, initialization: Any, **sections: Any) -> tuple[Plan, nn.Module]:
     plan = prepare(make_recipe(initialization=initialization, **sections))
-    return plan, build_model(plan)
+    return plan, load_model(plan).model
 
 
 def changed(before: nn.Module, after: nn.Module) -> set[str]:
@@ -34,7 +34,7 @@ def changed(before: nn.Module, after: nn.Module) -> set[str]:
 
 @pytest.fixture
 def plain(make_recipe: Make) -> nn.Module:
-    return build_model(prepare(make_recipe()))
+    return load_model(prepare(make_recipe())).model
 
 
 def test_only_the_head_is_drawn_and_by_the_seed(make_recipe: Make, plain: nn.Module) -> None:
@@ -72,7 +72,7 @@ def test_prior_on_the_head(make_recipe: Make) -> None:
     """With a head that says nothing yet, the first loss is the entropy of the labels."""
     rules = [{"params": ["classifier.bias"], "name": "prior"}]
     plan, model = built(make_recipe, {"name": "zeros", "rules": rules})
-    shares = torch.tensor(plan.class_counts()) / plan.train.num_rows
+    shares = torch.tensor(plan.class_counts()) / plan.splits.train.num_rows
     torch.testing.assert_close(model.get_parameter("classifier.bias").softmax(-1), shares.float())
 
 
@@ -139,8 +139,8 @@ def test_lsuv_on_the_first_rows(make_recipe: Make) -> None:
     for name, part in model.named_modules():
         if isinstance(part, nn.Linear) and name.startswith(("bert.encoder.layer.1.", "classifier")):
             part.register_forward_hook(remember(name))
-    rows = [plan.train.dataset[index] for index in range(LSUV_ROWS)]
-    batch = plan.task.collator(plan.tokenizer, model)(rows)
+    rows = [plan.splits.train.dataset[index] for index in range(LSUV_ROWS)]
+    batch = plan.objective.task.collator(plan.pretrained.processor, model)(rows)
     with torch.no_grad():
         model.eval()(**{key: value for key, value in batch.items() if key != "labels"})
     assert len(variances) == 7
@@ -149,7 +149,7 @@ def test_lsuv_on_the_first_rows(make_recipe: Make) -> None:
 
 def test_the_decoder_has_layers_too(make_recipe: Make) -> None:
     _, model = built(make_recipe, {"reinit_top_layers": 1}, task="text-generation")
-    plain = build_model(prepare(make_recipe("text-generation")))
+    plain = load_model(prepare(make_recipe("text-generation"))).model
     differ = changed(plain, model)
     assert differ
     assert all(name.startswith("model.layers.1.") for name in differ)

@@ -14,8 +14,9 @@ from transformers import TrainerCallback
 import hftune
 from hftune import HftuneError, Recipe, RecipeError, Run
 from hftune.methods.adalora.method import phases
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
 from hftune.training.checkpoints import latest_checkpoint
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
@@ -138,14 +139,16 @@ def test_the_pull_towards_orthogonality_is_that_of_peft(
     """PEFT adds the penalty to the loss that a model computes itself: the same number."""
     options = {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1, "orth_reg_weight": 2.0}
     plan = prepare(make_recipe("text-generation", method={"name": "adalora", **options}))
-    model = build_model(plan)
-    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(4)])
+    model = load_model(plan).model
+    batch = plan.objective.task.collator(plan.pretrained.processor)(
+        [plan.splits.train.dataset[i] for i in range(4)]
+    )
     with_penalty = model(**batch).loss
     model.peft_config["default"].orth_reg_weight = 1e-12
     without = model(**batch).loss
-    penalty = plan.method.penalty(model)
+    penalty = plan.objective.method.penalty(model)
     torch.testing.assert_close(penalty, with_penalty - without, atol=1e-5, rtol=1e-5)
-    trainer = build_trainer(plan, model)
+    trainer = build_trainer(plan, LoadedModel(model))
     trainer.current_gradient_accumulation_steps = 2
     _, denominator = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
     share = trainer.compute_loss(model, batch, num_items_in_batch=denominator)

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 
 from hftune import HftuneError, Recipe
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 
 def test_biases_and_the_head_move(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe(method="bitfit", training={"learning_rate": 0.1}))
-    assert plan.arguments.learning_rate == 0.1
-    model = build_model(plan)
+    assert plan.settings.arguments.learning_rate == 0.1
+    model = load_model(plan).model
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    trainer = build_trainer(plan, model)
+    trainer = build_trainer(plan, LoadedModel(model))
     trainer.train()
     moved = {n for n, value in model.named_parameters() if not torch.equal(value, before[n])}
     biases = {
@@ -35,8 +36,8 @@ def test_only_the_biases_that_are_named(make_recipe: Callable[..., Recipe]) -> N
     """The query and the first layer of the feed-forward: half of the biases, says the paper."""
     method = {"name": "bitfit", "target_modules": ["query", "intermediate.dense"]}
     plan = prepare(make_recipe(method=method))
-    assert plan.adapted is not None
-    trains = {name for name, p in plan.adapted.named_parameters() if p.requires_grad}
+    assert plan.objective.meta_model is not None
+    trains = {name for name, p in plan.objective.meta_model.named_parameters() if p.requires_grad}
     assert trains == {"classifier.weight", "classifier.bias"} | {
         f"bert.encoder.layer.{layer}.{part}.bias"
         for layer in (0, 1) for part in ("attention.self.query", "intermediate.dense")

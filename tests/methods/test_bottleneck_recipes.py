@@ -12,7 +12,8 @@ import hftune
 from hftune import HftuneError, Recipe, RecipeError
 from hftune.hub.reload_check import check_round_trip
 from hftune.methods.bottleneck import BottleneckLayer
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -59,14 +60,16 @@ def test_a_run_starts_at_the_base_and_trains_adapters(
     task: str, placement: str, make_recipe: Callable[..., Recipe]
 ) -> None:
     plan = prepare(make_recipe(task, method={"name": "bottleneck", "placement": placement}))
-    model = build_model(plan)
-    rows = plan.task.collator(plan.tokenizer, model)([plan.train.dataset[i] for i in range(4)])
+    model = load_model(plan).model
+    rows = plan.objective.task.collator(plan.pretrained.processor, model)(
+        [plan.splits.train.dataset[i] for i in range(4)]
+    )
     with torch.no_grad(), model.disable_adapter():
         expected = model.eval()(**rows).logits
     with torch.no_grad():
         assert torch.equal(model(**rows).logits, expected)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    build_trainer(plan, model).train()
+    build_trainer(plan, LoadedModel(model)).train()
     changed = {n for n, value in model.named_parameters() if not torch.equal(value, before[n])}
     assert any("bottleneck_up" in name for name in changed)
     assert all("bottleneck_" in name or "modules_to_save" in name for name in changed)
@@ -83,15 +86,17 @@ def test_quantized_bases(
     method = {"name": "bottleneck", "placement": placement, "r": 4}
     training = {"max_steps": 10, "learning_rate": 1e-2}
     plan = prepare(make_recipe("text-generation", training, model=model, method=method))
-    adapted = build_model(plan)
+    adapted = load_model(plan).model
     layers = [module for module in adapted.modules() if isinstance(module, BottleneckLayer)]
     assert {type(layer.base_layer).__name__ for layer in layers} <= {"Linear4bit", "Linear8bitLt"}
-    rows = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(4)])
+    rows = plan.objective.task.collator(plan.pretrained.processor)(
+        [plan.splits.train.dataset[i] for i in range(4)]
+    )
     with torch.no_grad():
         started = adapted.eval()(**rows).logits
         with adapted.disable_adapter():
             assert torch.equal(started, adapted(**rows).logits)
-    trainer = build_trainer(plan, adapted)
+    trainer = build_trainer(plan, LoadedModel(adapted))
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[-1] < losses[0]

@@ -23,7 +23,8 @@ from hftune.methods.diff_pruning.gates import num_kept
 from hftune.methods.diff_pruning.method import projection_step
 from hftune.methods.peft import peft_configs
 from hftune.methods.tuners import TUNERS
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 TASKS = ("text-classification", "token-classification", "text-generation", "text2text-generation")
@@ -88,11 +89,11 @@ def test_penalty_counts_once_a_step_however_it_is_split(make_recipe: Callable[..
                         "gate_lr_ratio": 1.0, "projection_ratio": 1},
             )
         )  # fmt: skip
-        model = build_model(plan)
+        model = load_model(plan).model
         for difference in model.base_model.differences():
             difference.gates.data.fill_(3.0)
             difference.delta.requires_grad_(False)
-        trainer = build_trainer(plan, model)
+        trainer = build_trainer(plan, LoadedModel(model))
         trainer.args.max_steps = 1
         seen: dict[str, torch.Tensor] = {}
 

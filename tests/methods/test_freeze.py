@@ -17,8 +17,9 @@ from hftune import HftuneError, Recipe, Run
 from hftune.methods.freeze.method import Freeze, FreezeConfig, trained_layers
 from hftune.methods.freeze.unfreezing import Phases, Unfreezing
 from hftune.tasks.context import RunContext
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
 from hftune.training.checkpoints import latest_checkpoint
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
@@ -26,9 +27,9 @@ from tests.stop_at import StopAt
 def moved(recipe: Recipe) -> tuple[set[str], Any]:
     """Train; return the names of what is no longer the same, and the Trainer."""
     plan = prepare(recipe)
-    model = build_model(plan)
+    model = load_model(plan).model
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    trainer = build_trainer(plan, model)
+    trainer = build_trainer(plan, LoadedModel(model))
     trainer.train()
     changed = {n for n, value in model.named_parameters() if not torch.equal(value, before[n])}
     return changed, trainer
@@ -82,11 +83,11 @@ def test_other_architectures(
     make_recipe: Callable[..., Recipe], task: str, options: dict[str, Any], trains: tuple[str, ...]
 ) -> None:
     plan = prepare(make_recipe(task, method={"name": "freeze", **options}))
-    assert plan.adapted is not None
-    names = {name for name, p in plan.adapted.named_parameters() if p.requires_grad}
+    assert plan.objective.meta_model is not None
+    names = {name for name, p in plan.objective.meta_model.named_parameters() if p.requires_grad}
     wanted = {
         name
-        for name, _ in plan.adapted.named_parameters()
+        for name, _ in plan.objective.meta_model.named_parameters()
         if name.startswith(trains) or any(f".{part}" in name for part in trains)
     }
     wanted -= {name for name in wanted if "block" in name and "decoder.block.1." not in name}
@@ -238,9 +239,9 @@ def test_each_turn_begins_at_its_step(
         "per_device_train_batch_size": 18, "activation_checkpointing": True, "weight_decay": 0.5,
     }  # fmt: skip
     plan = prepare(make_recipe(method={"name": "freeze", **options}, training=training))
-    model = build_model(plan)
+    model = load_model(plan).model
     changes = Changes(model)
-    build_trainer(plan, model, [changes]).train()
+    build_trainer(plan, LoadedModel(model), [changes]).train()
     for name, _ in model.named_parameters():
         if name.endswith("key.bias") or "position_embeddings" in name:
             continue  # its gradient is rounding alone

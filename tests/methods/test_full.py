@@ -6,17 +6,18 @@ from collections.abc import Callable
 import torch
 
 from hftune import Recipe
-from hftune.training.build import build_model, build_trainer, parameter_counts
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model, parameter_counts
 from hftune.training.plan.prepare import prepare
 
 
 def test_every_weight_moves(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe("text-generation", {"learning_rate": 1e-2, "max_steps": 2}))
-    model = build_model(plan)
+    model = load_model(plan).model
     counts = parameter_counts(model)
     assert counts["trainable_parameters"] == counts["parameters"]
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    build_trainer(plan, model).train()
+    build_trainer(plan, LoadedModel(model)).train()
     still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     assert still == []
 
@@ -27,6 +28,6 @@ def test_equal_recipes_start_and_end_equal(make_recipe: Callable[..., Recipe]) -
     for seed in (1, 1, 2):
         plan = prepare(make_recipe(training={"seed": seed}))
         torch.rand(seed * 7)  # what ran before must not matter
-        heads.append(build_model(plan).classifier.weight.detach().clone())
+        heads.append(load_model(plan).model.classifier.weight.detach().clone())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])

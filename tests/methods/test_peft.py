@@ -11,7 +11,6 @@ from peft import AdaptionPromptConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hftune import HftuneError, Recipe
-from hftune.commands.train import model_facts
 from hftune.methods import ROWS
 from hftune.methods.peft import Peft, peft_configs
 from hftune.methods.peft_types import NOT_FROM_A_RECIPE
@@ -19,7 +18,9 @@ from hftune.methods.tuners import TUNERS
 from hftune.models.load import load_finetuned
 from hftune.models.save import save_model
 from hftune.tasks import task_row
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.finish import model_metadata
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 from tests.conformance.cases import KINDS, options_of
 
@@ -54,11 +55,12 @@ def test_trains_only_its_own_and_survives_saving(
         own = {**own, **TAGGER_OPTIONS.get(name, {})}
     recipe = make_recipe(task, training, method={"name": name, **own})
     plan = prepare(recipe)
-    model = build_model(plan)
+    loaded = load_model(plan)
+    model = loaded.model
     names = dict(model.named_parameters())
     trained = {key for key, value in names.items() if value.requires_grad}
     before = {key: value.detach().clone() for key, value in names.items()}
-    build_trainer(plan, model).train()
+    build_trainer(plan, loaded).train()
     after = dict(model.named_parameters())
     # Diff pruning ends with other parameters than it began with.
     kept = {key for key in before.keys() & after.keys() if torch.equal(after[key], before[key])}
@@ -68,9 +70,12 @@ def test_trains_only_its_own_and_survives_saving(
     if task in WITH_NEW_HEAD:
         assert any("classifier" in key and "bias" in key for key in changed)
 
-    save_model(tmp_path / "model", model, plan.tokenizer, model_facts(plan), "")
-    reloaded = load_finetuned(tmp_path / "model", model_facts(plan), plan.task.auto_model)
-    batch = plan.task.collator(plan.tokenizer, model)([plan.train.dataset[i] for i in range(4)])
+    metadata = model_metadata(plan, loaded.base_fingerprint)
+    save_model(tmp_path / "model", model, plan.pretrained.processor, metadata, "")
+    reloaded = load_finetuned(tmp_path / "model", metadata, plan.objective.task.auto_model)
+    batch = plan.objective.task.collator(plan.pretrained.processor, model)(
+        [plan.splits.train.dataset[i] for i in range(4)]
+    )
     batch.pop("labels")
     model.eval()
     with torch.no_grad():
@@ -87,11 +92,13 @@ def test_variants_of_lora_start_at_the_base(
     option = {variant: True} if variant in flags else {"init_lora_weights": variant}
     plan = prepare(make_recipe("text-generation", method={"name": "lora", "r": 4, **option}))
     base = prepare(make_recipe("text-generation", method="full"))
-    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(4)])
+    batch = plan.objective.task.collator(plan.pretrained.processor)(
+        [plan.splits.train.dataset[i] for i in range(4)]
+    )
     batch.pop("labels")
     with torch.no_grad():
-        expected = build_model(base).eval()(**batch).logits
-        actual = build_model(plan).eval()(**batch).logits
+        expected = load_model(base).model.eval()(**batch).logits
+        actual = load_model(plan).model.eval()(**batch).logits
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -100,7 +107,7 @@ def test_modules_that_the_checkpoint_lacks_train_and_are_saved(
 ) -> None:
     """The tiny encoder came without a head; its pooler is there and stays frozen."""
     plan = prepare(make_recipe(method="lora"))
-    model = build_model(plan)
+    model = load_model(plan).model
     saved = model.peft_config["default"].modules_to_save
     assert "classifier" in saved
     pooler = [p for name, p in model.named_parameters() if "pooler.dense.base_layer" in name]
@@ -121,8 +128,8 @@ def test_nested_configs_become_their_class(make_recipe: Callable[..., Recipe]) -
     plan = prepare(
         make_recipe(method={"name": "lora", "runtime_config": {"ephemeral_gpu_offload": True}})
     )
-    assert isinstance(plan.method, Peft)
-    config = plan.method.config(plan.context())
+    assert isinstance(plan.objective.method, Peft)
+    config = plan.objective.method.config(plan.context())
     assert isinstance(config.runtime_config, LoraRuntimeConfig)
     assert config.runtime_config.ephemeral_gpu_offload
 
@@ -156,4 +163,4 @@ def test_a_bias_that_would_count_twice_is_refused(make_recipe: Callable[..., Rec
 
 
 def test_a_start_that_reads_weights_is_no_misfit(make_recipe: Callable[..., Recipe]) -> None:
-    assert prepare(make_recipe(method="adamss")).adapted is None
+    assert prepare(make_recipe(method="adamss")).objective.meta_model is None

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import hftune
 from hftune import HftuneError, Recipe, RecipeError, Run
 from hftune.methods.prompt_learning.method import PromptLearning
-from hftune.training.build import build_model, parameter_counts
+from hftune.training.load_model import load_model, parameter_counts
 from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
@@ -73,15 +73,17 @@ def test_as_many_parameters_train_as_the_formulas_say(
     task: str, method: dict[str, Any], due: int, make_recipe: Callable[..., Recipe]
 ) -> None:
     plan = prepare(make_recipe(task, method={**method, "num_virtual_tokens": N}))
-    assert parameter_counts(plan.adapted)["trainable_parameters"] == due
-    assert parameter_counts(build_model(plan))["trainable_parameters"] == due
+    assert parameter_counts(plan.objective.meta_model)["trainable_parameters"] == due
+    assert parameter_counts(load_model(plan).model)["trainable_parameters"] == due
 
 
 def gradient(name: str, make_recipe: Callable[..., Recipe]) -> torch.Tensor:
     """The gradient of the virtual tokens' embedding."""
     plan = prepare(make_recipe(method={"name": name, "num_virtual_tokens": N}))
-    model = build_model(plan).eval()
-    batch = plan.task.collator(plan.tokenizer, model)([plan.train.dataset[i] for i in range(4)])
+    model = load_model(plan).model.eval()
+    batch = plan.objective.task.collator(plan.pretrained.processor, model)(
+        [plan.splits.train.dataset[i] for i in range(4)]
+    )
     model(**batch).loss.backward()
     weight = next(value for key, value in model.named_parameters() if "prompt_encoder" in key)
     assert weight.grad is not None
@@ -108,8 +110,8 @@ def test_a_prompt_starts_from_the_embeddings_of_its_text(
     text = "red one" if task == "text-classification" else "Be brief"
     method = {**TEXT, "num_virtual_tokens": 18, "prompt_tuning_init_text": text}
     plan = prepare(make_recipe(task, method=method))
-    model: Any = build_model(plan)
-    ids = plan.tokenizer(text)["input_ids"]
+    model: Any = load_model(plan).model
+    ids = plan.pretrained.processor(text)["input_ids"]
     words = model.get_base_model().get_input_embeddings().weight
     prompt = model.prompt_encoder["default"].embedding.weight
     assert len(ids) == (4 if task == "text-classification" else 8)
@@ -158,8 +160,8 @@ def test_a_checkpoint_has_the_network_that_makes_the_tokens(
 def test_a_revision_is_the_tokenizers_too(make_recipe: Callable[..., Recipe]) -> None:
     recipe = make_recipe(method={**TEXT, "prompt_tuning_init_text": "red"})
     plan = prepare(recipe)
-    assert isinstance(plan.method, PromptLearning)
-    config: Any = plan.method.config(dataclasses.replace(plan.context(), revision="abc"))
+    assert isinstance(plan.objective.method, PromptLearning)
+    config: Any = plan.objective.method.config(dataclasses.replace(plan.context(), revision="abc"))
     assert config.tokenizer_kwargs == {"revision": "abc"}
     assert config.tokenizer_name_or_path == recipe.model.path
 

@@ -14,8 +14,8 @@ from peft import LoraConfig
 import hftune
 from hftune import HftuneError, Recipe
 from hftune.models.load import keep_unpacked
-from hftune.training.build import build_model
 from hftune.training.distributed.launcher import Launch
+from hftune.training.load_model import load_model
 from hftune.training.memory.memory_report import plan_memory
 from hftune.training.plan.arguments import for_device
 from hftune.training.plan.prepare import prepare
@@ -163,7 +163,7 @@ def test_check_counts_the_bytes_of_the_base(make_recipe: Callable[..., Recipe]) 
     estimate = plan_memory(plan)
     assert estimate is not None
     real = 0
-    for weight in build_model(plan).parameters():
+    for weight in load_model(plan).model.parameters():
         real += weight.nbytes
         if type(weight).__name__ == "Params4bit":
             state = weight.quant_state.as_dict(packed=True).values()

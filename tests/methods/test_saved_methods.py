@@ -16,7 +16,8 @@ from torch import nn
 import hftune
 from hftune import HftuneError
 from hftune.methods import ROWS
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 from tests.conformance import loading_process
 from tests.conformance.cases import Bases, apply, batch, logits, pairs, train
@@ -86,11 +87,11 @@ def test_trained_again(name: str, runs: Runs, tmp_path: Path) -> None:
         assert "which is not trained on" in str(raised.value.hint) or ROWS[name].fitted
         return
     plan = prepare(again)
-    model = build_model(plan)
-    same(text_logits(model, plan.tokenizer)[1], saved.logits)
-    result = build_trainer(plan, model).train()
+    model = load_model(plan).model
+    same(text_logits(model, plan.pretrained.processor)[1], saved.logits)
+    result = build_trainer(plan, LoadedModel(model)).train()
     assert 0 < result.training_loss < 20
-    assert (text_logits(model, plan.tokenizer)[1] - saved.logits).abs().max() > 1e-4
+    assert (text_logits(model, plan.pretrained.processor)[1] - saved.logits).abs().max() > 1e-4
 
 
 def test_on_another_base(name: str, runs: Runs, others: dict[str, Path], tmp_path: Path) -> None:

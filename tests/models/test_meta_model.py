@@ -22,8 +22,9 @@ from transformers.integrations.liger import apply_liger_kernel
 import hftune
 from hftune import Recipe, RecipeError
 from hftune.models.meta_model import check_liger, empty_model
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
 from hftune.training.distributed.launcher import Launch
+from hftune.training.load_model import load_model
 from hftune.training.plan import arguments
 from hftune.training.plan.prepare import prepare
 
@@ -50,12 +51,12 @@ def test_a_model_that_cannot_attend_so(attention: str) -> None:
 def test_auto_is_what_is_left_out(make_recipe: Callable[..., Recipe], tiny_encoder: Path) -> None:
     model = {"path": str(tiny_encoder), "attn_implementation": "auto"}
     assert make_recipe(model=model).model == make_recipe().model
-    assert build_model(prepare(make_recipe(model=model))).config._attn_implementation == "sdpa"
+    assert load_model(prepare(make_recipe(model=model))).model.config._attn_implementation == "sdpa"
 
 
 def test_adamw_is_fused(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe())
-    optimizer = build_trainer(plan, build_model(plan)).create_optimizer()
+    optimizer = build_trainer(plan, load_model(plan)).create_optimizer()
     assert type(optimizer) is torch.optim.AdamW
     assert all(group["fused"] is True for group in optimizer.param_groups)
 
@@ -160,7 +161,7 @@ def test_the_kernels_of_the_optimizer_step_alike(make_recipe: Callable[..., Reci
     for name in ("adamw_torch_fused", "adamw_torch"):
         given = {"use_cpu": False, "bf16": False, "tf32": False, "max_steps": 5, "optim": name}
         plan = prepare(make_recipe(training=given))
-        trainer = build_trainer(plan, build_model(plan))
+        trainer = build_trainer(plan, load_model(plan))
         trainer.train()
         ends.append([one.detach().cpu() for one in trainer.model.parameters()])
     for fused, looped in zip(*ends, strict=True):
@@ -177,5 +178,5 @@ def test_bitsandbytes_steps_nearly_alike(name: str, make_recipe: Callable[..., R
     for optim in (name, "adamw_torch"):
         given = {"use_cpu": False, "bf16": False, "max_steps": 20, "optim": optim}
         plan = prepare(make_recipe(training={**given, "learning_rate": 1e-3}))
-        losses.append(build_trainer(plan, build_model(plan)).train().training_loss)
+        losses.append(build_trainer(plan, load_model(plan)).train().training_loss)
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

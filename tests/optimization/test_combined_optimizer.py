@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hftune import Recipe
 from hftune.optimization.combined_optimizer import RowAdam, Together
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 
@@ -113,11 +114,11 @@ def test_tokens_that_no_text_holds_keep_their_embeddings(
     training = {"optim": "sparse_adam", "eval_strategy": "no", "save_strategy": "no",
                 "learning_rate": 0.1}  # fmt: skip
     plan = prepare(make_recipe(training=training))
-    model = build_model(plan)
+    model = load_model(plan).model
     table = model.get_input_embeddings().weight
     start = table.detach().clone()
-    build_trainer(plan, model).train()
-    seen = {token for row in plan.train.dataset["input_ids"] for token in row}
+    build_trainer(plan, LoadedModel(model)).train()
+    seen = {token for row in plan.splits.train.dataset["input_ids"] for token in row}
     moved = (table != start).any(dim=1).nonzero().flatten().tolist()
     assert moved
     assert set(moved) <= seen
@@ -130,7 +131,7 @@ def test_muon_has_the_matrices_of_the_layers(
 ) -> None:
     training = {"optim": "muon", "eval_strategy": "no", "save_strategy": "no"}
     plan = prepare(make_recipe(training=training, method=method))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     optimizer = trainer.create_optimizer()
     assert [type(part) for part in optimizer.parts] == [Muon, AdamW]
     matrices = {id(p) for group in optimizer.parts[0].param_groups for p in group["params"]}

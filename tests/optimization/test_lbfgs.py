@@ -12,7 +12,8 @@ from torch import nn
 
 from hftune import Recipe, RecipeError
 from hftune.optimization.lbfgs import BatchLBFGS
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 
@@ -42,9 +43,11 @@ def test_a_head_reaches_the_optimum(make_recipe: Callable[..., Recipe], mixed_la
         data={"path": str(mixed_labels), "validation_size": 0},
     )  # fmt: skip
     plan = prepare(recipe)
-    model = build_model(plan)
-    build_trainer(plan, model).train()
-    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(40)])
+    model = load_model(plan).model
+    build_trainer(plan, LoadedModel(model)).train()
+    batch = plan.objective.task.collator(plan.pretrained.processor)(
+        [plan.splits.train.dataset[i] for i in range(40)]
+    )
     labels = batch.pop("labels")
     with torch.no_grad():
         probabilities = model.eval()(**batch).logits.softmax(-1)

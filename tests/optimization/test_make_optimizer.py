@@ -20,8 +20,10 @@ import hftune
 from hftune import Recipe, RecipeError
 from hftune.optimization.make_optimizer import OptimizerChoice, class_and_options
 from hftune.optimization.optimizers import ADAM, OPTIMIZERS
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
+from hftune.training.plan.remarks import remarks
 
 OURS = [name for name, row in OPTIMIZERS.items() if row.target is not None]
 TAKES_A_MATRIX = {"muon", "sparse_adam"}
@@ -356,7 +358,7 @@ def test_the_trainer_steps_with_it(name: str, make_recipe: Callable[..., Recipe]
         training["optim_args"] = "t0=2"
     recipe = make_recipe(training=training)
     plan = prepare(recipe)
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[-1] < losses[0]
@@ -375,7 +377,7 @@ def test_schedule_free_warms_up_in_steps(name: str, make_recipe: Callable[..., R
     training = {"optim": name, "max_steps": 10, "warmup_steps": 0.2, "learning_rate": 1e-3,
                 "eval_strategy": "no", "save_strategy": "no"}  # fmt: skip
     plan = prepare(make_recipe(training=training))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     group = trainer.create_optimizer().param_groups[0]
     if name != "schedule_free_radam":  # it has a warmup by nature
         assert group["warmup_steps"] == 2
@@ -399,7 +401,7 @@ def test_norms_and_biases_do_not_decay(make_recipe: Callable[..., Recipe]) -> No
     for name in ("adamw_torch", "adam"):
         recipe = make_recipe(training={"optim": name, "weight_decay": 0.1})
         plan = prepare(recipe)
-        trainer = build_trainer(plan, build_model(plan))
+        trainer = build_trainer(plan, load_model(plan))
         optimizer = trainer.create_optimizer()
         names = {id(p): n for n, p in trainer.model.named_parameters()}
         for group in optimizer.param_groups:
@@ -430,7 +432,7 @@ def test_full_batch_optimizers_warn_of_batches(make_recipe: Callable[..., Recipe
     for name in ("rprop", "lbfgs"):
         plans = [prepare(make_recipe(training={"optim": name, "per_device_train_batch_size": n}))
                  for n in (8, 64)]  # fmt: skip
-        said = [[r for r in plan.remarks() if r.startswith(name)] for plan in plans]
+        said = [[r for r in remarks(plan) if r.startswith(name)] for plan in plans]
         assert len(said[0]) == 1
         assert "put all rows into one batch" in said[0][0]
         assert said[1] == []
@@ -438,7 +440,7 @@ def test_full_batch_optimizers_warn_of_batches(make_recipe: Callable[..., Recipe
 
 def test_what_transformers_makes_is_left_to_it(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe())
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     optimizer = trainer.create_optimizer()
     assert trainer.optimizer_cls_and_kwargs is None
-    assert type(optimizer) is Trainer.get_optimizer_cls_and_kwargs(plan.arguments)[0]
+    assert type(optimizer) is Trainer.get_optimizer_cls_and_kwargs(plan.settings.arguments)[0]

@@ -18,7 +18,8 @@ from hftune.optimization.parameter_groups import (
     parameter_groups,
     token_tables,
 )
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 
 LAYERS, DECAY, RATE = 2, 0.5, 1e-3
@@ -134,7 +135,7 @@ def test_a_trainer_with_layer_decay_logs_every_rate(make_recipe: Callable[..., R
     training = {"layer_decay": DECAY, "eval_strategy": "no", "save_strategy": "no",
                 "learning_rate": RATE, "warmup_steps": 0}  # fmt: skip
     plan = prepare(make_recipe(training=training))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     trainer.train()
     line = trainer.state.log_history[0]
     top = line["learning_rate/head"]
@@ -148,7 +149,7 @@ def test_loraplus_is_pefts(make_recipe: Callable[..., Recipe]) -> None:
     training = {"loraplus_lr_ratio": 16, "learning_rate": RATE, "lr_scheduler_type": "constant",
                 "eval_strategy": "no", "save_strategy": "no"}  # fmt: skip
     plan = prepare(make_recipe(training=training, method="lora"))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     trainer.train()
     groups = trainer.optimizer.param_groups
     for name, parameter in trainer.model.named_parameters():
@@ -172,6 +173,6 @@ def test_the_rate_follows_the_rows_of_a_step(
                 "learning_rate_scaling": {"rule": rule, "batch_size": 32}}  # fmt: skip
     recipe = make_recipe(training=training)
     plan = prepare(recipe)
-    assert plan.arguments.learning_rate == pytest.approx(expected)
+    assert plan.settings.arguments.learning_rate == pytest.approx(expected)
     assert plan.context().learning_rate == pytest.approx(expected)
     assert recipe.training["learning_rate"] == 1e-3  # as it is written, so that it can be repeated

@@ -16,7 +16,8 @@ from hftune.losses.chunked_head import whole_logits
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.losses.loss import LabelStats
 from hftune.regularization.adversarial import Adversarial, shift
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 EPSILON = 0.7
@@ -25,10 +26,12 @@ EPSILON = 0.7
 def bench(recipe: Recipe, rows: int = 6) -> tuple[Any, dict[str, Tensor], Adversarial]:
     """Return a model in float64, a batch of it, and the recipe's loss."""
     plan = prepare(recipe)
-    model: Any = build_model(plan).double()
-    batch: Any = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(rows)])
-    assert isinstance(plan.loss, Adversarial)
-    return model, dict(batch), plan.loss
+    model: Any = load_model(plan).model.double()
+    batch: Any = plan.objective.task.collator(plan.pretrained.processor)(
+        [plan.splits.train.dataset[i] for i in range(rows)]
+    )
+    assert isinstance(plan.objective.loss, Adversarial)
+    return model, dict(batch), plan.objective.loss
 
 
 def test_each_row_moves_by_so_much() -> None:
@@ -101,9 +104,9 @@ def test_the_gradient_does_not_depend_on_the_split(
 ) -> None:
     recipe = make_recipe(task, regularization={"adversarial": EPSILON})
     plan = prepare(recipe)
-    model: Any = build_model(plan).double()
-    trainer = build_trainer(plan, model)
-    rows = [plan.train.dataset[index] for index in range(8)]
+    model: Any = load_model(plan).model.double()
+    trainer = build_trainer(plan, LoadedModel(model))
+    rows = [plan.splits.train.dataset[index] for index in range(8)]
 
     def gradient(size: int) -> Tensor:
         groups = [rows[start : start + size] for start in range(0, 8, size)]
@@ -139,7 +142,7 @@ def test_evaluation_is_plain_and_two_stacks_are_refused(
 ) -> None:
     recipe = make_recipe(regularization={"adversarial": EPSILON})
     run = hftune.train(recipe)
-    judged = hftune.evaluate(run, prepare(recipe).parts.validation)  # type: ignore[arg-type]
+    judged = hftune.evaluate(run, prepare(recipe).splits.examples.validation)  # type: ignore[arg-type]
     assert run.metrics["eval_loss"] == pytest.approx(judged["eval_loss"], abs=1e-6)
     with pytest.raises(HftuneError, match="moves what one stack reads"):
         prepare(make_recipe("text2text-generation", regularization={"adversarial": EPSILON}))

@@ -11,7 +11,8 @@ from torch import nn
 import hftune
 from hftune import Recipe, RecipeError
 from hftune.regularization.penalties import WeightPenalty
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 
 SPLITS = [(8,), (4, 4), (2, 2, 2, 2), (1,) * 8]
@@ -58,15 +59,16 @@ def test_gradients_are_equal_in_every_split(make_recipe: Callable[..., Recipe]) 
     """In float64 to 1e-10, and they are the plain ones and the penalties' own together."""
     factors = {"l1": 1e-3, "l2": 1e-2, "l2_sp": 0.1}
     plan = prepare(make_recipe(regularization=factors))
-    model = build_model(plan).double()
-    trainer: Any = build_trainer(plan, model)
+    loaded = load_model(plan)
+    model = loaded.model.double()
+    trainer: Any = build_trainer(plan, loaded)
     head = ("classifier.",)
     start = {n: p.detach().clone() for n, p in model.named_parameters() if not n.startswith(head)}
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    rows = [plan.train.dataset[3 * index] for index in range(8)]
+    rows = [plan.splits.train.dataset[3 * index] for index in range(8)]
 
     def gradients(sizes: tuple[int, ...]) -> dict[str, torch.Tensor]:
         model.zero_grad()
@@ -105,7 +107,7 @@ def test_a_strong_pull_holds_the_pretrained_weights(
     for name, factors in {"free": {}, "held": {"l2_sp": 50.0}}.items():
         folder = str(tmp_path / name)
         recipe = make_recipe(regularization=factors, training={**training, "output_dir": folder})
-        begin = build_model(prepare(recipe)).base_model.state_dict()
+        begin = load_model(prepare(recipe)).model.base_model.state_dict()
         run = hftune.train(recipe)
         end = run.model.base_model.state_dict()
         moved[name] = sum(float((end[key].float() - begin[key]).square().sum()) for key in begin)

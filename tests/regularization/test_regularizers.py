@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 import hftune
 from hftune import HftuneError, Recipe, RecipeError
 from hftune.core.rng import normal_like
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 from tests.stop_at import StopAt
 
@@ -30,16 +31,18 @@ SGD = {
 
 def trained(recipe: Recipe) -> dict[str, Tensor]:
     plan = prepare(recipe)
-    model = build_model(plan).double()
-    build_trainer(plan, model).train()
+    model = load_model(plan).model.double()
+    build_trainer(plan, LoadedModel(model)).train()
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
 def start(recipe: Recipe, rows: int = 8) -> tuple[Any, dict[str, Tensor], Tensor]:
     """The model as a run begins with it, in float64, and its first rows."""
     plan = prepare(recipe)
-    model: Any = build_model(plan).double()
-    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(rows)])
+    model: Any = load_model(plan).model.double()
+    batch = plan.objective.task.collator(plan.pretrained.processor)(
+        [plan.splits.train.dataset[i] for i in range(rows)]
+    )
     return model, batch, batch.pop("labels")
 
 
@@ -144,8 +147,8 @@ def test_neftune_is_transformers_own(method: str, make_recipe: Callable[..., Rec
     training = {**SGD, "neftune_noise_alpha": 5.0, "eval_strategy": "steps", "eval_steps": 1,
                 "max_steps": 2}  # fmt: skip
     plan = prepare(make_recipe(training=training, method=method))
-    model: Any = build_model(plan)
-    trainer = build_trainer(plan, model)
+    model: Any = load_model(plan).model
+    trainer = build_trainer(plan, LoadedModel(model))
     table: Any = trainer.model.get_input_embeddings()  # type: ignore[union-attr]
     seen: list[tuple[bool, Tensor]] = []
 
@@ -178,7 +181,7 @@ def test_dropout_holds_for_the_loaded_model(
     method: str, make_recipe: Callable[..., Recipe]
 ) -> None:
     recipe = make_recipe(method=method, regularization={"dropout": 0.3, "attention_dropout": 0.2})
-    model = build_model(prepare(recipe))
+    model = load_model(prepare(recipe)).model
     rates = {
         name.rpartition(".")[2]: module.p
         for name, module in model.named_modules()
@@ -251,7 +254,7 @@ def test_what_a_model_is_refused_for(
 
 
 def test_a_model_of_ones_own_has_its_own_dropout(make_recipe: Callable[..., Recipe]) -> None:
-    model = build_model(prepare(make_recipe()))
+    model = load_model(prepare(make_recipe())).model
     with pytest.raises(RecipeError, match="drop_path: a model of one's own is taken as it is"):
         prepare(make_recipe(regularization={"drop_path": 0.1}), own_model=model)
     prepare(make_recipe(regularization={"drop_connect": 0.1}), own_model=model)
@@ -260,7 +263,7 @@ def test_a_model_of_ones_own_has_its_own_dropout(make_recipe: Callable[..., Reci
 def test_memory_counts_what_is_kept(make_recipe: Callable[..., Recipe]) -> None:
     """Four bytes for each weight that is moved away and comes back."""
     bytes_of = [
-        prepare(make_recipe(regularization=said)).regularization.state_bytes
+        prepare(make_recipe(regularization=said)).settings.regularization.state_bytes
         for said in ({}, {"sam": 0.1}, {"weight_noise": 0.1}, {"gradient_noise": 0.1})
     ]
     assert bytes_of == [0, 4, 4, 0]
@@ -272,7 +275,9 @@ def test_evaluation_reports_the_plain_loss(make_recipe: Callable[..., Recipe]) -
     run = hftune.train(recipe)
     said = json.loads((run.path / "metrics.json").read_text())["eval_loss"]
     plan = prepare(make_recipe(training={"output_dir": str(run.path.parent / "other")}))
-    batch = plan.task.collator(plan.tokenizer)([*plan.validation.dataset])  # type: ignore[union-attr]
+    batch = plan.objective.task.collator(plan.pretrained.processor)(
+        [*plan.splits.validation.dataset]
+    )  # type: ignore[union-attr]
     labels = batch.pop("labels")
     with torch.no_grad():
         loss = nn.functional.cross_entropy(run.model(**batch).logits, labels)

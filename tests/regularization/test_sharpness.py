@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hftune import Recipe
 from hftune.regularization.sharpness import SharpnessAware, climb
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 RATE, STEPS, ROWS = 0.1, 3, 8
@@ -67,19 +68,19 @@ def recipe_of(
 
 def trained(recipe: Recipe) -> dict[str, Tensor]:
     plan = prepare(recipe)
-    model = build_model(plan).double()
-    build_trainer(plan, model).train()
+    model = load_model(plan).model.double()
+    build_trainer(plan, LoadedModel(model)).train()
     return {name: value.detach() for name, value in model.named_parameters()}
 
 
 def by_hand(recipe: Recipe, rho: float, *, adaptive: bool, clip: float) -> dict[str, Tensor]:
     """The paper's algorithm on whole batches, in plain PyTorch."""
     plan = prepare(recipe)
-    model: Any = build_model(plan).double().train()
+    model: Any = load_model(plan).model.double().train()
     parameters = list(model.parameters())
     for step in range(STEPS):
-        rows = [plan.train.dataset[step * ROWS + i] for i in range(ROWS)]
-        batch = plan.task.collator(plan.tokenizer)(rows)
+        rows = [plan.splits.train.dataset[step * ROWS + i] for i in range(ROWS)]
+        batch = plan.objective.task.collator(plan.pretrained.processor)(rows)
         labels = batch.pop("labels")
 
         def gradient(batch: Any = batch, labels: Tensor = labels) -> list[Tensor]:

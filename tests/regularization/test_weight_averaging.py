@@ -13,8 +13,10 @@ from transformers import TrainerCallback
 
 import hftune
 from hftune import Recipe, RecipeError
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
+from hftune.training.plan.remarks import remarks
 from hftune.training.trainer import AVERAGE_FILE
 
 STEPS = 6
@@ -34,7 +36,7 @@ class Snapshots(TrainerCallback):
 
 def trained(recipe: Recipe) -> tuple[Any, Snapshots]:
     plan, snapshots = prepare(recipe), Snapshots()
-    trainer = build_trainer(plan, build_model(plan), [snapshots])
+    trainer = build_trainer(plan, load_model(plan), [snapshots])
     trainer.train()
     return trainer, snapshots
 
@@ -85,7 +87,7 @@ def test_only_what_trains_is_averaged(make_recipe: Callable[..., Recipe]) -> Non
     averaging = {"weight_averaging": "ema"}
     recipe = make_recipe(training=QUIET, method="lora", regularization=averaging)
     plan = prepare(recipe)
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     held = sum(p.numel() for p in trainer.averaging.average.parameters())
     assert held == sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
 
@@ -159,7 +161,7 @@ def test_an_average_that_begins_too_late_or_remembers_too_long(
     with pytest.raises(RecipeError, match="start: 7 optimizer steps, and the run has 6"):
         prepare(make_recipe(training=QUIET, regularization=late))
     plan = prepare(make_recipe(training=QUIET, regularization={"weight_averaging": "ema"}))
-    said = [remark for remark in plan.remarks() if "weight_averaging" in remark]
+    said = [remark for remark in remarks(plan) if "weight_averaging" in remark]
     assert len(said) == 1
     assert "about 1000 steps, and 6 count: 99% of the average" in said[0]
 

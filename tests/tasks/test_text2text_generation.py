@@ -20,6 +20,7 @@ from hftune.tasks.task import PredictArguments, blank_row
 from hftune.tasks.text2text_generation import Text2TextGeneration
 from hftune.tasks.text_generation import TextGeneration
 from hftune.training.plan.prepare import prepare
+from hftune.training.plan.remarks import remarks
 
 TASK = "text2text-generation"
 KINDS = ("t5", "bart", "marian")
@@ -229,7 +230,7 @@ def test_bad_rows(
 def test_empty_targets_are_counted(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe(TASK, data={"path": "x", "validation_size": 0}),
                    train_dataset=Dataset.from_list(ROWS))  # fmt: skip
-    assert plan.remarks() == ["1 training row has an empty text"]
+    assert remarks(plan) == ["1 training row has an empty text"]
 
 
 @pytest.mark.parametrize(
@@ -287,15 +288,15 @@ def test_a_decoder_writes_at_evaluation(make_recipe: Callable[..., Recipe]) -> N
     assert "eval_chrf" in run.metrics
     assert lines[-1]["final"]
     plan = prepare(recipe)
-    assert plan.parts.validation is not None
+    assert plan.splits.examples.validation is not None
     assert isinstance(run.task, TextGeneration)
     questions = Dataset.from_list(
-        [{"messages": row["messages"][:1]} for row in plan.parts.validation]
+        [{"messages": row["messages"][:1]} for row in plan.splits.examples.validation]
     )
     how = PredictArguments(batch_size=1, max_new_tokens=7)
     alone = run.task.predict(run.model, run.tokenizer, questions, how)
     final = [line for line in lines if line["final"]]
-    for line, answer, row in zip(final, alone, plan.parts.validation, strict=False):
+    for line, answer, row in zip(final, alone, plan.splits.examples.validation, strict=False):
         assert line["prediction"] == answer["prediction"]
         assert line["reference"] == row["messages"][1]["content"]
         assert row["messages"][0]["content"] in line["source"]

@@ -247,9 +247,15 @@ def test_batches_are_those_of_the_library(tiny_encoder: Path) -> None:
 @pytest.fixture
 def batch(recipe: Callable[..., Recipe]) -> tuple[TokenClassification, Any, dict[str, Tensor]]:
     plan = prepare(recipe())
-    model = AutoModelForTokenClassification.from_pretrained(plan.location, config=plan.config)
-    rows = [plan.train.dataset[index] for index in range(10)]
-    return plan.task, model.eval(), dict(plan.task.collator(plan.tokenizer)(rows))  # type: ignore
+    model = AutoModelForTokenClassification.from_pretrained(
+        plan.pretrained.path, config=plan.pretrained.config
+    )
+    rows = [plan.splits.train.dataset[index] for index in range(10)]
+    return (
+        plan.objective.task,
+        model.eval(),
+        dict(plan.objective.task.collator(plan.pretrained.processor)(rows)),
+    )  # type: ignore
 
 
 def test_loss_is_the_models_own(batch: Any) -> None:
@@ -355,12 +361,12 @@ def test_plain_tags(recipe: Callable[..., Recipe]) -> None:
 
 def test_class_weights_balance_tags(recipe: Callable[..., Recipe]) -> None:
     plan = prepare(recipe(loss={"name": "cross_entropy", "class_weights": "balanced"}))
-    labels = [i for row in plan.train.dataset["labels"] for i in row if i != -100]
+    labels = [i for row in plan.splits.train.dataset["labels"] for i in row if i != -100]
     counts = np.bincount(labels)
     expected = len(labels) / (len(counts) * counts)
-    assert isinstance(plan.loss, CrossEntropy)
-    assert plan.loss.weight is not None
-    assert plan.loss.weight.numpy() == pytest.approx(expected)
+    assert isinstance(plan.objective.loss, CrossEntropy)
+    assert plan.objective.loss.weight is not None
+    assert plan.objective.loss.weight.numpy() == pytest.approx(expected)
 
 
 def test_command_line_round_trip(

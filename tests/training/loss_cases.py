@@ -23,7 +23,8 @@ from hftune.losses import LOSSES
 from hftune.losses.loss import LabelStats, Loss
 from hftune.tasks import TASKS
 from hftune.tasks.task import blank_row
-from hftune.training.build import build_model, build_trainer, rows_of
+from hftune.training.build import build_trainer, rows_of
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import HftuneTrainer
@@ -145,10 +146,10 @@ def _taught(kind: str, sections: dict[str, Any], folder: Path) -> dict[str, Any]
     place = folder / f"{kind}-teacher"
     torch.manual_seed(1)
     if kind == "token-classification":  # its layers are matched through layers between them
-        plan.config.hidden_size *= 2
-    teacher = plan.task.auto_model.from_config(plan.config)
+        plan.pretrained.config.hidden_size *= 2
+    teacher = plan.objective.task.auto_model.from_config(plan.pretrained.config)
     teacher.save_pretrained(place)
-    plan.tokenizer.save_pretrained(place)
+    plan.pretrained.processor.save_pretrained(place)
     data, model = dict(sections["data"]), dict(sections["model"])
     if sections["task"] == CLASSIFICATION:  # some rows have no label
         rows = [json.loads(line) for line in Path(data["path"]).read_text().splitlines()]
@@ -177,14 +178,14 @@ class Bench:
 
     def __init__(self, sections: dict[str, Any]) -> None:
         self.plan: Plan = prepare(Recipe(**sections))
-        self.model: nn.Module = build_model(self.plan).double()
-        self.trainer: HftuneTrainer = build_trainer(self.plan, self.model)
+        self.model: nn.Module = load_model(self.plan).model.double()
+        self.trainer: HftuneTrainer = build_trainer(self.plan, LoadedModel(self.model))
         beside = self.trainer.beside
         self.trained = nn.ModuleList([self.model] + ([] if beside is None else [beside.layers]))
         self.trained.double()
         every = rows_of(self.plan)
         rows = [every[3 * index] for index in range(GROUP)]  # of several classes
-        if self.plan.unlabelled is not None:
+        if self.plan.splits.unlabelled is not None:
             rows[-BARE:] = [every[len(every) - 1 - index] for index in range(BARE)]
         if isinstance(self.trainer.loss, Distillation):
             teacher = self.trainer.loss.teacher
@@ -198,11 +199,11 @@ class Bench:
         """Return the case's loss, fitted to all of the rows."""
         plan, own = self.plan, self.taught
         stats = LabelStats(
-            classes=plan.task.classes(plan.tokenizer, plan.num_classes()),
+            classes=plan.objective.task.classes(plan.pretrained.processor, plan.num_classes()),
             counts=plan.class_counts().tolist(),
-            rows=plan.train.num_rows,
-            causal=plan.task.causal,
-            problem_type=plan.task.problem_type,
+            rows=plan.splits.train.num_rows,
+            causal=plan.objective.task.causal,
+            problem_type=plan.objective.task.problem_type,
         )
         loss = case.build(stats)
         if not isinstance(own, Distillation):

@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM
 
 import hftune
 from hftune import HftuneError, Recipe, RecipeError
-from hftune.training.build import build_model, build_trainer, weight_dtype
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
+from hftune.training.plan.remarks import remarks
 
 #: Adam would blow up the rounding of a gradient that is truly zero, as that of a key's bias.
 SGD = {"optim": "sgd", "learning_rate": 0.1}
@@ -27,7 +29,7 @@ def test_all_but_what_is_said_to_be_new_equals_the_checkpoint(
     tiny_encoder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model = build_model(prepare(make_recipe(initialization=anew)))
+    model = load_model(prepare(make_recipe(initialization=anew))).model
     new = ["bert.encoder.layer.1", "classifier"] if anew else ["classifier"]
     assert f"not out of the checkpoint: {', '.join(new)}\n" in capsys.readouterr().err
     stored = load_file(tiny_encoder / "model.safetensors")
@@ -44,8 +46,8 @@ def test_weights_come_in_the_type_asked_for(
 ) -> None:
     model = {"path": str(tiny_decoder), "dtype": dtype}
     plan = prepare(make_recipe("text-generation", model=model, method="lora"))
-    assert weight_dtype(plan) is expected
-    built = build_model(plan)
+    assert plan.context().dtype is expected
+    built = load_model(plan).model
     assert built.get_base_model().model.embed_tokens.weight.dtype is expected
     adapter = [p.dtype for p in built.parameters() if p.requires_grad]
     assert set(adapter) == {torch.float32}  # small numbers need the precision
@@ -59,7 +61,7 @@ def test_epochs_beside_max_steps_are_remarked_on(
     path = tmp_path / "resolved.yaml"
     path.write_text(recipe.to_yaml())
     for again in (recipe, Recipe.load(path)):
-        said = [remark for remark in prepare(again).remarks() if "num_train_epochs" in remark]
+        said = [remark for remark in remarks(prepare(again)) if "num_train_epochs" in remark]
         assert len(said) == len(epochs)
 
 
@@ -110,7 +112,7 @@ def test_the_unused_pooler_of_a_mean_pooled_checkpoint_trains(
     settings = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
     plan = prepare(make_recipe(model={"path": str(folder)}, method="lora"))
-    saved = build_model(plan).peft_config["default"].modules_to_save
+    saved = load_model(plan).model.peft_config["default"].modules_to_save
     assert set(saved) == {"bert.pooler", "classifier", "score"}
 
 
@@ -164,7 +166,7 @@ def test_qlora_on_a_gpu(make_recipe: Callable[..., Recipe], tiny_decoder: Path) 
     }
     training = {"use_cpu": False, "max_steps": 10, "learning_rate": 1e-2}
     plan = prepare(make_recipe("text-generation", training, model=model, method="lora"))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     assert trainer.train().metrics["train_loss"] > 0
 
 
@@ -213,7 +215,7 @@ def test_a_published_classifier_takes_new_labels(
     assert "classifier" in second.model.peft_config["default"].modules_to_save
     trunk = {"path": str(first.model_path), "config": {"intermediate_size": 32}}
     with pytest.raises(HftuneError, match=r"weights of another size: bert\.encoder"):
-        build_model(prepare(make_recipe(model=trunk)))
+        load_model(prepare(make_recipe(model=trunk)))
 
 
 def test_heads_train_in_full_precision_under_autocast(
@@ -221,10 +223,10 @@ def test_heads_train_in_full_precision_under_autocast(
 ) -> None:
     model = {"path": str(tiny_encoder), "dtype": "bfloat16"}
     plan = prepare(make_recipe(training={"bf16": True}, model=model, method="lora"))
-    built = build_model(plan)
+    built = load_model(plan).model
     assert {p.dtype for p in built.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in built.parameters() if not p.requires_grad} == {torch.bfloat16}
-    assert build_trainer(plan, built).train().metrics["train_loss"] > 0
+    assert build_trainer(plan, LoadedModel(built)).train().metrics["train_loss"] > 0
 
 
 @pytest.mark.filterwarnings("ignore")  # bitsandbytes speaks of itself

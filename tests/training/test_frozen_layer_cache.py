@@ -14,8 +14,9 @@ import hftune
 from hftune.core.cache import cache_folder
 from hftune.core.errors import HftuneError
 from hftune.recipe.recipe import Recipe
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
 from hftune.training.frozen_layer_cache import Tokens, kept_trunk
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 Make = Callable[..., Recipe]
@@ -127,10 +128,10 @@ def test_other_weights_layers_or_rows_have_other_states(recipe: Make, own_cache:
     def places(moved: float = 0.0, rate: float = 0.1, **sections: Any) -> set[str]:
         training = {"eval_strategy": "no", "learning_rate": rate}
         plan = prepare(recipe(training=training, **sections))
-        model: Any = build_model(plan)
+        model: Any = load_model(plan).model
         with torch.no_grad():
             model.base_model.embeddings.word_embeddings.weight[5] += moved
-        with kept_trunk(plan, build_trainer(plan, model)):
+        with kept_trunk(plan, build_trainer(plan, LoadedModel(model))):
             return {path.name for path in own_cache.iterdir()}
 
     assert len(places()) == 1
@@ -147,10 +148,12 @@ def test_a_full_disk_lets_the_layers_run_in_every_step(
     small_files: Callable[[int], None],
 ) -> None:
     plan = prepare(recipe(cache=True, config={**DROPOUT, "classifier_dropout": 0.0}))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     small_files(4096)
     with kept_trunk(plan, trainer):
-        batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[0]])
+        batch = plan.objective.task.collator(plan.pretrained.processor)(
+            [plan.splits.train.dataset[0]]
+        )
         batch.pop("labels")
         model: Any = trainer.model
         one, other = (model.train()(**batch).logits for _ in range(2))
@@ -192,7 +195,7 @@ def test_where_it_would_not_be_exact_it_is_refused_with_the_reason(
 ) -> None:
     for cache in (True, None):
         plan = prepare(recipe(cache=cache, **sections))
-        context = kept_trunk(plan, build_trainer(plan, build_model(plan)))
+        context = kept_trunk(plan, build_trainer(plan, load_model(plan)))
         if cache:
             with pytest.raises(HftuneError, match=rf"data\.cache_trunk: .*{says}"), context:
                 pass
@@ -226,7 +229,7 @@ def test_it_is_taken_where_it_pays_and_is_exact(
 ) -> None:
     training = {"num_train_epochs": epochs, "eval_strategy": "no"}
     plan = prepare(recipe(cache=cache, config=config, training=training))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     capsys.readouterr()
     with kept_trunk(plan, trainer):
         pass
@@ -237,12 +240,16 @@ def test_it_is_taken_where_it_pays_and_is_exact(
 
 def test_batches_of_tokens_are_those_of_the_collator(recipe: Make) -> None:
     plan = prepare(recipe())
-    model = build_model(plan)
-    tokens, chosen = Tokens(plan.train.dataset, model), [3, 0, 11]
+    model = load_model(plan).model
+    tokens, chosen = Tokens(plan.splits.train.dataset, model), [3, 0, 11]
     made = tokens.batch(chosen, 0, torch.device("cpu"))
-    expected = plan.task.collator(plan.tokenizer)([plan.train.dataset[row] for row in chosen])
+    expected = plan.objective.task.collator(plan.pretrained.processor)(
+        [plan.splits.train.dataset[row] for row in chosen]
+    )
     for name, value in made.items():
         assert torch.equal(value, expected[name])
     assert "input_ids" in made
     assert len(list(tokens.digests())) == len(tokens) == 54
-    assert np.diff(tokens.starts).tolist() == [len(ids) for ids in plan.train.dataset["input_ids"]]
+    assert np.diff(tokens.starts).tolist() == [
+        len(ids) for ids in plan.splits.train.dataset["input_ids"]
+    ]

@@ -15,7 +15,8 @@ from transformers import Trainer
 
 from hftune import Recipe
 from hftune.losses.cross_entropy import CrossEntropy
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import HftuneTrainer
 
@@ -44,8 +45,8 @@ OVERRIDDEN = [
 
 def trained_weights(recipe: Recipe, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     plan = prepare(recipe)
-    model = build_model(plan).to(dtype)
-    build_trainer(plan, model).train()
+    model = load_model(plan).model.to(dtype)
+    build_trainer(plan, LoadedModel(model)).train()
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
@@ -113,10 +114,12 @@ def test_a_step_equals_a_plain_loop(task: str, make_recipe: Callable[..., Recipe
         loss={"name": "cross_entropy", "class_weights": "balanced"},
     )
     plan = prepare(recipe)
-    assert isinstance(plan.loss, CrossEntropy)
-    weight = plan.loss.weight
-    model = build_model(plan)
-    batch = plan.task.collator(plan.tokenizer)([plan.train.dataset[i] for i in range(8)])
+    assert isinstance(plan.objective.loss, CrossEntropy)
+    weight = plan.objective.loss.weight
+    model = load_model(plan).model
+    batch = plan.objective.task.collator(plan.pretrained.processor)(
+        [plan.splits.train.dataset[i] for i in range(8)]
+    )
     labels = batch.pop("labels")
     logits = model(**batch).logits
     if task == "text-generation":
@@ -134,7 +137,7 @@ def test_a_step_equals_a_plain_loop(task: str, make_recipe: Callable[..., Recipe
 
 def test_operations_are_estimated_as_transformers_does(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe())
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     for shape in ((2, 7), (3, 5)):
         batch = {"input_ids": torch.zeros(shape)}
         assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch)
@@ -152,8 +155,8 @@ def test_tied_weights_are_not_called_missing(
     make_recipe: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = prepare(make_recipe("text2text-generation"))
-    model = build_model(plan)
-    trainer = build_trainer(plan, model)
+    model = load_model(plan).model
+    trainer = build_trainer(plan, LoadedModel(model))
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     caplog.set_level(logging.WARNING, logger="transformers")
@@ -174,11 +177,11 @@ def test_evaluation_loss_is_weighted_by_tokens(make_recipe: Callable[..., Recipe
     """Ragged rows in batches of 3: the mean over tokens, not the mean over batches."""
     recipe = make_recipe("text-generation", {"per_device_eval_batch_size": 3, "max_steps": 1})
     plan = prepare(recipe)
-    model = build_model(plan)
-    metrics = build_trainer(plan, model).evaluate()
+    model = load_model(plan).model
+    metrics = build_trainer(plan, LoadedModel(model)).evaluate()
     total = tokens = 0.0
     model.eval()
-    for row in plan.validation.dataset:
+    for row in plan.splits.validation.dataset:
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
         with torch.no_grad():
             logits = model(input_ids=ids).logits[0, :-1]
@@ -190,21 +193,25 @@ def test_evaluation_loss_is_weighted_by_tokens(make_recipe: Callable[..., Recipe
 
 def test_evaluation_keeps_scores_of_each_row_in_order(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe(training={"per_device_eval_batch_size": 4}))
-    model = build_model(plan)
-    output = build_trainer(plan, model).predict(plan.validation.dataset)
-    batches = DataLoader(plan.validation.dataset, 1, collate_fn=plan.task.collator(plan.tokenizer))
+    model = load_model(plan).model
+    output = build_trainer(plan, LoadedModel(model)).predict(plan.splits.validation.dataset)
+    batches = DataLoader(
+        plan.splits.validation.dataset,
+        1,
+        collate_fn=plan.objective.task.collator(plan.pretrained.processor),
+    )
     with torch.no_grad():
         one_by_one = torch.cat([model(**batch).logits for batch in batches])
     torch.testing.assert_close(
         torch.tensor(output.predictions["scores"]), one_by_one, atol=1e-5, rtol=0
     )
-    assert list(output.label_ids) == plan.validation.dataset["labels"][:]
+    assert list(output.label_ids) == plan.splits.validation.dataset["labels"][:]
 
 
 def test_a_group_without_labels_leaves_the_weights(make_recipe: Callable[..., Recipe]) -> None:
     """Blank rows alone: no division by zero."""
     plan = prepare(make_recipe())
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     ids = torch.ones(2, 3, dtype=torch.long)
     blank = {"labels": torch.full((2,), -100), "input_ids": ids, "attention_mask": ids}
     _, denominator = trainer.get_batch_samples(iter([blank]), 1, torch.device("cpu"))

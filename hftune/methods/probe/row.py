@@ -13,6 +13,7 @@ PROBE = MethodRow(
     summary="A classical classifier is fitted on the features of the frozen trunk.",
     labels=("class",),
     saves="classifier",
+    runner="hftune.methods.probe.fit:prepare_fit",
     trains="features",
     ranges={"cv": {"minimum": 2}},
     rules=(

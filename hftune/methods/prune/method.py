@@ -8,6 +8,7 @@ zero again after each step. A weight that is gone does not come back.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,9 +113,15 @@ class Prune(Method):
             shrink(model, self.units, self.masks)
         return model
 
-    def pruned(self) -> Mapping[str, Mapping[str, int]]:
-        """Return the numbers of weights and of pruned ones by parameter; see :class:`Method`."""
-        return self._pruned
+    def results(self, model: nn.Module, folder: Path | None) -> dict[str, Any]:
+        """Return the sparsity; write it layer by layer, and draw it; see :class:`Method`."""
+        from hftune.report.sparsity import sparsity_figures, write_sparsity
+
+        if not self._pruned:
+            return {}
+        if folder is not None:
+            write_sparsity(self._pruned, folder)
+        return sparsity_figures(self._pruned, model)
 
     @torch.no_grad()
     def prune(self, model: nn.Module, sparsity: float) -> None:

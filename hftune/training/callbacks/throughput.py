@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real tokens per second, padding share and peak memory of a training run."""
 
-import resource
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
+from hftune.core.processes import peak_memory
 from hftune.losses.loss import ROW, counted
 
 
@@ -55,14 +54,3 @@ class Throughput(TrainerCallback):
             "padding_free": self.padding_free,
         }
         return {**result, **peak_memory()}
-
-
-def peak_memory() -> dict[str, float]:
-    """Return the largest resident size of this process so far, and on its GPU, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result: dict[str, float] = {
-        "peak_memory_mib": round((peak if sys.platform == "darwin" else peak * 1024) / 2**20)
-    }
-    if torch.cuda.is_available():
-        result["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return result

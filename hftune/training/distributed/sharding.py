@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sharded models: their layers named, their weights gathered, their settings written down."""
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -13,10 +11,6 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from hftune.core.errors import HftuneError
-from hftune.training.distributed.launcher import Launch
-from hftune.training.plan.plan import Plan
-
-SHARDED = {"FSDP2": "fsdp", "DEEPSPEED": "deepspeed"}
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -66,50 +60,6 @@ def in_a_line(environment: dict[str, Any]) -> str:
     kind, processes = environment["distribution"]["type"], environment["processes"]
     number = "1 process" if processes == 1 else f"{processes} processes"
     return f"in force: {kind}, {number}, mixed precision {environment['mixed_precision']}"
-
-
-def check_resumed(folder: Path, launch: Launch) -> None:
-    """Refuse to resume a sharded run unsharded, or the other way round.
-
-    Raises:
-        HftuneError: The checkpoints of the run are of the other kind.
-    """
-    recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    then = recorded.get("distribution", {}).get("type", "NO")
-    if SHARDED.get(then) != launch.sharding:
-        config = {"FSDP2": "fsdp2", "DEEPSPEED": "deepspeed_zero2"}.get(then, "multi_gpu")
-        raise HftuneError(
-            f"{folder}: the checkpoints are of a run with {then}, and this launch is "
-            f"{'not sharded' if launch.sharding is None else launch.sharding}",
-            hint=f"hftune train {folder} --resume"
-            + (f" --accelerate {config}" if then in SHARDED else ""),
-        )
-    fp8 = recorded["mixed_precision"] == "fp8"
-    if fp8 != (launch.mixed_precision == "fp8"):
-        raise HftuneError(
-            f"{folder}: the run {'was' if fp8 else 'was not'} launched with fp8",
-            hint=f"{'add' if fp8 else 'leave out'} --mixed-precision fp8",
-        )
-
-
-def check_resumed_base(plan: Plan, folder: Path) -> None:
-    """Refuse to continue an adapter on other weights than it began with.
-
-    Args:
-        plan: With the base loaded.
-        folder: Of the run.
-
-    Raises:
-        HftuneError: ``model.path`` holds another model now.
-    """
-    recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    then = recorded.get("base_fingerprint")
-    if then is not None and then != plan.base_fingerprint:
-        place = plan.recipe.model.path
-        raise HftuneError(
-            f"{folder} began with other weights than {place} has now",
-            hint=f"put back the {place} of that time, or train again into another folder",
-        )
 
 
 def name_layers(accelerator: Accelerator, model: Any) -> None:

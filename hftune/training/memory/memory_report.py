@@ -16,9 +16,8 @@ from hftune.core.processes import on_main_process
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.losses.focal import Focal
 from hftune.methods import method_row
-from hftune.training.build import weight_dtype
 from hftune.training.memory.estimate import MemoryEstimate, estimate_memory
-from hftune.training.plan.arguments import mixed_precision
+from hftune.training.plan.arguments import mixed_precision, weight_dtype
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.token_budget import always_padded
 
@@ -29,9 +28,13 @@ USABLE = 0.9
 IN_CHUNKS = (CrossEntropy, Focal)
 
 
-def say_outlook(plan: Plan) -> None:
-    """Print device, precision, optimizer and memory; recompute activations where that is needed."""
-    arguments = plan.arguments
+def say_outlook(plan: Plan) -> Plan:
+    """Print device, precision, optimizer and memory.
+
+    Returns:
+        The plan; activations are recomputed in it where the run would not fit a GPU otherwise.
+    """
+    arguments = plan.settings.arguments
     half = mixed_precision(arguments)
     say(
         f"computes on: {_device_name(plan)}, {'float32' if half == 'no' else half}"
@@ -42,9 +45,10 @@ def say_outlook(plan: Plan) -> None:
     estimate, available = plan_memory(plan), on_main_process(arguments, lambda: device_memory(plan))
     if estimate is None:
         say("memory for training: not known before the weights are there, with this method")
-        return
-    if estimate.total > available and _recompute(plan, available):
+        return plan
+    if estimate.total > available and (smaller := _recomputing(plan, available)) is not None:
         say("activations are recomputed in the backward pass, or the run would not fit the GPU")
+        plan = smaller
         estimate = plan_memory(plan) or estimate
     parts = (f"{name} {getattr(estimate, name) / MIB:,.0f}" for name in
              ("weights", "gradients", "optimizer", "activations", "logits")
@@ -55,37 +59,39 @@ def say_outlook(plan: Plan) -> None:
     )
     if estimate.total > available:
         warn(f"the run may not fit; less is taken by {_remedies(plan, estimate)}")
+    return plan
 
 
 def plan_memory(plan: Plan) -> MemoryEstimate | None:
     """Estimate the memory of a plan's largest batch; None where it takes weights to know."""
-    if plan.adapted is None:
+    if plan.objective.meta_model is None:
         return None
-    dtype = weight_dtype(plan)
-    quantization = plan.recipe.model.quantization or {}
+    dtype = weight_dtype(plan.settings.recipe, plan.settings.arguments)
+    quantization = plan.settings.recipe.model.quantization or {}
     if dtype == "auto":
-        dtype = getattr(plan.config, "dtype", None) or torch.float32
+        dtype = getattr(plan.pretrained.config, "dtype", None) or torch.float32
     per_weight = float(dtype.itemsize)
     if quantization.get("load_in_4bit"):  # and a constant for each 64 weights
         doubly = quantization.get("bnb_4bit_use_double_quant")
         per_weight = 0.516 if doubly else 0.5625
     elif quantization.get("load_in_8bit"):
         per_weight = 1.0
-    half = mixed_precision(plan.arguments)
-    in_chunks = isinstance(plan.loss, IN_CHUNKS) and half != "fp16"
-    whole = not in_chunks or plan.arguments.torch_compile
+    half = mixed_precision(plan.settings.arguments)
+    in_chunks = isinstance(plan.objective.loss, IN_CHUNKS) and half != "fp16"
+    whole = not in_chunks or plan.settings.arguments.torch_compile
     rows, length = largest_batch(plan)
     estimate = estimate_memory(
-        plan.adapted,
+        plan.objective.meta_model,
         rows=rows,
         length=length,
         bytes_per_weight=per_weight,
         mixed_precision=half != "no",
-        state_bytes=plan.optimization.state_bytes + plan.regularization.state_bytes,
+        state_bytes=plan.settings.optimization.state_bytes
+        + plan.settings.regularization.state_bytes,
         recompute=plan.context().gradient_checkpointing,
-        whole_logits=whole or plan.launch.sharding is not None,
+        whole_logits=whole or plan.settings.launch.sharding is not None,
     )
-    working = plan.method.working_bytes(plan.adapted)
+    working = plan.objective.method.working_bytes(plan.objective.meta_model)
     return replace(estimate, activations=estimate.activations + working)
 
 
@@ -95,20 +101,20 @@ def largest_batch(plan: Plan) -> tuple[int, int]:
     Padded rows are as long as the longest; packed ones share what the largest batch of a random
     order holds.
     """
-    lengths = np.asarray(plan.train.sizes)
-    if plan.max_length is not None:
-        lengths = np.minimum(lengths, plan.max_length)
-    longest, budget = int(lengths.max()), plan.recipe.data.token_budget
+    lengths = np.asarray(plan.splits.train.sizes)
+    if plan.pretrained.max_length is not None:
+        lengths = np.minimum(lengths, plan.pretrained.max_length)
+    longest, budget = int(lengths.max()), plan.settings.recipe.data.token_budget
     if budget is not None:
         return max(budget // longest, 1), longest
-    rows = min(plan.arguments.per_device_train_batch_size, len(lengths))
-    assert plan.adapted is not None
-    if plan.launch.sharding or always_padded(plan, plan.adapted):
+    rows = min(plan.settings.arguments.per_device_train_batch_size, len(lengths))
+    assert plan.objective.meta_model is not None
+    if plan.settings.launch.sharding or always_padded(plan.settings, plan.objective.meta_model):
         return rows, longest
-    if plan.arguments.train_sampling_strategy == "group_by_length":
+    if plan.settings.arguments.train_sampling_strategy == "group_by_length":
         largest = np.sort(lengths)[-rows:].sum()
     else:
-        order = np.random.default_rng(plan.arguments.seed).permutation(len(lengths))
+        order = np.random.default_rng(plan.settings.arguments.seed).permutation(len(lengths))
         whole = order[: len(order) // rows * rows].reshape(-1, rows)
         largest = lengths[whole].sum(1).max()
     return rows, -int(-largest // rows)
@@ -116,33 +122,32 @@ def largest_batch(plan: Plan) -> tuple[int, int]:
 
 def device_memory(plan: Plan) -> int:
     """Return the bytes that a run may take of its device."""
-    if plan.arguments.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(plan.arguments.device)
+    if plan.settings.arguments.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(plan.settings.arguments.device)
         return int(free * USABLE)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _device_name(plan: Plan) -> str:
-    device = plan.arguments.device
+    device = plan.settings.arguments.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _recompute(plan: Plan, available: int) -> bool:
-    """Switch recomputation on where a GPU has too little memory and that is enough."""
-    arguments, said = plan.arguments, plan.recipe.training
+def _recomputing(plan: Plan, available: int) -> Plan | None:
+    """Return the plan with activations recomputed, if a GPU needs that and it is enough."""
+    arguments, said = plan.settings.arguments, plan.settings.recipe.training
     decided = {"activation_checkpointing", "gradient_checkpointing"} & said.keys()
-    tested = method_row(plan.recipe.method.name).recompute_tested
+    tested = method_row(plan.settings.recipe.method.name).recompute_tested
     if decided or arguments.device.type != "cuda" or not tested:
-        return False
-    arguments.activation_checkpointing = True
-    estimate = plan_memory(plan)
-    arguments.activation_checkpointing = estimate is not None and estimate.total <= available
-    return arguments.activation_checkpointing
+        return None
+    smaller = plan.with_arguments(activation_checkpointing=True)
+    estimate = plan_memory(smaller)
+    return smaller if estimate is not None and estimate.total <= available else None
 
 
 def _remedies(plan: Plan, estimate: MemoryEstimate) -> str:
     """What takes less memory, what saves most first."""
-    arguments = plan.arguments
+    arguments = plan.settings.arguments
     size = arguments.per_device_train_batch_size
     saved = []
     if not plan.context().gradient_checkpointing:
@@ -153,7 +158,7 @@ def _remedies(plan: Plan, estimate: MemoryEstimate) -> str:
             f"{2 * arguments.gradient_accumulation_steps}"
         )
         saved.append(((estimate.activations + estimate.logits) // 2, smaller))
-    if (cheaper := method_row(plan.recipe.method.name).cheaper) is not None:
+    if (cheaper := method_row(plan.settings.recipe.method.name).cheaper) is not None:
         saved.append((estimate.optimizer + estimate.gradients, f"method: {cheaper}"))
         paged = "training.optim: paged_adamw_8bit"
         if arguments.device.type == "cuda":

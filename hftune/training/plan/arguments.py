@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``TrainingArguments`` out of a recipe, and the precision that is in force."""
 
+import copy
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import Trainer, TrainingArguments
@@ -106,6 +107,18 @@ def _names_of_our_own(given: dict[str, Any]) -> dict[str, str]:
     return ours
 
 
+def with_fields(arguments: TrainingArguments, **fields: Any) -> TrainingArguments:
+    """Return the arguments with other values in some fields.
+
+    They are copied as they are: made anew they would set up the device once more, and derive
+    fields from others that have changed since.
+    """
+    other = copy.copy(arguments)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
+
+
 def for_device(recipe: Recipe, launch: Launch) -> Recipe:
     """Return the recipe with the defaults that its method has for the device of the run."""
     place = method_row(recipe.method.name).device_defaults
@@ -142,6 +155,20 @@ def _check_optimizer(arguments: TrainingArguments) -> None:
         Trainer.get_optimizer_cls_and_kwargs(arguments)
     except (ValueError, AttributeError, ImportError, RuntimeError) as error:
         raise RecipeError([f"training.optim: {name}: {first_line(error)}"]) from error
+
+
+def weight_dtype(recipe: Recipe, arguments: TrainingArguments) -> torch.dtype | Literal["auto"]:
+    """Return the type that the weights are loaded in.
+
+    ``auto`` means float32 where weights themselves train, where a CPU would run anything else many
+    times slower, and where nothing else is computed in half precision; a frozen base on an
+    accelerator keeps the checkpoint's type under mixed precision.
+    """
+    if recipe.model.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, recipe.model.dtype)
+        return dtype
+    halved = arguments.device.type != "cpu" and mixed_precision(arguments) != "no"
+    return "auto" if method_row(recipe.method.name).needs_base and halved else torch.float32
 
 
 def mixed_precision(arguments: TrainingArguments) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 
 from hftune.core.errors import HftuneError, RecipeError
@@ -39,6 +39,7 @@ class Examples:
             from.
         unlabelled: Training rows without labels, which a teacher teaches.
         drawn_by: Weights or difficulties of the training rows, where the recipe names a column.
+        stream: The rows to train on, if they are streamed; ``train`` then holds the first ones.
     """
 
     train: Dataset
@@ -47,6 +48,7 @@ class Examples:
     sources: dict[str, str] | list[dict[str, Any]] | str
     drawn_by: NDArray[np.float64] | None = None
     unlabelled: Dataset | None = None
+    stream: IterableDataset | None = None
 
     @property
     def empty_texts(self) -> int:

@@ -1,24 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the names in a recipe to the objects that they stand for."""
+"""What a run learns: task, method, loss and teachers, from their names in a recipe to objects."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from transformers import TrainingArguments
+from torch import nn
+from transformers import PreTrainedConfig
 
 from hftune.core.errors import RecipeError
 from hftune.core.registry import Choice
-from hftune.core.suggest import did_you_mean
 from hftune.distillation.checks import labels_of_teacher
+from hftune.distillation.distillation_loss import Distillation
 from hftune.distillation.teachers import NamedTeacher
-from hftune.evaluation import METRICS
 from hftune.evaluation.external import Metric
 from hftune.losses import LOSSES
-from hftune.losses.loss import Loss
+from hftune.losses.loss import LabelStats, Loss
 from hftune.methods import make_method
 from hftune.methods.method import Method
 from hftune.recipe.recipe import Recipe
+from hftune.regularization.adversarial import Adversarial
 from hftune.tasks import TASKS
 from hftune.tasks.task import Task
+from hftune.training.plan.choose_sampler import drawn_counts
+from hftune.training.plan.pretrained import Pretrained
+from hftune.training.plan.settings import Settings
+from hftune.training.plan.splits import Splits
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run learns.
+
+    Attributes:
+        task: Knows its label names.
+        method: Decides which weights train.
+        loss: Fitted to the training rows.
+        loss_choice: Name and options of the loss; None for a loss of one's own.
+        teachers: Teachers without weights.
+        meta_model: The model without weights as the method changes it; None if that takes weights
+            to know.
+    """
+
+    task: Task
+    method: Method
+    loss: Loss
+    loss_choice: Choice | None = None
+    teachers: Sequence[NamedTeacher] = ()
+    meta_model: nn.Module | None = None
 
 
 def build_task(recipe: Recipe, teachers: Sequence[NamedTeacher] = ()) -> Task:
@@ -38,7 +66,7 @@ def build_task(recipe: Recipe, teachers: Sequence[NamedTeacher] = ()) -> Task:
 
 
 def resolve_metrics(recipe: Recipe, task: Task, given: Sequence[Metric] | None) -> None:
-    """Load the metrics of other libraries that were asked for.
+    """Give a task the metrics of other libraries that were asked for.
 
     Raises:
         RecipeError: Only the recipe asks for them, and their scripts would run here.
@@ -51,34 +79,7 @@ def resolve_metrics(recipe: Recipe, task: Task, given: Sequence[Metric] | None) 
     task.add_metrics(given or ())
 
 
-def resolve_best_metric(recipe: Recipe, arguments: TrainingArguments, task: Task) -> None:
-    """Check what the best model is chosen by, or let the task choose."""
-    given = recipe.training.get("metric_for_best_model")
-    metric = str(given or task.best_metric).removeprefix("eval_")
-    external = [other.name for other in task.external_metrics if metric.startswith(other.name)]
-    if external and "greater_is_better" not in recipe.training:
-        raise RecipeError(
-            [f"training.greater_is_better: say whether a higher {metric} is better: true or false"]
-        )
-    if metric not in task.metric_names and not external:
-        near = did_you_mean(metric, task.metric_names)
-        raise RecipeError(
-            [f"training.metric_for_best_model: unknown metric {given!r}{near}"],
-            hint=f"metrics: {', '.join(task.metric_names)}",
-        )
-    higher = recipe.training.get("greater_is_better")
-    known = None if external else METRICS[metric].higher_is_better
-    if None not in (higher, known) and higher != known:
-        raise RecipeError(
-            [f"training.greater_is_better: the {'higher' if known else 'lower'} the {metric}, the "
-             "better; leave it out"]
-        )  # fmt: skip
-    if arguments.metric_for_best_model is not None:
-        arguments.metric_for_best_model = metric
-        arguments.greater_is_better = known if higher is None else higher
-
-
-def loss_choice_of(recipe: Recipe, task: Task) -> Choice:
+def choose_loss(recipe: Recipe, task: Task) -> Choice:
     """Return the recipe's loss, or the task's own.
 
     Raises:
@@ -94,13 +95,78 @@ def loss_choice_of(recipe: Recipe, task: Task) -> Choice:
     return choice
 
 
-def build_loss(choice: Choice | None) -> Loss:
-    """Return the loss that the recipe names."""
-    assert choice is not None
+def choose_objective(
+    settings: Settings,
+    pretrained: Pretrained,
+    splits: Splits,
+    task: Task,
+    *,
+    loss: Loss | Choice,
+    teachers: Sequence[NamedTeacher] = (),
+) -> Objective:
+    """Make method and loss, and fit the loss to the training rows.
+
+    Args:
+        settings: The recipe names them.
+        pretrained: Its tokenizer says which classes a language model has.
+        splits: The training rows.
+        task: Knows the labels.
+        loss: A loss of one's own, or the chosen one.
+        teachers: Teachers without weights.
+
+    Raises:
+        HftuneError: The loss does not fit the labels.
+    """
+    recipe = settings.recipe
+    made = _build_loss(loss) if isinstance(loss, Choice) else loss
+    objective = Objective(
+        task=task,
+        method=make_method(recipe.method.name, recipe.method.options),
+        loss=_with_companion(recipe, made),
+        loss_choice=loss if isinstance(loss, Choice) else None,
+        teachers=teachers,
+    )
+    _fit_loss(objective, settings, pretrained, splits)
+    return objective
+
+
+def num_classes(task: Task, config: PreTrainedConfig) -> int:
+    """Return how many classes a model's head tells apart."""
+    named = task.unnamed_outputs or len(task.label_names)
+    return named or int(config.get_text_config().vocab_size)
+
+
+def _build_loss(choice: Choice) -> Loss:
     loss: Loss = LOSSES[choice.name].resolve()(**choice.options)
     return loss
 
 
-def build_method(recipe: Recipe) -> Method:
-    """Return the method that the recipe names."""
-    return make_method(recipe.method.name, recipe.method.options)
+def _with_companion(recipe: Recipe, loss: Loss) -> Loss:
+    """Return the loss with a teacher or an adversary, if the recipe says so."""
+    if (epsilon := recipe.regularization.adversarial) is not None:
+        return Adversarial(loss, epsilon)
+    return loss if recipe.distillation is None else Distillation(loss, recipe.distillation)
+
+
+def _fit_loss(
+    objective: Objective, settings: Settings, pretrained: Pretrained, splits: Splits
+) -> None:
+    """Tell the loss of the labels, and the task of the shares of the classes it was taught."""
+    task, loss = objective.task, objective.loss
+    classes = num_classes(task, pretrained.config)
+    counts = drawn_counts(
+        splits.row_sampler, task, splits.examples.train, splits.class_counts(task, classes)
+    )
+    loss.fit(
+        LabelStats(
+            classes=task.classes(pretrained.processor, classes),
+            counts=counts.tolist(),
+            rows=splits.train.num_rows,
+            label_smoothing=settings.arguments.label_smoothing_factor,
+            causal=task.causal,
+            listed=bool(settings.recipe.data.label_names),
+            problem_type=task.problem_type,
+        )
+    )
+    shares = loss.prior()
+    task.learn_prior(None if shares is None else shares.tolist())

@@ -246,23 +246,24 @@ class Optimization:
         return remarks
 
 
-def scaled_rate(recipe: Recipe, arguments: TrainingArguments) -> None:
-    """Scale ``arguments.learning_rate`` by the rows of an optimizer step, if the recipe says so.
+def scaled_rate(recipe: Recipe, arguments: TrainingArguments) -> float:
+    """Return the learning rate, scaled by the rows of an optimizer step if the recipe says so.
 
     Linear: Goyal et al., "Accurate, Large Minibatch SGD", 2017, arXiv:1706.02677. Square root, for
     adaptive optimizers: Malladi et al., 2022, arXiv:2205.10287.
     """
     scaling = recipe.training.get("learning_rate_scaling")
+    given: float = arguments.learning_rate
     if not scaling:
-        return
+        return given
     rows = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     ratio = rows / scaling["batch_size"]
-    given = arguments.learning_rate
-    arguments.learning_rate = given * (ratio if scaling["rule"] == "linear" else math.sqrt(ratio))
+    rate = given * (ratio if scaling["rule"] == "linear" else math.sqrt(ratio))
     say(
         f"learning rate: {given:g} for {scaling['batch_size']} rows a step, so "
-        f"{arguments.learning_rate:g} for {rows} ({scaling['rule']})"
+        f"{rate:g} for {rows} ({scaling['rule']})"
     )
+    return rate
 
 
 def _try_optimizer(choice: OptimizerChoice, arguments: TrainingArguments) -> None:

@@ -156,8 +156,8 @@ def _mixed(cells: dict[str, list[Any]]) -> str:
     return "; ".join(mixed) or f"the cells of {', '.join(cells)} do not go together"
 
 
-def open_stream(recipe: Recipe, task: Task) -> tuple[Examples, Rows]:
-    """Return the first rows, to look at, with the validation part; and the rows to train on.
+def open_stream(recipe: Recipe, task: Task) -> Examples:
+    """Return the first rows, to look at, with the validation split and the stream to train on.
 
     Raises:
         HftuneError: The source is missing, or its first rows do not fit the task.
@@ -192,7 +192,7 @@ def open_stream(recipe: Recipe, task: Task) -> tuple[Examples, Rows]:
     if validation is not None and data.max_eval_samples is not None:
         validation = validation.select(range(min(len(validation), data.max_eval_samples)))
     sources = {str(file): f"streamed, {file.stat().st_size} bytes" for file in files}
-    return Examples(first, validation, columns, sources or str(path)), rows
+    return Examples(first, validation, columns, sources or str(path), stream=rows)
 
 
 def _opened(recipe: Recipe, path: str | list[str], files: list[Path]) -> tuple[Rows, Any]:

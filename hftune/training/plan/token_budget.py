@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From ``data.token_budget`` to batches: which tokens count in it, and rows that do not fit."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -11,50 +12,57 @@ from transformers import TrainingArguments
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import column_array, lengths
 from hftune.data.packing import Ints
+from hftune.data.sampling.row_sampler import RowSampler
 from hftune.methods import method_row
 from hftune.recipe.recipe import Recipe
 from hftune.speed.padding_free import never_packed
-from hftune.training.plan.plan import Plan
+from hftune.tasks.task import ProcessedDataset
+from hftune.training.plan.settings import Settings
 from hftune.training.sampling.seeded_sampler import SeededSampler, Strategy
 from hftune.training.sampling.token_batches import TokenBatches
 
 
-def token_batches(plan: Plan, model: nn.Module | None) -> TokenBatches | None:
-    """Return the batches of a plan; None where a batch is a number of rows.
+def token_batches(
+    settings: Settings,
+    splits: Sequence[ProcessedDataset],
+    row_sampler: RowSampler | None,
+    model: nn.Module,
+    *,
+    targets: bool,
+) -> TokenBatches:
+    """Return the batches of a run with ``data.token_budget``.
 
     Args:
-        plan: Preprocessed, with what draws its rows.
-        model: A model of one's own in place of the recipe's.
+        settings: Name the budget.
+        splits: Preprocessed rows that train.
+        row_sampler: Chooses the rows of an epoch, if an epoch is not each row once.
+        model: The run's; it may be without weights.
+        targets: Whether a decoder reads the targets beside the inputs.
 
     Raises:
         HftuneError: Rows are longer than the budget.
     """
-    budget = plan.recipe.data.token_budget
-    if budget is None:
-        return None
-    parts = [plan.train] if plan.unlabelled is None else [plan.train, plan.unlabelled]
-    virtual = virtual_tokens(plan.recipe)
-    sizes = np.concatenate(
-        [_sizes(part.dataset, targets=plan.config.is_encoder_decoder) for part in parts]
-    )
+    recipe, arguments = settings.recipe, settings.arguments
+    budget, virtual = recipe.data.token_budget, virtual_tokens(recipe)
+    assert budget is not None
+    sizes = np.concatenate([_sizes(split.dataset, targets=targets) for split in splits])
     sizes[:, 0] += virtual
     _check_rows(sizes, budget, virtual)
-    arguments, drawing = plan.arguments, plan.drawing
-    whole = sum(part.num_rows for part in parts) if drawing is None else drawing.size
-    sampled = any(part.sampled_from is not None for part in parts)
+    rows = sum(split.num_rows for split in splits) if row_sampler is None else row_sampler.size
+    sampled = any(split.sampled_from is not None for split in splits)
     order = SeededSampler(
         len(sizes),
         cast(Strategy, arguments.train_sampling_strategy),
         arguments.seed if arguments.data_seed is None else arguments.data_seed,
-        drawing=None if sampled else drawing,
+        drawing=None if sampled else row_sampler,
     )
     return TokenBatches(
         sizes,
         budget,
         order,
         arguments,
-        padded=always_padded(plan, plan.skeleton() if model is None else model),
-        share=whole / order.size,
+        padded=always_padded(settings, model),
+        share=rows / order.size,
     )
 
 
@@ -92,14 +100,14 @@ def padded_by_run(recipe: Recipe, arguments: TrainingArguments) -> str | None:
     return None
 
 
-def always_padded(plan: Plan, model: nn.Module) -> str | None:
+def always_padded(settings: Settings, model: nn.Module) -> str | None:
     """Return why batches are padded, if that can be told without weights.
 
     Args:
-        plan: The run.
+        settings: Of the run.
         model: Without weights, or one's own.
     """
-    recipe, method = plan.recipe, plan.recipe.method.name
+    recipe, method = settings.recipe, settings.recipe.method.name
     if recipe.data.padding_free is False:
         return "data.padding_free: false"
     if method_row(method).virtual_tokens == "cache":
@@ -109,7 +117,7 @@ def always_padded(plan: Plan, model: nn.Module) -> str | None:
     attention = recipe.model.attention
     if attention not in (None, "sdpa"):
         return f"only sdpa's attention is packed, not {attention}"
-    return padded_by_run(recipe, plan.arguments) or never_packed(model)
+    return padded_by_run(recipe, settings.arguments) or never_packed(model)
 
 
 def virtual_tokens(recipe: Recipe) -> int:

@@ -10,7 +10,8 @@ import torch
 
 import hftune
 from hftune import Recipe, Run
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import HftuneTrainer
 from tests.stop_at import StopAt
@@ -56,7 +57,7 @@ def test_an_epoch_has_the_stages_that_are_over_and_one_more(
 ) -> None:
     script(monkeypatch, losses)
     plan = prepare(recipe_of(make_recipe, patience))
-    drawing: Any = plan.drawing
+    drawing: Any = plan.splits.row_sampler
     deal, seen = drawing.rows, {}
 
     def rows(generator: Any, place: Any) -> list[int]:
@@ -64,7 +65,7 @@ def test_an_epoch_has_the_stages_that_are_over_and_one_more(
         return list(seen[place.epoch])
 
     drawing.rows = rows
-    build_trainer(plan, build_model(plan)).train()
+    build_trainer(plan, load_model(plan)).train()
     thirds = [set(drawing.order[:number]) for number in (16, 32, 48)]
     assert [thirds.index(set(seen[epoch])) + 1 for epoch in range(5)] == stages
     said = capsys.readouterr()

@@ -23,10 +23,11 @@ from hftune.hub.reload_check import check_round_trip
 from hftune.hub.staging import stage
 from hftune.methods.probe import features
 from hftune.methods.probe import row as probe_row
-from hftune.methods.probe.fit import Embedder, prepare_fit
+from hftune.methods.probe.fit import Embedder
 from hftune.methods.probe.saved_probe import ProbedModel
 from hftune.models.pooling import pooled
 from hftune.training.plan.prepare import prepare
+from hftune.training.run_fit import prepare_runner
 from tests.stop_at import StopAt
 
 Build = Callable[..., Recipe]
@@ -99,10 +100,9 @@ def test_features_are_those_of_a_plain_forward(
     task = {"decoder": "text-generation", "seq2seq": "text2text-generation"}.get(kind)
     model = make_recipe(task).model.path if task else make_recipe().model.path
     method = {"layer": layer, **({"pooling": pooling} if pooling else {})}
-    fitting = prepare_fit(prepare(probe(model=model, method=method)))
-    embedder = Embedder(fitting)
-    X = embedder(fitting.plan.train.dataset)
-    texts = fitting.plan.parts.train["text"][:]
+    fitting: Any = prepare_runner(prepare(probe(model=model, method=method)))
+    X = Embedder(fitting)(fitting.rows.train)
+    texts = fitting.rows.examples["text"][:]
     if kind == "seq2seq":
         tokenizer, trunk = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model)
         with torch.no_grad():
@@ -123,9 +123,9 @@ def test_cached_features_are_equal_and_other_content_misses(
     assert first.metrics["embedded_samples"] == counted == 60
     assert again.metrics["embedded_samples"] == 0
     plan = prepare(probe("c"))
-    cached, fresh = Embedder(prepare_fit(plan)), Embedder(prepare_fit(plan))
+    cached, fresh = Embedder(prepare_runner(plan)), Embedder(prepare_runner(plan))
     fresh._decides["another"] = True
-    rows = plan.train.dataset
+    rows = plan.splits.train.dataset
     assert np.array_equal(cached(rows), fresh(rows))
     assert (cached.embedded, fresh.embedded) == (0, len(rows))
 
@@ -138,14 +138,14 @@ def test_cached_features_are_equal_and_other_content_misses(
         prepare(probe("d", data={"path": probe().data.path, "max_length": 4})),
     ]
     for other in missed:
-        embedder = Embedder(prepare_fit(other))
-        embedder(other.train.dataset)
-        assert embedder.embedded == len(other.train.dataset)
+        embedder = Embedder(prepare_runner(other))
+        embedder(other.splits.train.dataset)
+        assert embedder.embedded == len(other.splits.train.dataset)
     trunk = AutoModel.from_pretrained(probe().model.path)
     trunk.embeddings.word_embeddings.weight.data[7] += 0.5
     trunk.save_pretrained(tmp_path / "changed")
     AutoTokenizer.from_pretrained(probe().model.path).save_pretrained(tmp_path / "changed")
-    embedder = Embedder(prepare_fit(prepare(probe("d", model=str(tmp_path / "changed")))))
+    embedder = Embedder(prepare_runner(prepare(probe("d", model=str(tmp_path / "changed")))))
     embedder(rows)
     assert embedder.embedded == len(rows)
 
@@ -275,11 +275,11 @@ def test_groups_and_equal_texts_are_never_in_two_folds(
         method={"param_grid": {"C": [1]}, "cv": 4},
     )
     plan = prepare(recipe, train_dataset=Dataset.from_list([*rows, *rows[:5]]))
-    folds = prepare_fit(plan).folds
+    folds = prepare_runner(plan).folds
     assert len(folds) == 4
     assert np.array_equal(np.sort(np.concatenate([judged for _, judged in folds])), np.arange(65))
     for column in ("group", "text"):
-        values = np.array(plan.parts.train[column][:])
+        values = np.array(plan.splits.examples.train[column][:])
         for kept, judged in folds:
             assert not set(values[kept]) & set(values[judged]), column
 

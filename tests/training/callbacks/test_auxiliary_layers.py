@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 import hftune
 from hftune import Recipe, Run
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
 from hftune.training.callbacks.auxiliary_layers import TrainedBeside
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import LOSS_FILE
 from tests.stop_at import StopAt
@@ -43,7 +44,7 @@ def test_they_train_and_are_clipped_by_their_own_norm(matched: Make) -> None:
     training = {"learning_rate": 1e-2, "optim": "sgd", "lr_scheduler_type": "constant",
                 "warmup_steps": 0, "max_grad_norm": 0.5, "max_steps": 1}  # fmt: skip
     plan = prepare(matched(training=training))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     assert trainer.beside is not None
     before = {name: value.clone() for name, value in trainer.beside.state().items()}
     assert {name: tuple(value.shape) for name, value in before.items()} == {

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from hftune import Recipe, RecipeError
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
 from hftune.training.callbacks.gradients import GradientLog
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import HftuneTrainer
 
@@ -24,9 +25,9 @@ PLAIN = {"optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant", 
 def moved(recipe: Recipe) -> tuple[dict[str, torch.Tensor], HftuneTrainer]:
     """How far each weight moves in one SGD step, divided by the rate: the gradient as clipped."""
     plan = prepare(recipe)
-    model = build_model(plan)
+    model = load_model(plan).model
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
-    trainer = build_trainer(plan, model)
+    trainer = build_trainer(plan, LoadedModel(model))
     trainer.train()
     return {n: (start[n] - p.detach()) / 0.5 for n, p in model.named_parameters()}, trainer
 

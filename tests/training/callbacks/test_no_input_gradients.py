@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from hftune import Recipe
 from hftune.models.module_names import layer_names
-from hftune.training.build import build_model, build_trainer, without_padding
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
+from hftune.training.speedups import without_padding
 
 LORA = {"name": "lora", "r": 2, "target_modules": "all-linear"}
 UPPER = {"name": "lora", "r": 2, "target_modules": ["query", "value"]}
@@ -21,7 +23,7 @@ UPPER = {"name": "lora", "r": 2, "target_modules": ["query", "value"]}
 def reached(recipe: Recipe) -> list[int]:
     """Return the layers whose output gets a gradient in a step."""
     plan = prepare(recipe)
-    model: Any = build_model(plan)
+    model: Any = load_model(plan).model
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     layers = [base.get_submodule(name) for name in layer_names(base)]
     found: set[int] = set()
@@ -36,7 +38,7 @@ def reached(recipe: Recipe) -> list[int]:
 
     for number, layer in enumerate(layers):
         layer.register_forward_hook(watch(number))
-    trainer = build_trainer(plan, model)
+    trainer = build_trainer(plan, LoadedModel(model))
     with without_padding(plan, trainer):
         trainer.train()
     assert len(layers) == 2

@@ -14,8 +14,9 @@ from hftune import Recipe
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.training.distributed import launcher as launch
 from hftune.training.distributed.launcher import RULES, Launch, check_launch, precision
-from hftune.training.distributed.sharding import check_resumed, in_a_line
+from hftune.training.distributed.sharding import in_a_line
 from hftune.training.plan.prepare import prepare
+from hftune.training.plan.resume import check_resumed
 
 ROOT = Path(__file__).parents[3]
 FSDP2 = {
@@ -241,7 +242,7 @@ def test_bf16_on_a_cpu_of_the_launcher(
     """As ``--accelerate cpu --mixed-precision bf16``: the recipe itself says nothing of a CPU."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    arguments = prepare(make_recipe(training={"use_cpu": False, "bf16": True})).arguments
+    arguments = prepare(make_recipe(training={"use_cpu": False, "bf16": True})).settings.arguments
     assert (arguments.bf16, arguments.device.type) == (True, "cpu")
 
 

@@ -2,6 +2,7 @@
 """What a run says of itself before the weights: tokens by hand, and what is done by need."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,12 @@ def plan(make_recipe: Callable[..., Recipe]) -> Plan:
 
 def test_a_padded_row_is_as_long_as_the_longest(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(make_recipe(training={"per_device_train_batch_size": 4, "torch_compile": True}))
-    assert largest_batch(plan) == (4, max(plan.train.sizes))
+    assert largest_batch(plan) == (4, max(plan.splits.train.sizes))
 
 
 def test_packed_rows_share_what_the_largest_batch_holds(plan: Plan) -> None:
-    lengths = np.array(plan.train.sizes)
-    order = np.random.default_rng(plan.arguments.seed).permutation(len(lengths))
+    lengths = np.array(plan.splits.train.sizes)
+    order = np.random.default_rng(plan.settings.arguments.seed).permutation(len(lengths))
     batches = [lengths[order[start : start + 4]].sum() for start in range(0, len(order) - 3, 4)]
     rows, length = largest_batch(plan)
     assert (rows, length) == (4, -(-max(batches) // 4))
@@ -41,14 +42,14 @@ def test_packed_rows_share_what_the_largest_batch_holds(plan: Plan) -> None:
 def test_batches_of_like_lengths_have_the_longest_rows(make_recipe: Callable[..., Recipe]) -> None:
     given = {"per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"}
     plan = prepare(make_recipe(training=given))
-    longest = sorted(plan.train.sizes)[-4:]
+    longest = sorted(plan.splits.train.sizes)[-4:]
     assert largest_batch(plan) == (4, -(-sum(longest) // 4))
 
 
 def test_a_budget_is_what_the_largest_batch_holds(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(budgeted(make_recipe, budget=100))
     rows, length = largest_batch(plan)
-    assert length == max(plan.train.sizes)
+    assert length == max(plan.splits.train.sizes)
     assert rows * length <= 100 < (rows + 1) * length
 
 
@@ -71,13 +72,15 @@ def test_too_little_memory_is_warned_of_with_what_helps(
     assert "the run may not fit; less is taken by" in said
     assert "training.activation_checkpointing: true" in said
     assert "per_device_train_batch_size: 2 with gradient_accumulation_steps: 2" in said
-    assert not plan.arguments.activation_checkpointing, "on a CPU nothing is switched on"
+    assert not plan.settings.arguments.activation_checkpointing, "on a CPU nothing is switched on"
 
 
 @pytest.fixture
 def on_a_gpu(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The same plan, as it would be with a GPU; no tensor goes there."""
-    monkeypatch.setattr(type(plan.arguments), "device", property(lambda _: torch.device("cuda")))
+    monkeypatch.setattr(
+        type(plan.settings.arguments), "device", property(lambda _: torch.device("cuda"))
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     return plan
 
@@ -88,17 +91,17 @@ def test_a_gpu_recomputes_where_that_is_needed_and_enough(
     whole = plan_memory(on_a_gpu)
     assert whole is not None
     monkeypatch.setattr(outlook, "device_memory", lambda plan: whole.total)
-    say_outlook(on_a_gpu)
+    assert say_outlook(on_a_gpu) is on_a_gpu
     assert "recomputed" not in capfd.readouterr().err
-    assert not on_a_gpu.arguments.activation_checkpointing
     monkeypatch.setattr(outlook, "device_memory", lambda plan: whole.total - 1)
-    say_outlook(on_a_gpu)
+    smaller = say_outlook(on_a_gpu)
     said = capfd.readouterr().err
     assert "activations are recomputed" in said
     assert "may not fit" not in said
-    assert on_a_gpu.arguments.activation_checkpointing
-    assert on_a_gpu.context().gradient_checkpointing
-    assert plan_memory(on_a_gpu).total < whole.total  # type: ignore[union-attr]
+    assert smaller.settings.arguments.activation_checkpointing
+    assert smaller.context().gradient_checkpointing
+    assert plan_memory(smaller).total < whole.total  # type: ignore[union-attr]
+    assert not on_a_gpu.settings.arguments.activation_checkpointing, "nobody writes to a plan"
 
 
 @pytest.mark.parametrize(
@@ -113,11 +116,12 @@ def test_a_gpu_does_not_recompute(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    on_a_gpu.recipe = on_a_gpu.recipe.replaced(training={**on_a_gpu.recipe.training, **training})
-    whole = plan_memory(on_a_gpu)
+    recipe = on_a_gpu.settings.recipe
+    recipe = recipe.replaced(training={**recipe.training, **training})
+    plan = replace(on_a_gpu, settings=replace(on_a_gpu.settings, recipe=recipe))
+    whole = plan_memory(plan)
     assert whole is not None
     least = 1000 if available is None else whole.total + available
     monkeypatch.setattr(outlook, "device_memory", lambda plan: least)
-    say_outlook(on_a_gpu)
+    assert not say_outlook(plan).settings.arguments.activation_checkpointing
     assert "the run may not fit" in capfd.readouterr().err
-    assert not on_a_gpu.arguments.activation_checkpointing

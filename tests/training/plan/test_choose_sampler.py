@@ -18,7 +18,8 @@ from hftune import HftuneError, Recipe, Run
 from hftune.data.sampling.curriculum import Curriculum
 from hftune.data.sampling.row_sampler import RowSampler, balanced, oversample
 from hftune.optimization.schedule_factors import Span
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 from hftune.training.sampling.seeded_sampler import SeededSampler
 from tests.stop_at import StopAt
@@ -55,14 +56,14 @@ def test_the_run_is_as_long_as_what_is_drawn(
     plan = plan_of(make_recipe, {"sampling": sampling}, training=training)
     batches = math.ceil(size / 8)
     steps = math.ceil(batches / 2)
-    assert (plan.span.epoch, plan.span.total) == (steps, 2 * steps)
-    np.testing.assert_allclose(plan.loss.counts, counts)
+    assert (plan.training_steps.epoch, plan.training_steps.total) == (steps, 2 * steps)
+    np.testing.assert_allclose(plan.objective.loss.counts, counts)
     assert sorted(plan.class_counts()) == [10, 20, 30], "data.json tells what there is"
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     assert len(trainer.get_train_dataloader()) == batches
-    assert trainer._span() == plan.span
+    assert trainer._span() == plan.training_steps
     if sampling != "balanced":
-        labels = plan.train.dataset["labels"]
+        labels = plan.splits.train.dataset["labels"]
         drawn = [labels[index] for index in trainer._get_train_sampler()]
         assert np.bincount(drawn).tolist() == counts
 
@@ -76,16 +77,18 @@ def test_weights_of_a_column(make_recipe: Callable[..., Recipe], scored_file: Pa
         "max_train_samples": 40,
     }
     plan = prepare(make_recipe(data=data))
-    assert "drawn_by" not in plan.parts.train.column_names
+    assert "drawn_by" not in plan.splits.examples.train.column_names
     written: dict[str, set[str]] = {}
     for line in scored_file.read_text().splitlines()[1:]:
         written.setdefault(line.split(",")[0], set()).add(line[-1])
-    for text, weight in zip(plan.parts.train["text"], plan.parts.drawn_by, strict=True):
+    for text, weight in zip(
+        plan.splits.examples.train["text"], plan.splits.examples.drawn_by, strict=True
+    ):
         assert f"{weight:.0f}" in written[text], "each weight stays with its row"
-    weights = plan.drawing.expected()
+    weights = plan.splits.row_sampler.expected()
     assert len(weights) == 40
     assert 0 < np.count_nonzero(weights) < 40
-    drawn = list(SeededSampler(40, "random", 0, drawing=plan.drawing))
+    drawn = list(SeededSampler(40, "random", 0, drawing=plan.splits.row_sampler))
     assert set(drawn) <= set(np.flatnonzero(weights))
 
 
@@ -95,9 +98,9 @@ def test_what_makes_a_row_hard(
 ) -> None:
     choice = {"name": name, "column": "score"} if name == "column" else name
     plan = plan_of(make_recipe, {"path": str(scored_file), "curriculum": choice})
-    lengths = np.array([len(ids) for ids in plan.train.dataset["input_ids"]])
-    difficulty = plan.parts.drawn_by if name == "column" else lengths
-    order = np.array(plan.drawing.order)
+    lengths = np.array([len(ids) for ids in plan.splits.train.dataset["input_ids"]])
+    difficulty = plan.splits.examples.drawn_by if name == "column" else lengths
+    order = np.array(plan.splits.row_sampler.order)
     if name == "rarity":  # the longer, the less likely, but not in that order alone
         assert np.corrcoef(difficulty[order], np.arange(60))[0, 1] > 0.8
     else:

@@ -15,8 +15,10 @@ from hftune import Recipe, RecipeError
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.option_rules import UNITS
 from hftune.optimization.schedules import SCHEDULES
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
+from hftune.training.plan.remarks import remarks
 
 ROOT = Path(__file__).parents[3]
 RATE = 1e-2
@@ -95,7 +97,7 @@ def test_our_schedules_go_under_a_methods_own_factor(
                 "lr_scheduler_kwargs": {"unit": "run", "milestones": [0.75]},
                 "eval_strategy": "no", "save_strategy": "no", "learning_rate": RATE}  # fmt: skip
     plan = prepare(make_recipe(method=own, training=training))
-    trainer = build_trainer(plan, build_model(plan))
+    trainer = build_trainer(plan, load_model(plan))
     trainer.train()
     rates = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]
     if method == "freeze":
@@ -137,7 +139,7 @@ def test_a_schedule_that_does_not_fit_the_run_shows_before_the_weights(
 def test_a_rate_that_dies_early_is_remarked_on(make_recipe: Callable[..., Recipe]) -> None:
     training = {"lr_scheduler_type": "exponential", "warmup_steps": 0, "max_steps": 400,
                 "lr_scheduler_kwargs": {"unit": "step", "gamma": 0.95}}  # fmt: skip
-    said = [r for r in prepare(make_recipe(training=training)).remarks() if "thousandth" in r]
+    said = [r for r in remarks(prepare(make_recipe(training=training))) if "thousandth" in r]
     assert len(said) == 1
     assert "after 135 of 400 optimizer steps" in said[0]  # .95 ** 135 < .001
 

@@ -54,7 +54,9 @@ def by_loss(make_recipe: Make, judge: Path | None, **sections: Any) -> Recipe:
 def judged(plan: Any, run: Run) -> np.ndarray:
     """The loss of each training row, one at a time, by a finished run."""
     losses = []
-    for text, label in zip(plan.parts.train["text"], plan.parts.train["label"], strict=True):
+    for text, label in zip(
+        plan.splits.examples.train["text"], plan.splits.examples.train["label"], strict=True
+    ):
         with torch.no_grad():
             logits = run.model(**run.tokenizer(text, return_tensors="pt")).logits
         target = torch.tensor([run.metadata.label_names.index(label)])
@@ -68,20 +70,20 @@ def test_rows_stand_in_the_order_of_their_losses(make_recipe: Make, judge: Path)
     (folder,) = cache_folder("difficulty").iterdir()
     np.testing.assert_allclose(np.load(folder / "losses.npy"), expected, atol=1e-6)
     assert np.ptp(expected) > 0.01
-    drawing: Any = plan.drawing
+    drawing: Any = plan.splits.row_sampler
     assert np.all(np.diff(expected[drawing.order]) > -1e-6)
 
 
 def test_a_language_model_judges_as_it_was_pretrained(make_recipe: Make) -> None:
     """Without a model named, its own loss: the mean over the trained tokens of each row."""
     plan = prepare(by_loss(make_recipe, None, task="text-generation"))
-    model = plan.task.auto_model.from_pretrained(plan.location)
+    model = plan.objective.task.auto_model.from_pretrained(plan.pretrained.path)
     expected = []
-    for row in plan.train.dataset:
+    for row in plan.splits.train.dataset:
         ids, labels = (torch.tensor([row[name]]) for name in ("input_ids", "labels"))
         with torch.no_grad():
             expected.append(model(input_ids=ids, labels=labels).loss.item())
-    drawing: Any = plan.drawing
+    drawing: Any = plan.splits.row_sampler
     assert np.all(np.diff(np.array(expected)[drawing.order]) > -1e-5)
 
 
@@ -89,7 +91,7 @@ def test_a_pass_that_was_broken_off_goes_on(
     make_recipe: Make, judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts that were judged are not judged again, nor is anything by a model that is the same."""
-    whole: Any = prepare(by_loss(make_recipe, judge)).drawing
+    whole: Any = prepare(by_loss(make_recipe, judge)).splits.row_sampler
     monkeypatch.setattr(reference, "PART", 16)
     parts: list[int] = []
     count = reference._losses
@@ -105,7 +107,7 @@ def test_a_pass_that_was_broken_off_goes_on(
     monkeypatch.setattr(reference, "_losses", counting)
     with pytest.raises(KeyboardInterrupt):
         prepare(by_loss(make_recipe, judge))
-    again: Any = prepare(by_loss(make_recipe, judge)).drawing
+    again: Any = prepare(by_loss(make_recipe, judge)).splits.row_sampler
     assert parts == [16, 16, 16, 12]
     assert again.order == whole.order
     prepare(by_loss(make_recipe, judge, training={"seed": 1}))

@@ -41,7 +41,9 @@ def streamed(make_recipe: Callable[..., Recipe], path: Path, **options: Any) -> 
 
 
 def said(plan: Any, rows: Any) -> list[str]:
-    return [plan.tokenizer.decode([t for t in row["labels"] if t != -100]) for row in rows]
+    return [
+        plan.pretrained.processor.decode([t for t in row["labels"] if t != -100]) for row in rows
+    ]
 
 
 EVERY = {f"say {n}<|eos|>" for n in range(ROWS)}
@@ -51,30 +53,30 @@ def test_an_epoch_has_each_row_once_and_the_next_another_order(
     make_recipe: Callable[..., Recipe], pairs_file: Path
 ) -> None:
     plan = prepare(streamed(make_recipe, pairs_file))
-    rows = said(plan, islice(plan.stream, 3 * ROWS))
+    rows = said(plan, islice(plan.splits.stream, 3 * ROWS))
     epochs = [rows[start : start + ROWS] for start in range(0, 3 * ROWS, ROWS)]
     assert all(set(epoch) == EVERY for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-    assert rows == said(plan, islice(plan.stream, 3 * ROWS)), "each reading begins the same"
+    assert rows == said(plan, islice(plan.splits.stream, 3 * ROWS)), "each reading begins the same"
     in_order = {"train_sampling_strategy": "sequential"}
     plan = prepare(streamed(make_recipe, pairs_file, training=in_order))
-    assert said(plan, islice(plan.stream, 2)) == ["say 0<|eos|>", "say 1<|eos|>"]
+    assert said(plan, islice(plan.splits.stream, 2)) == ["say 0<|eos|>", "say 1<|eos|>"]
 
 
 def test_processes_share_the_rows(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
     plan = prepare(streamed(make_recipe, pairs_file))
     seen: Counter[str] = Counter()
     for process in range(2):
-        plan.stream.process, plan.stream.processes = process, 2
-        seen.update(said(plan, islice(plan.stream, ROWS // 2)))
+        plan.splits.stream.process, plan.splits.stream.processes = process, 2
+        seen.update(said(plan, islice(plan.splits.stream, ROWS // 2)))
     assert seen == Counter(EVERY)
 
 
 def test_the_head_is_held_out(make_recipe: Callable[..., Recipe], pairs_file: Path) -> None:
     plan = prepare(streamed(make_recipe, pairs_file, data={"validation_size": 10}))
-    held_out = said(plan, plan.validation.dataset)
+    held_out = said(plan, plan.splits.validation.dataset)
     assert held_out == [f"say {n}<|eos|>" for n in range(10)]
-    assert set(said(plan, islice(plan.stream, 40))) == EVERY - set(held_out)
+    assert set(said(plan, islice(plan.splits.stream, 40))) == EVERY - set(held_out)
     assert plan.report()["streamed"] is True
 
 
@@ -110,7 +112,7 @@ def test_a_wrong_row_far_in_is_named(make_recipe: Callable[..., Recipe], tmp_pat
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan = prepare(streamed(make_recipe, path))
     with pytest.raises(RunError, match=r"wrong.jsonl:251: column 'completion': is not text but 3"):
-        list(islice(plan.stream, 300))
+        list(islice(plan.splits.stream, 300))
 
 
 def test_splits_of_a_data_set(
@@ -125,8 +127,8 @@ def test_splits_of_a_data_set(
     is_dir = Path.is_dir  # a folder is refused; this one is to pass as the Hub's
     monkeypatch.setattr(Path, "is_dir", lambda path: path != folder and is_dir(path))
     plan = prepare(streamed(make_recipe, folder, data={"validation": "validation"}))
-    assert said(plan, plan.validation.dataset) == [f"say {n}<|eos|>" for n in range(40, 50)]
-    assert set(said(plan, islice(plan.stream, 40))) == {f"say {n}<|eos|>" for n in range(40)}
+    assert said(plan, plan.splits.validation.dataset) == [f"say {n}<|eos|>" for n in range(40, 50)]
+    assert set(said(plan, islice(plan.splits.stream, 40))) == {f"say {n}<|eos|>" for n in range(40)}
     with pytest.raises(HftuneError, match=r"data.split: .* no 'test'; splits: train, validation"):
         prepare(streamed(make_recipe, folder, data={"split": "test"}))
 
@@ -179,10 +181,12 @@ def test_labels_of_a_stream(labelled: Callable[..., Recipe], kind: str) -> None:
     rows[270]["text"] = ""  # an empty text is a text
     plan = prepare(labelled(rows, **data))
     assert plan.num_classes() == len(data.get("label_names", "1"))
-    streamed_rows = list(islice(plan.stream, 300))
+    streamed_rows = list(islice(plan.splits.stream, 300))
     assert [row["labels"] for row in streamed_rows] == expected * 100
-    whole = plan.task.preprocess(
-        plan.task.select(Dataset.from_list(rows), plan.parts.columns), plan.tokenizer, None
+    whole = plan.objective.task.preprocess(
+        plan.objective.task.select(Dataset.from_list(rows), plan.splits.examples.columns),
+        plan.pretrained.processor,
+        None,
     )
     assert streamed_rows == list(whole.dataset)
 
@@ -241,7 +245,7 @@ def test_a_wrong_label_is_named(
     recipe = labelled(rows, **data)
     match = re.escape(f"rows.jsonl:{at + 1}: {message}") + "$"
     with pytest.raises(HftuneError) as caught:
-        list(islice(prepare(recipe).stream, 300))
+        list(islice(prepare(recipe).splits.stream, 300))
     assert re.search(match, caught.value.message)
     assert caught.value.exit_code == (2 if at < 200 else 1)
 
@@ -262,8 +266,8 @@ def test_a_stream_of_a_data_set_knows_its_class_names(
         training={"train_sampling_strategy": "sequential"},
     )
     plan = prepare(recipe)
-    assert [row["labels"] for row in islice(plan.stream, 4)] == [1, 0, 1, 0]
-    assert plan.validation.dataset["labels"][:] == [1, 0, 1, 0]
+    assert [row["labels"] for row in islice(plan.splits.stream, 4)] == [1, 0, 1, 0]
+    assert plan.splits.validation.dataset["labels"][:] == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -25,20 +25,20 @@ def refused(make_recipe: Callable[..., Recipe], **options: Any) -> str:
 
 def test_tokens_are_those_of_the_rows(make_recipe: Callable[..., Recipe]) -> None:
     plan = prepare(budgeted(make_recipe))
-    assert plan.token_batches is not None
-    assert plan.token_batches.padded is None
-    sizes = plan.token_batches.sizes[:, 0].tolist()
-    assert sizes == [len(ids) for ids in plan.train.dataset["input_ids"]]
+    assert plan.splits.token_batches is not None
+    assert plan.splits.token_batches.padded is None
+    sizes = plan.splits.token_batches.sizes[:, 0].tolist()
+    assert sizes == [len(ids) for ids in plan.splits.train.dataset["input_ids"]]
 
 
 def test_sources_and_targets_both_count(make_recipe: Callable[..., Recipe]) -> None:
     """And padding too: a decoder looks at an encoder, whose batches are padded."""
     plan = prepare(budgeted(make_recipe, "text2text-generation", 60))
-    assert plan.token_batches is not None
-    assert "looks at an encoder" in str(plan.token_batches)
-    collate = plan.task.collator(plan.tokenizer)
-    for rows in plan.token_batches:
-        batch: Any = collate([plan.train.dataset[row] for row in rows])
+    assert plan.splits.token_batches is not None
+    assert "looks at an encoder" in str(plan.splits.token_batches)
+    collate = plan.objective.task.collator(plan.pretrained.processor)
+    for rows in plan.splits.token_batches:
+        batch: Any = collate([plan.splits.train.dataset[row] for row in rows])
         assert batch["input_ids"].numel() + batch["labels"].numel() <= 60
 
 
@@ -51,10 +51,10 @@ def test_virtual_tokens_count(
 ) -> None:
     options = {"name": method, "num_virtual_tokens": 7}
     plan = prepare(budgeted(make_recipe, budget=60, method=options))
-    assert plan.token_batches is not None
-    lengths = [len(ids) for ids in plan.train.dataset["input_ids"]]
-    assert plan.token_batches.sizes[:, 0].tolist() == [length + 7 for length in lengths]
-    assert (padded or "None") in str(plan.token_batches.padded)
+    assert plan.splits.token_batches is not None
+    lengths = [len(ids) for ids in plan.splits.train.dataset["input_ids"]]
+    assert plan.splits.token_batches.sizes[:, 0].tolist() == [length + 7 for length in lengths]
+    assert (padded or "None") in str(plan.splits.token_batches.padded)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_padding_counts_where_layers_work_on_it(
         said = {"model": {"path": make_recipe().model.path, **said["model"]}}
     recipe = budgeted(make_recipe, training={"max_steps": 2}, **said)
     plan = prepare(recipe)
-    assert plan.token_batches is not None
-    assert plan.token_batches.padded is not None
-    lengths = plan.token_batches.sizes[:, 0]
-    assert all(len(rows) * lengths[rows].max() <= 40 for rows in plan.token_batches)
+    assert plan.splits.token_batches is not None
+    assert plan.splits.token_batches.padded is not None
+    lengths = plan.splits.token_batches.sizes[:, 0]
+    assert all(len(rows) * lengths[rows].max() <= 40 for rows in plan.splits.token_batches)
     assert hftune.train(recipe).model_path.exists()
 
 
@@ -104,7 +104,7 @@ def test_a_model_that_turns_out_to_be_padded(
 
 def test_rows_beyond_the_budget(make_recipe: Callable[..., Recipe]) -> None:
     """Texts of the labelled rows have 5 to 10 tokens with their marks."""
-    lengths = [len(ids) for ids in prepare(budgeted(make_recipe)).train.dataset["input_ids"]]
+    lengths = [len(ids) for ids in prepare(budgeted(make_recipe)).splits.train.dataset["input_ids"]]
     longest = max(lengths)
     says = refused(make_recipe, budget=longest - 1)
     number = lengths.count(longest)
@@ -112,7 +112,7 @@ def test_rows_beyond_the_budget(make_recipe: Callable[..., Recipe]) -> None:
     assert f"longer than {longest - 1} tokens; the longest has {longest}" in says
     assert f"a budget of {longest} or more; data.max_length: {longest - 1} cuts them" in says
     cut = budgeted(make_recipe, budget=longest - 1, data={"max_length": longest - 1})
-    assert prepare(cut).train.num_truncated == number
+    assert prepare(cut).splits.train.num_truncated == number
     method = {"name": "prompt_tuning", "num_virtual_tokens": 7}
     says = refused(make_recipe, budget=5, method=method)
     assert f"the longest has {longest + 7}, 7 virtual ones among them" in says
@@ -159,14 +159,14 @@ def test_a_look_at_a_sample(
 ) -> None:
     """A third of the rows, encoded, says about how many batches there will be."""
     recipe = budgeted(make_recipe, training={"max_steps": -1, "num_train_epochs": 1})
-    whole = prepare(recipe).span.total
+    whole = prepare(recipe).training_steps.total
     monkeypatch.setattr(encode, "AT_ONCE", 30)
-    assert abs(prepare(recipe, sample=20).span.total - whole) <= 0.25 * whole
+    assert abs(prepare(recipe, sample=20).training_steps.total - whole) <= 0.25 * whole
     data = {"sampling": "oversample"}
     drawn = prepare(budgeted(make_recipe, data=data), sample=20)
-    assert drawn.token_batches is not None
-    assert drawn.drawing is not None
-    assert drawn.token_batches.rows == drawn.drawing.size
+    assert drawn.splits.token_batches is not None
+    assert drawn.splits.row_sampler is not None
+    assert drawn.splits.token_batches.rows == drawn.splits.row_sampler.size
 
 
 def test_it_is_said(make_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,8 +175,8 @@ def test_it_is_said(make_recipe: Callable[..., Recipe], capsys: pytest.CaptureFi
     plan = hftune.check(recipe)
     run = hftune.train(recipe)
     said = capsys.readouterr().err
-    assert said.count(f"batches: {plan.token_batches}") == 2
-    assert f"optimizer steps: {plan.span.total}\n" in said
+    assert said.count(f"batches: {plan.splits.token_batches}") == 2
+    assert f"optimizer steps: {plan.training_steps.total}\n" in said
     resolved = run.recipe
     assert resolved.data.token_budget == 40
     assert "per_device_train_batch_size" not in resolved.training

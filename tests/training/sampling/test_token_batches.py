@@ -20,7 +20,8 @@ from transformers import TrainingArguments
 import hftune
 from hftune import Recipe, Run
 from hftune.data.sampling.row_sampler import Weighted
-from hftune.training.build import build_model, build_trainer
+from hftune.training.build import build_trainer
+from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.lr_sweep import sweep
 from hftune.training.plan.prepare import prepare
 from hftune.training.sampling.seeded_sampler import Epochs, SeededSampler
@@ -171,14 +172,14 @@ def test_the_sampler_knows_the_epoch_of_a_resumed_run(of: int, rows: str) -> Non
 def test_run_trainer_and_schedule_agree(make_recipe: Callable[..., Recipe]) -> None:
     training = {"num_train_epochs": 2, "max_steps": -1, "gradient_accumulation_steps": 3}
     plan = prepare(budgeted(make_recipe, training=training))
-    assert plan.token_batches is not None
-    trainer = build_trainer(plan, build_model(plan))
+    assert plan.splits.token_batches is not None
+    trainer = build_trainer(plan, load_model(plan))
     micro = len(trainer.get_train_dataloader())
     steps = -(-micro // 3)
-    assert micro == len(plan.token_batches) > 6
-    assert (plan.span.epoch, plan.span.total) == (steps, 2 * steps)
-    assert trainer._span() == plan.span
-    rows = len(plan.train.dataset)
+    assert micro == len(plan.splits.token_batches) > 6
+    assert (plan.training_steps.epoch, plan.training_steps.total) == (steps, 2 * steps)
+    assert trainer._span() == plan.training_steps
+    rows = len(plan.splits.train.dataset)
     assert trainer.get_total_train_batch_size(trainer.args) == round(rows / steps)
     trainer.train()
     assert trainer.state.global_step == 2 * steps
@@ -202,15 +203,15 @@ def test_steps_equal_a_plain_loop(task: str, make_recipe: Callable[..., Recipe])
     }
     budget = {"text-classification": 40, "text-generation": 170, "text2text-generation": 60}[task]
     plan = prepare(budgeted(make_recipe, task, budget, training))
-    assert plan.token_batches is not None
-    model = build_model(plan).double()
-    plain = build_model(plan).double()
-    made = list(plan.token_batches)
+    assert plan.splits.token_batches is not None
+    model = load_model(plan).model.double()
+    plain = load_model(plan).model.double()
+    made = list(plan.splits.token_batches)
     assert len({len(batch) for batch in made}) > 1
-    collate = plan.task.collator(plan.tokenizer, plain)
+    collate = plan.objective.task.collator(plan.pretrained.processor, plain)
     for step in range(4):
         rows = made[2 * step] + made[2 * step + 1]
-        batch: Any = collate([plan.train.dataset[row] for row in rows])
+        batch: Any = collate([plan.splits.train.dataset[row] for row in rows])
         labels = batch["labels"]
         logits = plain(**batch).logits
         if task == "text-generation":
@@ -222,7 +223,7 @@ def test_steps_equal_a_plain_loop(task: str, make_recipe: Callable[..., Recipe])
         with torch.no_grad():
             for parameter in plain.parameters():
                 parameter.sub_(0.5 * parameter.grad)
-    trainer = build_trainer(plan, model)
+    trainer = build_trainer(plan, LoadedModel(model))
     trainer.train()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, atol=1e-10, rtol=0)

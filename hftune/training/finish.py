@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After the last step: figures, pictures, model card and the saved model."""
+
+import json
+from typing import Any, cast
+
+from peft import PeftModel
+from torch import Tensor, nn
+
+from hftune.core.console import warn
+from hftune.core.files import atomic_write_json
+from hftune.hub.model_card import model_card
+from hftune.methods import method_row
+from hftune.methods.tuners import TUNERS
+from hftune.models.save import ModelMetadata, save_model
+from hftune.report.summary import print_samples, print_summary
+from hftune.runs.run import Run
+from hftune.tasks import TASKS
+from hftune.training.distributed.sharding import is_sharded, whole_weights
+from hftune.training.load_model import base_quantization, parameter_counts
+from hftune.training.plan.plan import Plan
+from hftune.training.trainer import HftuneTrainer
+
+
+def finish(
+    plan: Plan,
+    trainer: HftuneTrainer,
+    run: Run,
+    base_fingerprint: dict[str, str] | None,
+    trained: dict[str, Any],
+    evaluated: dict[str, Any],
+) -> Run:
+    """Save the model and what is known of it; every process takes part.
+
+    Args:
+        plan: The run.
+        trainer: Has taken all steps.
+        run: Its folder.
+        base_fingerprint: What an adapter remembers of its base.
+        trained: Figures of the training.
+        evaluated: Figures of the kept model.
+
+    Returns:
+        The run with its model and tokenizer; without, if the model in memory is in pieces.
+    """
+    accelerator, method = trainer.accelerator, plan.objective.method
+    main = plan.settings.arguments.process_index == 0
+    throughput = trainer.throughput.summary(accelerator)
+    counts = parameter_counts(trainer.model)
+    weights = whole_weights(accelerator, trainer.model_wrapped)
+    model: Any = method.finish(cast(nn.Module, trainer.model))
+    results = method.results(model, run.path if main else None)
+    figures = {**trained, **_steps(trainer), **throughput, **evaluated, **counts, **results}
+    if main:
+        metadata = model_metadata(plan, base_fingerprint)
+        _write_end(plan, run, model, metadata, figures, trainer.samples, weights)
+    accelerator.wait_for_everyone()
+    if is_sharded(accelerator):
+        return Run(run.path)  # the saved model is whole
+    return Run(run.path, model=model.eval(), tokenizer=plan.pretrained.processor)
+
+
+def model_metadata(plan: Plan, base_fingerprint: dict[str, str] | None) -> ModelMetadata:
+    """Return what the saved model must remember of its plan.
+
+    Args:
+        plan: The run.
+        base_fingerprint: What an adapter remembers of its base.
+    """
+    recipe, pretrained, task = plan.settings.recipe, plan.pretrained, plan.objective.task
+    config = {**recipe.model.config, **pretrained.config_changes}
+    pooling = recipe.model.classifier_pooling
+    if pooling == "mean" and "classifier_pooling" in pretrained.config.to_dict():
+        config["classifier_pooling"] = "mean"  # the architecture's own switch
+    options, row = task.options(), method_row(recipe.method.name)
+    return ModelMetadata(
+        task=recipe.task,
+        base_model=recipe.model.path,
+        base_revision=recipe.model.revision,
+        method=recipe.method.name,
+        label_names=options.pop("label_names"),
+        num_labels=task.unnamed_outputs,
+        task_options=options,
+        columns=plan.splits.examples.columns,
+        max_length=pretrained.max_length,
+        classifier_pooling=pooling,
+        config=config,
+        quantization=base_quantization(plan) if row.needs_base else None,
+        tuner_module=_tuner_module(recipe.method.name),
+        base_fingerprint=base_fingerprint,
+        no_merge=row.no_merge,
+    )
+
+
+def _steps(trainer: HftuneTrainer) -> dict[str, int]:
+    """Return how many optimizer steps were planned and taken, and which one's weights are kept."""
+    state = trainer.state
+    steps = {"train_steps": state.global_step, "planned_steps": state.max_steps}
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    return {**steps, **({"best_step": best} if best else {})}
+
+
+def _write_end(
+    plan: Plan,
+    run: Run,
+    model: Any,
+    metadata: ModelMetadata,
+    figures: dict[str, Any],
+    samples: list[dict[str, str]],
+    weights: dict[str, Tensor] | None,
+) -> None:
+    from hftune.report.gradient_flow import draw_gradient_flow, layer_norms, verdict
+    from hftune.report.training_curves import draw_curves
+
+    card = model_card(metadata, figures, adapter=isinstance(model, PeftModel))
+    atomic_write_json(run.path / "metrics.json", figures)
+    lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    log = [json.loads(line) for line in lines]
+    draw_curves(log, run.path / "plots")
+    norms = layer_norms(log)
+    draw_gradient_flow(norms, run.path / "plots")
+    if wrong := verdict(norms):
+        warn(wrong)
+    # Last, since a run with a model is a finished one.
+    save_model(run.model_path, model, plan.pretrained.processor, metadata, card, weights)
+    print_samples(samples)
+    print_summary(run.path, figures, TASKS[metadata.task].example_file)
+
+
+def _tuner_module(method: str) -> str | None:
+    """Return the module that PEFT must import for a method that hftune adds to it."""
+    row = TUNERS.get(method)
+    return None if row is None or row.options is None else row.options.partition(":")[0]

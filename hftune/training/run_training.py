@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run, from its plan to the finished run folder."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from hftune.core.console import warn
+from hftune.core.errors import HftuneError
+from hftune.runs.run import Run, claimed
+from hftune.training.begin import agreed_folder, begin
+from hftune.training.build import build_trainer
+from hftune.training.callbacks.progress import JsonLog, ProgressReport, SampleLog
+from hftune.training.checkpoints import latest_checkpoint
+from hftune.training.finish import finish
+from hftune.training.load_model import LoadedModel, load_model
+from hftune.training.memory.memory_report import say_outlook
+from hftune.training.plan.plan import Plan
+from hftune.training.run_fit import prepare_runner, run_fit
+from hftune.training.speedups import speedups
+from hftune.training.trainer import HftuneTrainer
+
+FITTED_AGAIN = "run it again: its features are in the cache"
+
+
+def run_training(
+    plan: Plan,
+    *,
+    model: nn.Module | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    resume: bool = False,
+) -> Run:
+    """Train a plan and leave a run folder.
+
+    Args:
+        plan: The run.
+        model: A model of one's own in place of the recipe's and its method.
+        callbacks: More Trainer callbacks.
+        resume: Continue the run in whose folder the recipe lies.
+
+    Raises:
+        HftuneError: Something does not fit; nothing has been written then.
+    """
+    if (fitting := prepare_runner(plan)) is not None:
+        own_loss = plan.objective.loss_choice is None
+        _check_without_trainer(model=model, loss=own_loss, callbacks=callbacks, resume=resume)
+        return run_fit(plan, fitting)
+    if model is None:
+        plan = say_outlook(plan)
+    run = Run(agreed_folder(plan, resume))
+    plan = plan.with_arguments(output_dir=str(run.checkpoints))
+    with claimed(run.path) if plan.settings.arguments.process_index == 0 else nullcontext():
+        checkpoint = str(latest_checkpoint(run.checkpoints)) if resume else None
+        loaded = load_model(plan) if model is None else LoadedModel(model)
+        progress = ProgressReport()
+        trainer = _build(plan, loaded, run.path, [progress, *callbacks])
+        with speedups(plan, trainer):
+            begin(plan, loaded, trainer, run.path, resume)
+            trained = _train(trainer, progress, run.path, checkpoint)
+            evaluated = _evaluate(plan, trainer)
+        return finish(plan, trainer, run, loaded.base_fingerprint, trained, evaluated)
+
+
+def _build(
+    plan: Plan, loaded: LoadedModel, folder: Path, callbacks: Sequence[TrainerCallback]
+) -> HftuneTrainer:
+    """Make the Trainer, with the logs of a run folder."""
+    trainer = build_trainer(plan, loaded, [JsonLog(folder / "log.jsonl"), *callbacks])
+    trainer.add_callback(SampleLog(folder / "samples.jsonl", lambda: trainer.samples))
+    return trainer
+
+
+def _train(
+    trainer: HftuneTrainer, progress: ProgressReport, folder: Path, checkpoint: str | None
+) -> dict[str, float]:
+    """Run the steps; who interrupts them is told how to go on."""
+    try:
+        metrics: dict[str, float] = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        return metrics
+    except KeyboardInterrupt:
+        progress.close()
+        warn(f"interrupted; continue with: hftune train {folder} --resume")
+        raise
+    finally:
+        progress.close()
+
+
+def _evaluate(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
+    """Evaluate the model that is kept, class by class where there are classes."""
+    validation, task = plan.splits.validation, plan.objective.task
+    if validation is None:
+        return {}
+    output: Any = trainer.predict(validation.dataset, metric_key_prefix="eval")
+    kept = output.predictions
+    task.calibrate(kept)
+    metrics = {f"eval_{name}": value for name, value in task.all_metrics(kept).items()}
+    per_class = task.per_class(kept)
+    return {**output.metrics, **metrics, **({"eval_per_class": per_class} if per_class else {})}
+
+
+def _check_without_trainer(**given: Any) -> None:
+    """Raise if something is given that only a Trainer would use."""
+    if names := [name for name, value in given.items() if value]:
+        raise HftuneError(f"{', '.join(names)}: no Trainer runs for a probe", hint=FITTED_AGAIN)
