@@ -197,7 +197,7 @@ def readers(root: Path) -> list[str]:
 
 
 #: Imports that still go up, a number that may only fall.
-UPWARD = 8
+UPWARD = 2
 
 
 def test_imports_go_downward() -> None:
