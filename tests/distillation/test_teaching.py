@@ -151,7 +151,7 @@ def test_answers_are_found_again_and_damage_is_seen(
     (kept / "logits").write_bytes(whole[:-4] + b"\0\0\0\1")
     repaired = taught_plan(student())
     assert "once for this content" in capsys.readouterr().err
-    assert torch.equal(repaired.loss.teacher.answer(batch).logits, said[0])  # type: ignore[attr-defined]
+    assert torch.equal(repaired.objective.loss.teacher.answer(batch).logits, said[0])  # type: ignore[attr-defined]
     (kept / manifest.FILE).write_text("{}")
     assert isinstance(taught_plan(student()).objective.loss.teacher, KeptTeacher)  # type: ignore[attr-defined]
     assert (kept / "logits").read_bytes() == whole
