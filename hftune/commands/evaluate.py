@@ -41,9 +41,8 @@ def evaluate(
         HftuneError: The rows lack a column or have labels that the model does not know.
     """
     run = load(run) if not isinstance(run, Run) else run
-    run.task.add_metrics(metrics)
     rows = data if isinstance(data, Dataset) else load_split(data)
-    figures = evaluate_run(run, rows, batch_size)
+    figures = evaluate_run(run, rows, batch_size, metrics)
     print_metrics(figures)
     if output is not None:
         atomic_write_json(output, figures)

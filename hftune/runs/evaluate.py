@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurement of a finished run on rows with labels."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,23 @@ from transformers.trainer_pt_utils import nested_concat, nested_numpify
 
 from hftune.core.console import console, warn
 from hftune.data.arrow import column_array, lengths, picked
+from hftune.evaluation.external import Metric
 from hftune.runs.run import Run
 from hftune.tasks.preprocess import preprocess_split
 from hftune.tasks.reader import read_more_rows
-from hftune.tasks.task import EvalArrays, ProcessedDataset
+from hftune.tasks.task import EvalArrays, ProcessedDataset, Task
 
 
-def evaluate_run(run: Run, given: Dataset, batch_size: int) -> dict[str, Any]:
+def evaluate_run(
+    run: Run, given: Dataset, batch_size: int, metrics: Sequence[Metric] = ()
+) -> dict[str, Any]:
     """Return the metrics of a run on rows.
 
     Args:
-        run: Finished; metrics of other libraries have been added to its task.
+        run: Finished.
         given: Rows as they were read from their source.
         batch_size: Rows a batch; they are sorted by length, so that little is padding.
+        metrics: Metrics of the ``evaluate`` library beside the task's own.
 
     Returns:
         Metrics with the prefix ``eval_``, and ``eval_per_class`` where there are classes.
@@ -32,12 +37,13 @@ def evaluate_run(run: Run, given: Dataset, batch_size: int) -> dict[str, Any]:
         HftuneError: The rows lack a column or have labels that the model does not know.
     """
     task, metadata = run.task, run.metadata
+    task.add_metrics(metrics)
     rows = read_more_rows(task, given, metadata.columns)
     task.check(rows, "given")
     processed = preprocess_split(task, rows, run.tokenizer, metadata.max_length)
     if processed.num_truncated:
         warn(f"cut at {metadata.max_length} tokens: {processed.num_truncated} of {len(given)} rows")
-    outputs = _eval_outputs(run, processed, batch_size)
+    outputs = _eval_outputs(run, task, processed, batch_size)
     figures: dict[str, Any] = {
         f"eval_{name}": value for name, value in task.all_metrics(outputs).items()
     }
@@ -47,7 +53,7 @@ def evaluate_run(run: Run, given: Dataset, batch_size: int) -> dict[str, Any]:
     return figures
 
 
-def _eval_outputs(run: Run, processed: ProcessedDataset, batch_size: int) -> EvalArrays:
+def _eval_outputs(run: Run, task: Task, processed: ProcessedDataset, batch_size: int) -> EvalArrays:
     """Run the model on all rows, and return what its task keeps of them."""
     from rich.progress import track
 
@@ -55,7 +61,7 @@ def _eval_outputs(run: Run, processed: ProcessedDataset, batch_size: int) -> Eva
     batches = DataLoader(
         picked(processed.dataset, order),
         batch_size=batch_size,
-        collate_fn=run.task.collator(run.tokenizer, run.model),
+        collate_fn=task.collator(run.tokenizer, run.model),
     )
     hidden = not console().is_terminal
     steps: list[Any] = []
@@ -65,7 +71,7 @@ def _eval_outputs(run: Run, processed: ProcessedDataset, batch_size: int) -> Eva
             batches, "evaluating", console=console(), transient=True, disable=hidden
         ):
             on_device = {key: value.to(run.model.device) for key, value in batch.items()}
-            steps.append(nested_numpify(run.task.evaluation_step(run.model, on_device)))
+            steps.append(nested_numpify(task.evaluation_step(run.model, on_device)))
     return _together(steps)
 
 

@@ -15,7 +15,7 @@ from hftune.core.console import console, warn
 from hftune.data.arrow import as_dataset, column_array, joined
 from hftune.runs.run import Run
 from hftune.tasks.reader import read_more_rows
-from hftune.tasks.task import PredictArguments
+from hftune.tasks.task import PredictArguments, Task
 
 #: Rows predicted and written at once; they are sorted by length, so that little is padding.
 CHUNK = 10_000
@@ -41,12 +41,13 @@ def predict_rows(
     """
     from rich.progress import track
 
-    selected = _selected(run, rows)
+    task = run.task  # made anew each time that it is asked for
+    selected = _selected(run, task, rows)
     run.model.eval()
     how = PredictArguments(
         max_length=run.metadata.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
-    run.task.prepare_predictions(run.model, run.tokenizer, selected, how)
+    task.prepare_predictions(run.model, run.tokenizer, selected, how)
     starts = range(0, len(rows), CHUNK)
     answered: list[pa.Table] = []
     with nullcontext() if output is None else _growing(output) as file:
@@ -54,17 +55,17 @@ def predict_rows(
             starts, "all rows", console=console(), transient=True, disable=len(starts) < 2
         ):
             here = range(start, min(start + CHUNK, len(rows)))
-            answers = run.task.predict(run.model, run.tokenizer, selected.select(here), how)
+            answers = task.predict(run.model, run.tokenizer, selected.select(here), how)
             answered.append(pa.Table.from_pylist(answers))
             if file is not None:
                 _write(file, rows.select(here), answers)
     return _merged(rows, joined(answered))
 
 
-def _selected(run: Run, rows: Dataset) -> Dataset:
+def _selected(run: Run, task: Task, rows: Dataset) -> Dataset:
     """Select the rows, and warn if they reach a chat model without its template."""
     columns = run.metadata.columns
-    selected = read_more_rows(run.task, rows, columns, answers=False)
+    selected = read_more_rows(task, rows, columns, answers=False)
     if columns.keys() & CONVERSATIONS and "prompt" in selected.column_names:
         warn(
             "the model learned from conversations, and these prompts reach it without its chat "
