@@ -33,8 +33,8 @@ def process_index() -> int:
     return torch.distributed.get_rank() if together else 0
 
 
-class Draws:
-    """Where torch's own generators stood: that of the CPU, and that of a device.
+class RngState:
+    """State of torch's own generators: that of the CPU, and that of a device.
 
     Args:
         device: Where a model computes.
@@ -45,8 +45,8 @@ class Draws:
         self.on_cpu = torch.get_rng_state()
         self.on_device = None if device.type == "cpu" else self._module().get_rng_state(device)
 
-    def put_back(self) -> None:
-        """Draw from here on what was drawn since."""
+    def restore(self) -> None:
+        """Let the generators draw the same numbers again."""
         torch.set_rng_state(self.on_cpu)
         if self.on_device is not None:
             self._module().set_rng_state(self.on_device, self.device)

@@ -4,11 +4,11 @@
 import math
 
 
-def steps_of(given: float, whole: int) -> int:
+def resolve_steps(given: float, whole: int) -> int:
     """Return a number of steps; one below 1 is a share of the whole, rounded up.
 
     Example:
-        >>> steps_of(30, 1000), steps_of(0.05, 1000), steps_of(0, 1000)
+        >>> resolve_steps(30, 1000), resolve_steps(0.05, 1000), resolve_steps(0, 1000)
         (30, 50, 0)
     """
     return math.ceil(given * whole) if 0 < given < 1 else int(given)

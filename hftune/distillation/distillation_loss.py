@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.core.errors import HftuneError
-from hftune.core.steps import steps_of
+from hftune.core.steps import resolve_steps
 from hftune.distillation.divergence import (
     attention_divergence,
     binary_divergence,
@@ -202,7 +202,7 @@ class AlphaWarmup(TrainerCallback):
 
     def __init__(self, loss: Distillation, total: int) -> None:
         self.loss = loss
-        self.steps = steps_of(loss.section.warmup_steps, total)
+        self.steps = resolve_steps(loss.section.warmup_steps, total)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the share of the step that comes."""

@@ -99,6 +99,6 @@ INITIALIZATION_RULES = (
     Rule(
         "initialization",
         "a probe has no new weights in the model",
-        lambda s: s.method_row.fitted and s[InitializationSection].is_said,
+        lambda s: s.method_row.fitted and s[InitializationSection].is_set,
     ),
 )

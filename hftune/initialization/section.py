@@ -89,7 +89,7 @@ class InitializationSection(Drawing):
     )
 
     @property
-    def is_said(self) -> bool:
+    def is_set(self) -> bool:
         """Whether anything begins otherwise than Transformers would have it."""
         return self.name is not None or bool(self.rules) or self.draws_anew
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two optimizers as one: each parameter group names the one that steps it."""
+"""Combine optimizers: each parameter group names the one that steps it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch.optim import Optimizer, SparseAdam
 Part = tuple[type[Optimizer], dict[str, Any]]
 
 
-class Together(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Several optimizers with one list of groups and one state, for schedules and checkpoints.
 
     Args:

@@ -50,7 +50,7 @@ class OptimizerChoice:
         """Whether the Trainer can make it alone."""
         row, values = self.row, values_of(self.args)
         own = row.target is not None or any(name in row.handed for name in values)
-        return not (own or self.grouping.is_said or self.loraplus)
+        return not (own or self.grouping.is_set or self.loraplus)
 
 
 def class_and_options(
@@ -93,12 +93,12 @@ def class_and_options(
     )
     if choice.row.first_part is None:
         return kind, {**options, "params": groups}
-    from hftune.optimization.combined_optimizer import Together
+    from hftune.optimization.combined_optimizer import CombinedOptimizer
 
     rest = {"lr": arguments.learning_rate, **_adam(arguments)}
     parts = [(kind, options), (AdamW, rest)]
     groups = split(groups, model, named(choice.row.first_part)(model))
-    return Together, {"params": groups, "parts": parts, "lr": arguments.learning_rate}
+    return CombinedOptimizer, {"params": groups, "parts": parts, "lr": arguments.learning_rate}
 
 
 def kind_and_options(

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from transformers.optimization import GreedyLR
 
 
-class Climbing:
+class MetricSchedule:
     """The warmup of a schedule that is stepped at evaluations.
 
     Attributes:
@@ -34,7 +34,7 @@ class Climbing:
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.done = 0
 
-    def climb(self, done: int) -> None:
+    def warm_up(self, done: int) -> None:
         """Set the rate of the step that comes after ``done`` steps."""
         self.done = done
         if done <= self.num_warmup_steps > 0:
@@ -42,12 +42,12 @@ class Climbing:
                 group["lr"] = peak * done / self.num_warmup_steps
 
     @property
-    def climbs(self) -> bool:
+    def is_warming_up(self) -> bool:
         """Whether the step that was done last belongs to the warmup."""
         return self.done + 1 < self.num_warmup_steps
 
 
-class WarmedPlateau(Climbing, ReduceLROnPlateau):
+class WarmedPlateau(MetricSchedule, ReduceLROnPlateau):
     """``reduce_lr_on_plateau`` after a warmup."""
 
     def __init__(self, optimizer: Optimizer, num_warmup_steps: int, **kwargs: Any) -> None:
@@ -56,11 +56,11 @@ class WarmedPlateau(Climbing, ReduceLROnPlateau):
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Count an evaluation."""
-        if not self.climbs:
+        if not self.is_warming_up:
             super().step(metrics, epoch)
 
 
-class WarmedGreedy(Climbing, GreedyLR):
+class WarmedGreedy(MetricSchedule, GreedyLR):
     """``greedy`` after a warmup."""
 
     def __init__(self, optimizer: Optimizer, num_warmup_steps: int, **kwargs: Any) -> None:
@@ -69,15 +69,15 @@ class WarmedGreedy(Climbing, GreedyLR):
 
     def step(self, metrics: float, epoch: int | None = None) -> None:
         """Count an evaluation."""
-        if not self.climbs:
+        if not self.is_warming_up:
             super().step(metrics, epoch)
 
 
-class Climb(TrainerCallback):
+class WarmupForMetricSchedules(TrainerCallback):
     """Sets the rate during the warmup."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the rate of this step."""
         schedule = kwargs["lr_scheduler"]
-        assert isinstance(schedule, Climbing)
-        schedule.climb(state.global_step)
+        assert isinstance(schedule, MetricSchedule)
+        schedule.warm_up(state.global_step)

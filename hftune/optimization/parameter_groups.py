@@ -35,7 +35,7 @@ class Grouping:
     layer_decay: float | None = None
 
     @property
-    def is_said(self) -> bool:
+    def is_set(self) -> bool:
         """Whether there is more than decayed and not decayed."""
         return bool(self.param_groups) or self.layer_decay is not None
 

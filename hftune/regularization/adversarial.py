@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hftune.core.rng import Draws
+from hftune.core.rng import RngState
 from hftune.losses.loss import Batch, LabelStats, Loss, in_full, refuse_encoder_decoder
 from hftune.models.structure import pretrained_in
 
@@ -60,7 +60,7 @@ class Adversarial(Loss):
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the mean of both sums, and the outputs for what was read; see :class:`Loss`."""
-        draws = Draws(inputs["input_ids"].device)
+        rng_state = RngState(inputs["input_ids"].device)
         read: list[Tensor] = []
 
         def look(vectors: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Adversarial(Loss):
         # The last time that the model read: to save a head it may have been asked twice.
         (gradient,) = torch.autograd.grad(total.sum(), read[-1], retain_graph=True)
         moved = shift(gradient, self.epsilon)
-        draws.put_back()
+        rng_state.restore()
         with _reading(model, lambda vectors: vectors + moved):
             hardest, _ = self.task_loss.total(model, inputs)
         return (total + hardest) / 2, outputs

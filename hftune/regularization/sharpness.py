@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from hftune.core.rng import Draws
+from hftune.core.rng import RngState
 from hftune.regularization.batch_norm import statistics_kept
 
 #: What is added to a weight's size, so that a weight of 0 moves, too; as in the paper.
@@ -45,21 +45,21 @@ class SharpnessAware(TrainerCallback):
 
     def __init__(self, model: nn.Module, rho: float, *, adaptive: bool = False) -> None:
         self.model, self.rho, self.adaptive = model, rho, adaptive
-        self.draws: Draws | None = None
+        self.rng_state: RngState | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember where the generators stand before the first micro-batch."""
-        self.draws = Draws(args.device)
+        self.rng_state = RngState(args.device)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Climb, compute the gradient there, and come back to the very same weights."""
-        if self.again is None or self.draws is None:
+        if self.again is None or self.rng_state is None:
             raise RuntimeError("SAM computes each gradient twice and was not told how")
         live = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         kept = [parameter.detach().clone() for parameter in live]
         try:
             climb(live, self.rho, adaptive=self.adaptive)
-            self.draws.put_back()
+            self.rng_state.restore()
             with statistics_kept(self.model):
                 self.again()
         finally:

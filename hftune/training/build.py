@@ -42,7 +42,7 @@ def build_trainer(
         method=objective.method,
         optimization=settings.optimization,
         averaging=averaging,
-        drawing=splits.row_sampler if splits.token_batches is None else splits.token_batches,
+        row_sampler=splits.row_sampler if splits.token_batches is None else splits.token_batches,
         penalty=settings.optimization.build_penalty(model, loaded.new_modules),
         weight_noise=settings.regularization.build_weight_noise(model),
         train_dataset=rows if splits.stream is None else splits.stream,

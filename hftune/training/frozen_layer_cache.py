@@ -140,11 +140,11 @@ class KeptStates:
 
 def _passes(plan: Plan) -> float:
     """How often a row is read in training, on average."""
-    span, rows = plan.training_steps, plan.splits.train.num_rows
-    if span.epoch is None:
+    training_steps, rows = plan.training_steps, plan.splits.train.num_rows
+    if training_steps.per_epoch is None:
         return 1.0
     drawn = rows if plan.splits.row_sampler is None else plan.splits.row_sampler.size
-    return span.total / span.epoch * drawn / rows
+    return training_steps.total / training_steps.per_epoch * drawn / rows
 
 
 def _trunk(plan: Plan, trainer: HftuneTrainer) -> Trunk | None:

@@ -50,7 +50,7 @@ def load_model(plan: Plan) -> LoadedModel:
     model, missing = _load_base(plan)
     if method_row(plan.settings.recipe.method.name).needs_base:
         base = fingerprint(loaded_weights(model, missing))
-    if plan.settings.recipe.initialization.is_said:
+    if plan.settings.recipe.initialization.is_set:
         missing = [*missing, *_initialize(plan, model, missing)]
     new = _new_modules(plan, model, missing)
     return LoadedModel(method.apply(model, plan.context(new)), new, base)

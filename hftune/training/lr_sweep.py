@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from hftune.core.console import console
 from hftune.core.errors import RunError
 from hftune.optimization.lr_sweep_reading import Divergence, RangeTest, rate_at, read_sweep
-from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedule_factors import TrainingSteps
 from hftune.regularization.weight_averaging import Averaging
 from hftune.training.build import build_trainer
 from hftune.training.load_model import LoadedModel, load_model
@@ -46,7 +46,9 @@ class Sweep(Optimization):
     end: float
     steps: int
 
-    def make_schedule(self, optimizer: Any, arguments: TrainingArguments, span: Span) -> Any:
+    def make_schedule(
+        self, optimizer: Any, arguments: TrainingArguments, training_steps: TrainingSteps
+    ) -> Any:
         """Return the sweep in the schedule's place; see :class:`Optimization`."""
         given = arguments.learning_rate
         return LambdaLR(

@@ -35,7 +35,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from hftune.data.sampling.row_sampler import RowSampler
 from hftune.losses.loss import ROW, Loss
 from hftune.methods.method import Method
-from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedule_factors import TrainingSteps
 from hftune.regularization.noise import WeightNoise
 from hftune.regularization.penalties import WeightPenalty
 from hftune.regularization.sharpness import SharpnessAware
@@ -46,7 +46,7 @@ from hftune.training.callbacks.throughput import Throughput
 from hftune.training.checkpoints import FindBest, WholeCheckpoints, kept_in
 from hftune.training.plan.optimization import Optimization
 from hftune.training.plan.streaming import TokenStream
-from hftune.training.plan.training_steps import batches_per_epoch, span_of
+from hftune.training.plan.training_steps import batches_per_epoch, count_training_steps
 from hftune.training.sampling.seeded_sampler import Epochs, SeededSampler, Strategy, WithBlankRow
 from hftune.training.sampling.token_batches import TokenBatches
 
@@ -69,8 +69,8 @@ class HftuneTrainer(WholeCheckpoints):
         method: Says what it adds to the loss of a step.
         optimization: Says how the weights move.
         averaging: Keeps the average that is evaluated and saved, if there is one.
-        drawing: Chooses the rows of an epoch, or of each batch, where that is not each row once and
-            so many at a time.
+        row_sampler: Chooses the rows of an epoch or of each batch; None if each row comes once and
+            batches have a fixed number of rows.
         penalty: What the weights add to the loss of a step, if anything.
         weight_noise: What the weights are moved by while a gradient is computed, if anything.
         options: For :class:`transformers.Trainer`.
@@ -87,7 +87,7 @@ class HftuneTrainer(WholeCheckpoints):
         method: Method,
         optimization: Optimization,
         averaging: Averaging | None = None,
-        drawing: RowSampler | TokenBatches | None = None,
+        row_sampler: RowSampler | TokenBatches | None = None,
         penalty: WeightPenalty | None = None,
         weight_noise: WeightNoise | None = None,
         **options: Any,
@@ -97,7 +97,7 @@ class HftuneTrainer(WholeCheckpoints):
         self.method = method
         self.optimization = optimization
         self.averaging = averaging
-        self.drawing = drawing
+        self.row_sampler = row_sampler
         self.epochs = Epochs()
         self.penalty = penalty
         self.weight_noise = weight_noise
@@ -217,19 +217,19 @@ class HftuneTrainer(WholeCheckpoints):
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Return the rows of an optimizer step; with a token budget, on average."""
-        if not isinstance(self.drawing, TokenBatches):
+        if not isinstance(self.row_sampler, TokenBatches):
             return super().get_total_train_batch_size(args)
-        return max(1, round(self.drawing.rows / (self._span().epoch or 1)))
+        return max(1, round(self.row_sampler.rows / (self._training_steps().per_epoch or 1)))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler | TokenBatches:
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset
-        sampler = self._drawing_or_order(rows)
+        sampler = self._order_or_batches(rows)
         self.epochs.sampler = sampler
         return sampler
 
-    def _drawing_or_order(self, rows: Any) -> SeededSampler | TokenBatches:
-        if isinstance(self.drawing, TokenBatches):
-            return self.drawing
+    def _order_or_batches(self, rows: Any) -> SeededSampler | TokenBatches:
+        if isinstance(self.row_sampler, TokenBatches):
+            return self.row_sampler
         if isinstance(rows, WithBlankRow):
             rows = rows.rows
         args = self.args
@@ -242,8 +242,8 @@ class HftuneTrainer(WholeCheckpoints):
             multiple=batch if args.world_size > 1 else 1,
             lengths=[len(ids) for ids in rows["input_ids"]] if by_length else (),
             group=batch * args.gradient_accumulation_steps,
-            drawing=self.drawing,
-            span=self._span(),
+            row_sampler=self.row_sampler,
+            training_steps=self._training_steps(),
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
@@ -252,7 +252,10 @@ class HftuneTrainer(WholeCheckpoints):
         if fresh:
             target = cast(nn.Module, self.model if model is None else model)
             self.optimizer_cls_and_kwargs = self.optimization.class_and_options(
-                self.args, target, self.get_decay_parameter_names(target), self._span().total
+                self.args,
+                target,
+                self.get_decay_parameter_names(target),
+                self._training_steps().total,
             )
         optimizer: Any = super().create_optimizer(model)
         if fresh and self.beside is not None:
@@ -278,19 +281,21 @@ class HftuneTrainer(WholeCheckpoints):
         if self.args.max_grad_norm > 0:
             self._clip_grad_norm(self.model_wrapped)  # type: ignore[no-untyped-call]
 
-    def _span(self, total: int | None = None) -> Span:
+    def _training_steps(self, total: int | None = None) -> TrainingSteps:
         """How long the run is; a stream has no epochs."""
-        return span_of(self.args, self._num_batches(), total)
+        return count_training_steps(self.args, self._num_batches(), total)
 
     def _num_batches(self) -> int | None:
         """Batches of this process in an epoch; None of a stream."""
-        if isinstance(self.drawing, TokenBatches):
-            return len(self.drawing)
+        if isinstance(self.row_sampler, TokenBatches):
+            return len(self.row_sampler)
         rows: Any = self.train_dataset
         if isinstance(rows, TokenStream):
             return None
         size = len(rows.rows if isinstance(rows, WithBlankRow) else rows)
-        return batches_per_epoch(self.args, size if self.drawing is None else self.drawing.size)
+        return batches_per_epoch(
+            self.args, size if self.row_sampler is None else self.row_sampler.size
+        )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the schedule, times the method's own factor."""
@@ -299,7 +304,7 @@ class HftuneTrainer(WholeCheckpoints):
             self.lr_scheduler = self.optimization.make_schedule(
                 self.optimizer if optimizer is None else optimizer,
                 self.args,
-                self._span(num_training_steps),
+                self._training_steps(num_training_steps),
             )
             self._created_lr_scheduler = self.lr_scheduler is not None
         schedule: Any = super().create_scheduler(num_training_steps, optimizer)

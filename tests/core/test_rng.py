@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hftune.core.rng import Draws, generator_of, normal_like, process_index
+from hftune.core.rng import RngState, generator_of, normal_like, process_index
 
 
 def test_words_decide() -> None:
@@ -25,9 +25,9 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 def test_once_more() -> None:
-    draws = Draws(torch.device("cpu"))
+    rng_state = RngState(torch.device("cpu"))
     first = torch.rand(3)
-    draws.put_back()
+    rng_state.restore()
     assert torch.equal(torch.rand(3), first)
 
 
@@ -38,9 +38,9 @@ def test_one_process() -> None:
 @pytest.mark.gpu
 def test_once_more_on_a_gpu() -> None:
     device = torch.device("cuda")
-    draws = Draws(device)
+    rng_state = RngState(device)
     first = torch.rand(3, device=device)
-    draws.put_back()
+    rng_state.restore()
     assert torch.equal(torch.rand(3, device=device), first)
     value = torch.zeros(3, device=device)
     assert torch.equal(normal_like(value, 1), normal_like(value, 1))

@@ -11,13 +11,13 @@ from torch.optim import Adam, AdamW, Muon
 from torch.optim.lr_scheduler import LambdaLR
 
 from hftune import Recipe
-from hftune.optimization.combined_optimizer import RowAdam, Together
+from hftune.optimization.combined_optimizer import CombinedOptimizer, RowAdam
 from hftune.training.build import build_trainer
 from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
 
-def model_and_optimizer() -> tuple[nn.Sequential, Together]:
+def model_and_optimizer() -> tuple[nn.Sequential, CombinedOptimizer]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2))
     groups = [
@@ -25,7 +25,7 @@ def model_and_optimizer() -> tuple[nn.Sequential, Together]:
         {"params": [model[0].bias, *model[1].parameters()], "part": 1, "weight_decay": 0.0},
     ]
     parts = [(Muon, {"lr": 0.02}), (AdamW, {"lr": 0.02, "betas": (0.8, 0.9)})]
-    return model, Together(groups, parts, 0.02)
+    return model, CombinedOptimizer(groups, parts, 0.02)
 
 
 def step(model: nn.Module, optimizer: Any, number: int) -> None:

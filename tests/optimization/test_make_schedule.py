@@ -12,17 +12,17 @@ from transformers import SchedulerType
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR, get_scheduler
 
 from hftune.optimization.make_schedule import idle_optimizer, make_factor, make_schedule
-from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedule_factors import TrainingSteps
 from hftune.optimization.schedules import SCHEDULES
 
 RATE = 0.1
-RUN = Span(total=100, warmup=10, epoch=25)
+RUN = TrainingSteps(total=100, warmup=10, per_epoch=25)
 #: What the functions are given anyway.
 GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
 
 
-def factors(name: str, at: list[int], span: Span = RUN, **kwargs: Any) -> list[float]:
-    factor = make_factor(name, span, {**SCHEDULES[name].example, **kwargs}, RATE)
+def factors(name: str, at: list[int], run: TrainingSteps = RUN, **kwargs: Any) -> list[float]:
+    factor = make_factor(name, run, {**SCHEDULES[name].example, **kwargs}, RATE)
     return [factor(done) for done in at]
 
 
@@ -66,8 +66,8 @@ def test_worked_out_by_hand(name: str, kwargs: dict, expected: dict[int, float])
 
 def test_warmup_and_cosine_of_the_notes() -> None:
     """0 at 0, 1 at 1,000, a half at 5,500 and 0 at 10,000."""
-    span = Span(10_000, 1000)
-    assert factors("cosine", [0, 1000, 5500, 10_000], span) == pytest.approx([0, 1, 0.5, 0])
+    run = TrainingSteps(10_000, 1000)
+    assert factors("cosine", [0, 1000, 5500, 10_000], run) == pytest.approx([0, 1, 0.5, 0])
 
 
 @pytest.mark.parametrize("name", [n for n, row in SCHEDULES.items() if not row.flat])
@@ -79,7 +79,7 @@ def test_every_schedule_warms_up(name: str) -> None:
     seen = []
     for done in range(14):
         if row.measures:
-            schedule.climb(done)
+            schedule.warm_up(done)
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         if not row.measures:
@@ -92,10 +92,12 @@ def test_every_schedule_warms_up(name: str) -> None:
 def test_plateau_falls_at_the_third_bad_evaluation() -> None:
     """With patience 2 not at the second; evaluations during the warmup do not count."""
     optimizer = idle_optimizer(RATE)
-    schedule = make_schedule("reduce_lr_on_plateau", optimizer, Span(100, 10), {"patience": 2})
+    schedule = make_schedule(
+        "reduce_lr_on_plateau", optimizer, TrainingSteps(100, 10), {"patience": 2}
+    )
     seen = []
     for done, loss in enumerate([0.1, 1.0, 1.0, 1.0, 1.0, 1.0]):
-        schedule.climb(5 if done == 0 else 20 + done)
+        schedule.warm_up(5 if done == 0 else 20 + done)
         schedule.step(loss)
         seen.append(optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([0.05, 0.05, 0.05, 0.05, 0.005, 0.005])
@@ -106,14 +108,22 @@ def test_plateau_looks_the_way_of_the_metric() -> None:
     for greater, falls in ((True, False), (False, True)):
         optimizer = idle_optimizer(RATE)
         schedule = make_schedule(
-            "reduce_lr_on_plateau", optimizer, Span(100), {"patience": 0}, greater_is_better=greater
+            "reduce_lr_on_plateau",
+            optimizer,
+            TrainingSteps(100),
+            {"patience": 0},
+            greater_is_better=greater,
         )
         for metric in (0.5, 0.6, 0.7):
             schedule.step(metric)
         assert (optimizer.param_groups[0]["lr"] < RATE) == falls
     with pytest.raises(ValueError, match="the wrong way round"):
         make_schedule(
-            "reduce_lr_on_plateau", optimizer, Span(100), {"mode": "min"}, greater_is_better=True
+            "reduce_lr_on_plateau",
+            optimizer,
+            TrainingSteps(100),
+            {"mode": "min"},
+            greater_is_better=True,
         )
 
 
@@ -123,14 +133,14 @@ def test_measuring_schedules_are_transformers_own_without_warmup() -> None:
     kwargs = {"patience": 1, "min_lr": 0.0}
     for name in (name for name, row in SCHEDULES.items() if row.measures):
         ours, theirs = idle_optimizer(RATE), idle_optimizer(RATE)
-        mine = make_schedule(name, ours, Span(100), kwargs)
+        mine = make_schedule(name, ours, TrainingSteps(100), kwargs)
         plain = get_scheduler(name, theirs, 0, 100, dict(kwargs))
         for number, metric in enumerate(metrics):
             if number == 5:
-                again = make_schedule(name, ours, Span(100), kwargs)
+                again = make_schedule(name, ours, TrainingSteps(100), kwargs)
                 again.load_state_dict(mine.state_dict())
                 mine = again
-            mine.climb(number)
+            mine.warm_up(number)
             mine.step(metric)
             plain.step(metric)
             assert ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
@@ -138,34 +148,37 @@ def test_measuring_schedules_are_transformers_own_without_warmup() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "span", "kwargs", "says"),
+    ("name", "run", "kwargs", "says"),
     [
-        ("linear", Span(100, 100), {}, "warmup_steps: 100 optimizer steps are all of the 100"),
-        ("step", Span(100, 200), {"unit": "step", "step_size": 3}, "warmup_steps: 200"),
-        ("warmup_stable_decay", Span(100, 10), {"num_decay_steps": 95}, "are 105 optimizer steps"),
-        ("warmup_stable_decay", Span(100, 10), {"num_decay_steps": 20, "num_stable_steps": 20},
+        ("linear", TrainingSteps(100, 100), {}, "100 optimizer steps are all of the 100"),
+        ("step", TrainingSteps(100, 200), {"unit": "step", "step_size": 3}, "warmup_steps: 200"),
+        ("warmup_stable_decay", TrainingSteps(100, 10), {"num_decay_steps": 95},
+         "are 105 optimizer steps"),
+        ("warmup_stable_decay", TrainingSteps(100, 10),
+         {"num_decay_steps": 20, "num_stable_steps": 20},
          "are 50 optimizer steps, and the run has 100"),
-        ("cosine_with_restarts", Span(10, 5), {"num_cycles": 6}, "more than the 5 optimizer steps"),
-        ("polynomial", Span(100), {"lr_end": 0.5}, "lr_end .* must be smaller"),
-        ("greedy", Span(100), {"max_lr": 0.01}, "does not hold training.learning_rate"),
-        ("cosine_with_min_lr", Span(100), {"min_lr": RATE}, "not below the learning rate"),
-        ("linear", Span(1, 1), {}, "warmup_steps: 1 optimizer steps are all of the 1"),
+        ("cosine_with_restarts", TrainingSteps(10, 5), {"num_cycles": 6},
+         "more than the 5 optimizer steps"),
+        ("polynomial", TrainingSteps(100), {"lr_end": 0.5}, "lr_end .* must be smaller"),
+        ("greedy", TrainingSteps(100), {"max_lr": 0.01}, "does not hold training.learning_rate"),
+        ("cosine_with_min_lr", TrainingSteps(100), {"min_lr": RATE}, "not below the learning rate"),
+        ("linear", TrainingSteps(1, 1), {}, "warmup_steps: 1 optimizer steps are all of the 1"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_the_run(name: str, span: Span, kwargs: dict, says: str) -> None:
+def test_what_does_not_fit_the_run(name: str, run: TrainingSteps, kwargs: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        make_schedule(name, idle_optimizer(RATE), span, kwargs)
+        make_schedule(name, idle_optimizer(RATE), run, kwargs)
 
 
 def test_greedy_would_stay_at_its_own_bounds() -> None:
     """Transformers' lowest rate, 1e-3, lies above the rates of fine-tuning."""
     with pytest.raises(ValueError, match="min_lr"):
-        make_schedule("greedy", idle_optimizer(5e-5), Span(100), {})
+        make_schedule("greedy", idle_optimizer(5e-5), TrainingSteps(100), {})
 
 
 def test_cosine_reaches_the_mean_half_way() -> None:
     low, high = 0.01, RATE
-    middle = factors("cosine_with_min_lr", [50], Span(100), min_lr=low, min_lr_rate=None)
+    middle = factors("cosine_with_min_lr", [50], TrainingSteps(100), min_lr=low, min_lr_rate=None)
     assert middle[0] * high == pytest.approx((low + high) / 2)
-    assert math.isclose(factors("cosine_with_min_lr", [25], Span(100), min_lr_rate=0.0)[0],
+    assert math.isclose(factors("cosine_with_min_lr", [25], TrainingSteps(100), min_lr_rate=0.0)[0],
                         (1 + math.cos(math.pi / 4)) / 2)  # fmt: skip

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hftune.optimization.schedule_factors import (
     Factor,
-    Span,
+    TrainingSteps,
     cosine_warm_restarts,
     exponential,
     inverse_time,
@@ -23,7 +23,7 @@ from hftune.optimization.schedule_factors import (
 )
 
 RATE = 0.1
-TEN_EPOCHS_OF_5 = Span(total=200, warmup=0, epoch=5)
+TEN_EPOCHS_OF_5 = TrainingSteps(total=200, warmup=0, per_epoch=5)
 
 
 def rates(factor: Factor, steps: int) -> list[float]:
@@ -42,38 +42,43 @@ def torch_rates(make: Callable[[Any], LRScheduler], steps: int) -> list[float]:
 
 PAIRS: dict[str, tuple[Factor, Callable[[Any], LRScheduler]]] = {
     "step": (
-        step(Span(50), unit="step", step_size=12, gamma=0.3),
+        step(TrainingSteps(50), unit="step", step_size=12, gamma=0.3),
         lambda o: torchs.StepLR(o, 12, 0.3),
     ),
     "multistep": (
-        multistep(Span(50), unit="run", milestones=[0.5, 0.9], gamma=0.2),
+        multistep(TrainingSteps(50), unit="run", milestones=[0.5, 0.9], gamma=0.2),
         lambda o: torchs.MultiStepLR(o, [25, 45], 0.2),
     ),
     "exponential": (
-        exponential(Span(50), unit="step", gamma=0.95),
+        exponential(TrainingSteps(50), unit="step", gamma=0.95),
         lambda o: torchs.ExponentialLR(o, 0.95),
     ),
     "inverse_time": (
-        inverse_time(Span(50), unit="step", k=0.3),
+        inverse_time(TrainingSteps(50), unit="step", k=0.3),
         lambda o: torchs.LambdaLR(o, lambda done: 1 / (1 + 0.3 * done)),
     ),
     "one_cycle": (
-        one_cycle(Span(50, warmup=15)),
+        one_cycle(TrainingSteps(50, warmup=15)),
         lambda o: torchs.OneCycleLR(o, RATE, total_steps=50, pct_start=0.3),
     ),
     "one_cycle, linear": (
-        one_cycle(Span(50, warmup=20), div_factor=10, final_div_factor=5, anneal_strategy="linear"),
+        one_cycle(
+            TrainingSteps(50, warmup=20),
+            div_factor=10,
+            final_div_factor=5,
+            anneal_strategy="linear",
+        ),
         lambda o: torchs.OneCycleLR(
             o, RATE, total_steps=50, pct_start=0.4, div_factor=10, final_div_factor=5,
             anneal_strategy="linear",
         ),
     ),
     "cosine_warm_restarts": (
-        cosine_warm_restarts(Span(50), unit="step", T_0=7, T_mult=2, min_lr_rate=0.1),
+        cosine_warm_restarts(TrainingSteps(50), unit="step", T_0=7, T_mult=2, min_lr_rate=0.1),
         lambda o: torchs.CosineAnnealingWarmRestarts(o, 7, 2, eta_min=0.1 * RATE),
     ),
     "cosine_warm_restarts of one length": (
-        cosine_warm_restarts(Span(50), unit="run", T_0=0.2),
+        cosine_warm_restarts(TrainingSteps(50), unit="run", T_0=0.2),
         lambda o: torchs.CosineAnnealingWarmRestarts(o, 10),
     ),
 }  # fmt: skip
@@ -118,13 +123,13 @@ def test_inverse_time_begins_at_the_whole_rate() -> None:
 
 def test_warmup_of_each_kind() -> None:
     """Places of the run stay where they are; falls begin behind the warmup."""
-    span = Span(total=100, warmup=10, epoch=20)
+    run = TrainingSteps(total=100, warmup=10, per_epoch=20)
     kinds = {
-        "step": step(span, unit="step", step_size=40, gamma=0.1),
-        "multistep": multistep(span, unit="run", milestones=[0.4], gamma=0.1),
-        "exponential": exponential(span, unit="step", gamma=0.9),
-        "inverse_time": inverse_time(span, unit="step", k=1.0),
-        "cosine": cosine_warm_restarts(span, unit="step", T_0=30),
+        "step": step(run, unit="step", step_size=40, gamma=0.1),
+        "multistep": multistep(run, unit="run", milestones=[0.4], gamma=0.1),
+        "exponential": exponential(run, unit="step", gamma=0.9),
+        "inverse_time": inverse_time(run, unit="step", k=1.0),
+        "cosine": cosine_warm_restarts(run, unit="step", T_0=30),
     }
     for factor in kinds.values():
         assert [factor(done) for done in range(11)] == pytest.approx([d / 10 for d in range(11)])
@@ -152,10 +157,10 @@ def test_warmup_of_each_kind() -> None:
         (lambda s: multistep(s, unit="step", milestones=[0.5]), "it must be at least one"),
         (lambda s: multistep(s, unit="epoch", milestones=[1]), "a stream has no epochs"),
         (lambda s: cosine_warm_restarts(s, unit="step", T_0=95), "T_0: the first cycle would end"),
-        (lambda s: one_cycle(Span(100, 0)), "begins with a rise"),
-        (lambda s: one_cycle(Span(100, 100)), "begins with a rise"),
+        (lambda s: one_cycle(TrainingSteps(100, 0)), "begins with a rise"),
+        (lambda s: one_cycle(TrainingSteps(100, 100)), "begins with a rise"),
     ],
 )
-def test_what_does_not_fit_the_run(make: Callable[[Span], Factor], says: str) -> None:
+def test_what_does_not_fit_the_run(make: Callable[[TrainingSteps], Factor], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        make(Span(total=100, warmup=10))
+        make(TrainingSteps(total=100, warmup=10))

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
-from hftune.core.steps import steps_of
+from hftune.core.steps import resolve_steps
 from hftune.tasks.context import RunContext
 
 
@@ -73,7 +73,7 @@ class Phases:
                 raise HftuneError("method.unfreeze_every: a stream has no epochs: say steps")
             every = context.steps_per_epoch
         elif given.unfreeze_every is not None:
-            every = steps_of(given.unfreeze_every, total)
+            every = resolve_steps(given.unfreeze_every, total)
         if given.head_only_steps and 0 not in turns:
             raise HftuneError(
                 "method.head_only_steps: this model has no head that could train alone: it shares "
@@ -81,7 +81,7 @@ class Phases:
             )
         start = (every or 0) if 0 in turns else 0
         if given.head_only_steps is not None:
-            start = steps_of(given.head_only_steps, total)
+            start = resolve_steps(given.head_only_steps, total)
         if last == 0 or (start == 0 and last == 1):
             raise HftuneError("method freeze: the schedule leaves nothing to unfreeze")
         phases = cls(start, every, last)

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
-from hftune.core.steps import steps_of
+from hftune.core.steps import resolve_steps
 from hftune.methods.merging import merged_low_rank
 from hftune.methods.peft import Peft
 from hftune.tasks.context import RunContext
@@ -95,9 +95,9 @@ class Cycles:
         Raises:
             HftuneError: The run ends before the first merge, or the rate never climbs back.
         """
-        start = steps_of(restarts.warm_start_steps, total)
-        length = steps_of(restarts.merge_every, total)
-        rewarm = steps_of(restarts.rewarm_steps, length)
+        start = resolve_steps(restarts.warm_start_steps, total)
+        length = resolve_steps(restarts.merge_every, total)
+        rewarm = resolve_steps(restarts.rewarm_steps, length)
         if rewarm > length:
             raise HftuneError(
                 f"method.rewarm_steps: {rewarm} steps are more than the {length} between merges"

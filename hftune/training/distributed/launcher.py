@@ -288,7 +288,7 @@ RULES = (
     LaunchRule(
         "initialization",
         "sharded weights cannot be drawn; take --accelerate multi_gpu",
-        lambda recipe, launch: launch.sharding is not None and recipe.initialization.is_said,
+        lambda recipe, launch: launch.sharding is not None and recipe.initialization.is_set,
     ),
     LaunchRule(
         "training.optim",

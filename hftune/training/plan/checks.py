@@ -72,7 +72,7 @@ def _try_without_weights(plan: Plan) -> nn.Module | None:
 
 def _check_own_model(plan: Plan, model: nn.Module) -> None:
     settings = plan.settings
-    if settings.recipe.initialization.is_said:
+    if settings.recipe.initialization.is_set:
         raise RecipeError(["initialization: a model of one's own is taken as it is"])
     settings.regularization.check_own_model(model)
     if plan.pretrained.full_config is not None:

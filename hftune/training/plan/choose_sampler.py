@@ -70,7 +70,7 @@ def set_aside(rows: Dataset) -> tuple[Dataset, NDArray[np.float64] | None]:
     return rows.remove_columns(DRAWN_BY), numbers
 
 
-def build_drawing(
+def build_row_sampler(
     recipe: Recipe,
     task: Task,
     rows: Dataset,
@@ -118,17 +118,17 @@ def build_drawing(
 
 
 def drawn_counts(
-    drawing: RowSampler | None, task: Task, rows: Dataset, counts: NDArray[np.integer[Any]]
+    row_sampler: RowSampler | None, task: Task, rows: Dataset, counts: NDArray[np.integer[Any]]
 ) -> NDArray[Any]:
     """Return how often an epoch has each class on average, by id.
 
     Args:
-        drawing: What draws the rows.
+        row_sampler: What draws the rows.
         task: Knows the labels.
         rows: Selected training rows.
         counts: How often each class stands among the rows.
     """
-    expected = None if drawing is None else drawing.expected()
+    expected = None if row_sampler is None else row_sampler.expected()
     if expected is None or not task.one_class:
         return counts
     return np.bincount(_classes(task, rows), weights=expected, minlength=len(counts))

@@ -14,7 +14,7 @@ from hftune.core.console import say
 from hftune.core.errors import RecipeError, first_line
 from hftune.core.optimization_rows import ScheduleRow
 from hftune.core.registry import named
-from hftune.core.steps import steps_of
+from hftune.core.steps import resolve_steps
 from hftune.optimization.make_optimizer import (
     ClassAndOptions,
     OptimizerChoice,
@@ -22,9 +22,9 @@ from hftune.optimization.make_optimizer import (
     kind_and_options,
 )
 from hftune.optimization.make_schedule import idle_optimizer, make_factor, make_schedule
-from hftune.optimization.metric_schedules import Climb
+from hftune.optimization.metric_schedules import WarmupForMetricSchedules
 from hftune.optimization.parameter_groups import Grouping, check_groups
-from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedule_factors import TrainingSteps
 from hftune.optimization.schedules import SCHEDULES
 from hftune.recipe.recipe import Recipe
 from hftune.regularization import AVERAGES, REGULARIZATIONS
@@ -132,14 +132,16 @@ class Optimization:
             options["warmup_steps"] = arguments.get_warmup_steps(total)
         return kind, options
 
-    def make_schedule(self, optimizer: Any, arguments: TrainingArguments, span: Span) -> Any:
+    def make_schedule(
+        self, optimizer: Any, arguments: TrainingArguments, run: TrainingSteps
+    ) -> Any:
         """Return the schedule where the Trainer would not make it, or not so; else None."""
         if self.schedule_row.target is None:
             return None
         return make_schedule(
             self.schedule,
             optimizer,
-            span,
+            run,
             self.schedule_kwargs,
             greater_is_better=arguments.greater_is_better,
         )
@@ -165,14 +167,14 @@ class Optimization:
         if self.max_grad_value is not None:
             callbacks.append(GradientValueClipping(self.max_grad_value))
         if self.schedule_row.measures:
-            callbacks.append(Climb())
+            callbacks.append(WarmupForMetricSchedules())
         if self.optimizer.row.own_schedule:
             callbacks.append(EndInEvaluation())
         return callbacks
 
     def gradient_log(self, model: nn.Module) -> GradientLog | None:
         """Return what measures parts of a model, if that is asked for or they have own rates."""
-        grouped = self.optimizer.grouping.is_said or bool(self.optimizer.loraplus)
+        grouped = self.optimizer.grouping.is_set or bool(self.optimizer.loraplus)
         if self.log_grad_norms is None and not grouped:
             return None
         return GradientLog(model, self.log_grad_norms)
@@ -187,7 +189,7 @@ class Optimization:
         if self.optimizer.row.first_part is not None:
             named(self.optimizer.row.first_part)(model)
 
-    def check_run(self, arguments: TrainingArguments, span: Span) -> None:
+    def check_run(self, arguments: TrainingArguments, run: TrainingSteps) -> None:
         """Refuse a schedule or an average that does not fit the length of the run.
 
         Raises:
@@ -198,7 +200,7 @@ class Optimization:
             make_schedule(
                 self.schedule,
                 idle_optimizer(arguments.learning_rate),
-                span,
+                run,
                 self.schedule_kwargs,
                 greater_is_better=arguments.greater_is_better,
             )
@@ -207,36 +209,36 @@ class Optimization:
             where = "" if said.startswith("training.") else "training.lr_scheduler_kwargs: "
             raise RecipeError([f"{where}{said}"]) from error
         if self.averaging is not None:
-            start, _ = _average_steps(self.averaging, span.total)
-            if start > span.total:
+            start, _ = _average_steps(self.averaging, run.total)
+            if start > run.total:
                 raise RecipeError(
                     [
                         f"regularization.weight_averaging.start: {start} optimizer steps, and the "
-                        f"run has {span.total}"
+                        f"run has {run.total}"
                     ]
                 )
 
-    def remarks(self, span: Span, rate: float) -> list[str]:
-        """Return what the user should know of how rate and run go together.
+    def remarks(self, run: TrainingSteps, rate: float) -> list[str]:
+        """Return warnings about settings that do not suit the length of the run or the rate.
 
         Args:
-            span: How long run, warmup and epoch are.
+            run: Its length.
             rate: The learning rate.
         """
         remarks, why = [], self.optimizer.row.full_batch
-        if why is not None and (span.epoch is None or span.epoch > 1):
+        if why is not None and (run.per_epoch is None or run.per_epoch > 1):
             remarks.append(f"{why}: put all rows into one batch, or take adamw_torch")
         if self.schedule_row.own:
-            factor = make_factor(self.schedule, span, self.schedule_kwargs, rate)
-            dead = [s for s in range(span.warmup, span.total) if factor(s) < DEAD_RATE]
-            if dead and dead[0] < FINISH * span.total and not self.schedule_row.ends_low:
+            factor = make_factor(self.schedule, run, self.schedule_kwargs, rate)
+            dead = [s for s in range(run.warmup, run.total) if factor(s) < DEAD_RATE]
+            if dead and dead[0] < FINISH * run.total and not self.schedule_row.ends_low:
                 remarks.append(
-                    f"training.lr_scheduler_type: after {dead[0]} of {span.total} optimizer steps "
+                    f"training.lr_scheduler_type: after {dead[0]} of {run.total} optimizer steps "
                     f"the rate is below a thousandth of learning_rate"
                 )
         if self.averaging is not None and (decay := _decay(self.averaging)) is not None:
-            start, every = _average_steps(self.averaging, span.total)
-            counted, memory = (span.total - max(start, 1)) // every + 1, 1 / (1 - decay)
+            start, every = _average_steps(self.averaging, run.total)
+            counted, memory = (run.total - max(start, 1)) // every + 1, 1 / (1 - decay)
             if counted < memory:
                 remarks.append(
                     f"regularization.weight_averaging: decay {decay:g} averages over about "
@@ -286,7 +288,7 @@ def _average_steps(averaging: WeightAveraging, total: int) -> tuple[int, int]:
     """Start of an average and distance of its steps, in optimizer steps."""
     start = AVERAGES[averaging.name].start if averaging.start is None else averaging.start
     every = 1 if averaging.every is None else averaging.every
-    return steps_of(start, total), max(1, steps_of(every, total))
+    return resolve_steps(start, total), max(1, resolve_steps(every, total))
 
 
 def _decay(averaging: WeightAveraging) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hftune.data.report import data_report, imbalance
-from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedule_factors import TrainingSteps
 from hftune.tasks.context import RunContext
 from hftune.tasks.task import ProcessedDataset
 from hftune.training.plan.arguments import mixed_precision, weight_dtype
@@ -17,7 +17,7 @@ from hftune.training.plan.objective import Objective, num_classes
 from hftune.training.plan.pretrained import Pretrained
 from hftune.training.plan.settings import Settings
 from hftune.training.plan.splits import Splits
-from hftune.training.plan.training_steps import batches_per_epoch, span_of
+from hftune.training.plan.training_steps import batches_per_epoch, count_training_steps
 
 PERCENTILES = (50, 90, 99, 100)
 
@@ -46,14 +46,14 @@ class Plan:
         return replace(self, settings=self.settings.with_arguments(**fields))
 
     @property
-    def training_steps(self) -> Span:
+    def training_steps(self) -> TrainingSteps:
         """How many optimizer steps the run, its warmup and an epoch have."""
         arguments, splits = self.settings.arguments, self.splits
         if splits.stream is not None:
-            return span_of(arguments, None)
+            return count_training_steps(arguments, None)
         if splits.token_batches is not None:
-            return span_of(arguments, len(splits.token_batches))
-        return span_of(arguments, batches_per_epoch(arguments, splits.rows_per_epoch))
+            return count_training_steps(arguments, len(splits.token_batches))
+        return count_training_steps(arguments, batches_per_epoch(arguments, splits.rows_per_epoch))
 
     def context(self, new_modules: tuple[str, ...] = ()) -> RunContext:
         """Return the facts about the run that a technique may ask for."""
@@ -64,7 +64,7 @@ class Plan:
             new_modules=new_modules,
             num_training_steps=steps.total,
             learning_rate=arguments.learning_rate,
-            steps_per_epoch=steps.epoch,
+            steps_per_epoch=steps.per_epoch,
             gradient_checkpointing=bool(
                 arguments.gradient_checkpointing or arguments.activation_checkpointing
             ),

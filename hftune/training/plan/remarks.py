@@ -92,6 +92,6 @@ def _evaluations(plan: Plan) -> int:
     if arguments.eval_strategy == IntervalStrategy.STEPS:
         every = arguments.eval_steps or 1
         return steps.total // int(every if every >= 1 else max(1, math.ceil(steps.total * every)))
-    if arguments.eval_strategy == IntervalStrategy.EPOCH and steps.epoch:
-        return math.ceil(steps.total / steps.epoch)
+    if arguments.eval_strategy == IntervalStrategy.EPOCH and steps.per_epoch:
+        return math.ceil(steps.total / steps.per_epoch)
     return 0

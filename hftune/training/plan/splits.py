@@ -19,7 +19,7 @@ from hftune.data.section import CurriculumChoice
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.preprocess import preprocess_split
 from hftune.tasks.task import ProcessedDataset, Task
-from hftune.training.plan.choose_sampler import build_drawing
+from hftune.training.plan.choose_sampler import build_row_sampler
 from hftune.training.plan.examples import Examples, read_examples
 from hftune.training.plan.pretrained import Pretrained, model_without_weights
 from hftune.training.plan.reference_losses import open_reference, reference_losses
@@ -153,7 +153,7 @@ def _row_sampler(
     """Return the sampler of an epoch's rows; a look has no reference model judge them."""
     recipe, examples, train = settings.recipe, splits.examples, splits.train
     chosen = cast("CurriculumChoice | None", recipe.data.curriculum)
-    draw = partial(build_drawing, recipe, task, examples.train, examples.drawn_by, train)
+    draw = partial(build_row_sampler, recipe, task, examples.train, examples.drawn_by, train)
     if chosen is None or not DIFFICULTIES[chosen.name].needs_reference:
         return draw()
     reference = open_reference(

@@ -54,7 +54,7 @@ def token_batches(
         len(sizes),
         cast(Strategy, arguments.train_sampling_strategy),
         arguments.seed if arguments.data_seed is None else arguments.data_seed,
-        drawing=None if sampled else row_sampler,
+        row_sampler=None if sampled else row_sampler,
     )
     return TokenBatches(
         sizes,

@@ -5,10 +5,12 @@ import math
 
 from transformers import TrainingArguments
 
-from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedule_factors import TrainingSteps
 
 
-def span_of(arguments: TrainingArguments, batches: int | None, total: int | None = None) -> Span:
+def count_training_steps(
+    arguments: TrainingArguments, batches: int | None, total: int | None = None
+) -> TrainingSteps:
     """Return the length of a run.
 
     Args:
@@ -26,7 +28,7 @@ def span_of(arguments: TrainingArguments, batches: int | None, total: int | None
     warmup = int(arguments.get_warmup_steps(total))
     if arguments.warmup_steps < 1:  # a share, rounded up, which leaves the last step its rate
         warmup = min(warmup, total - 1)
-    return Span(total, warmup, epoch)
+    return TrainingSteps(total, warmup, epoch)
 
 
 def batches_per_epoch(arguments: TrainingArguments, rows: int) -> int:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hftune.data.sampling.row_sampler import EpochPosition, RowSampler
-from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedule_factors import TrainingSteps
 from hftune.tasks.task import blank_row
 
 Strategy = Literal["random", "sequential", "group_by_length"]
@@ -31,8 +31,8 @@ class SeededSampler(Sampler[int]):
         multiple: The number of indices is padded up to a multiple of this.
         lengths: Tokens of each row, for ``group_by_length``.
         group: Rows of one optimizer step, for ``group_by_length`` and a curriculum.
-        drawing: Chooses the rows of an epoch; without it each stands once.
-        span: How long run and epoch are, for a curriculum.
+        row_sampler: Chooses the rows of an epoch; None if each comes once.
+        training_steps: Length of the run, for a curriculum.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class SeededSampler(Sampler[int]):
         multiple: int = 1,
         lengths: Sequence[int] = (),
         group: int = 1,
-        drawing: RowSampler | None = None,
-        span: Span | None = None,
+        row_sampler: RowSampler | None = None,
+        training_steps: TrainingSteps | None = None,
     ) -> None:
         self.rows = rows
         self.strategy = strategy
@@ -53,9 +53,9 @@ class SeededSampler(Sampler[int]):
         self.multiple = multiple
         self.lengths = list(lengths)
         self.group = group
-        self.drawing = drawing
-        self.span = Span(1) if span is None else span
-        self.size = rows if drawing is None else drawing.size
+        self.row_sampler = row_sampler
+        self.training_steps = TrainingSteps(1) if training_steps is None else training_steps
+        self.size = rows if row_sampler is None else row_sampler.size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -73,15 +73,17 @@ class SeededSampler(Sampler[int]):
         if self.strategy == "sequential":
             return list(range(self.rows))
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        if self.drawing is not None:
-            return self._drawn(self.drawing, generator)
+        if self.row_sampler is not None:
+            return self._drawn(self.row_sampler, generator)
         if self.strategy == "group_by_length":
             return list(get_length_grouped_indices(self.lengths, self.group, generator=generator))
         return list(map(int, torch.randperm(self.rows, generator=generator)))
 
-    def _drawn(self, drawing: RowSampler, generator: torch.Generator) -> list[int]:
-        position = EpochPosition(self.epoch, self.span.epoch or 1, self.span.total, self.group)
-        drawn = drawing.rows(generator, position)
+    def _drawn(self, row_sampler: RowSampler, generator: torch.Generator) -> list[int]:
+        position = EpochPosition(
+            self.epoch, self.training_steps.per_epoch or 1, self.training_steps.total, self.group
+        )
+        drawn = row_sampler.rows(generator, position)
         if self.strategy == "group_by_length":
             lengths = [self.lengths[index] for index in drawn]
             order = get_length_grouped_indices(lengths, self.group, generator=generator)

@@ -57,16 +57,16 @@ def test_an_epoch_has_the_stages_that_are_over_and_one_more(
 ) -> None:
     script(monkeypatch, losses)
     plan = prepare(recipe_of(make_recipe, patience))
-    drawing: Any = plan.splits.row_sampler
-    deal, seen = drawing.rows, {}
+    row_sampler: Any = plan.splits.row_sampler
+    deal, seen = row_sampler.rows, {}
 
     def rows(generator: Any, place: Any) -> list[int]:
         seen[place.epoch] = deal(generator, place)
         return list(seen[place.epoch])
 
-    drawing.rows = rows
+    row_sampler.rows = rows
     build_trainer(plan, load_model(plan)).train()
-    thirds = [set(drawing.order[:number]) for number in (16, 32, 48)]
+    thirds = [set(row_sampler.order[:number]) for number in (16, 32, 48)]
     assert [thirds.index(set(seen[epoch])) + 1 for epoch in range(5)] == stages
     said = capsys.readouterr()
     assert ("stage 2 of 3 from the next epoch on" in said.out + said.err) == (max(stages) > 1)

@@ -17,7 +17,7 @@ import hftune
 from hftune import HftuneError, Recipe, Run
 from hftune.data.sampling.curriculum import Curriculum
 from hftune.data.sampling.row_sampler import RowSampler, balanced, oversample
-from hftune.optimization.schedule_factors import Span
+from hftune.optimization.schedule_factors import TrainingSteps
 from hftune.training.build import build_trainer
 from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
@@ -61,7 +61,7 @@ def test_the_run_is_as_long_as_what_is_drawn(
     assert sorted(plan.class_counts()) == [10, 20, 30], "data.json tells what there is"
     trainer = build_trainer(plan, load_model(plan))
     assert len(trainer.get_train_dataloader()) == batches
-    assert trainer._span() == plan.training_steps
+    assert trainer._training_steps() == plan.training_steps
     if sampling != "balanced":
         labels = plan.splits.train.dataset["labels"]
         drawn = [labels[index] for index in trainer._get_train_sampler()]
@@ -88,7 +88,7 @@ def test_weights_of_a_column(make_recipe: Callable[..., Recipe], scored_file: Pa
     weights = plan.splits.row_sampler.expected()
     assert len(weights) == 40
     assert 0 < np.count_nonzero(weights) < 40
-    drawn = list(SeededSampler(40, "random", 0, drawing=plan.splits.row_sampler))
+    drawn = list(SeededSampler(40, "random", 0, row_sampler=plan.splits.row_sampler))
     assert set(drawn) <= set(np.flatnonzero(weights))
 
 
@@ -111,10 +111,16 @@ def test_what_makes_a_row_hard(
                                   Curriculum(np.arange(60.0))])  # fmt: skip
 def test_two_processes_share_what_one_would_see(draw: RowSampler) -> None:
     """Accelerate deals the batches out: together they are those of one process, none twice."""
-    batch = 4
-    whole = SeededSampler(60, "random", 0, drawing=draw, group=8, span=Span(30, 0, 8))
+    batch, length = 4, TrainingSteps(30, 0, 8)
+    whole = SeededSampler(60, "random", 0, row_sampler=draw, group=8, training_steps=length)
     padded = SeededSampler(
-        60, "random", 0, multiple=2 * batch, drawing=draw, group=8, span=Span(30, 0, 8)
+        60,
+        "random",
+        0,
+        multiple=2 * batch,
+        row_sampler=draw,
+        group=8,
+        training_steps=TrainingSteps(30, 0, 8),
     )
     shards = [
         list(BatchSamplerShard(BatchSampler(padded, batch, drop_last=False), 2, process))
@@ -128,7 +134,7 @@ def test_two_processes_share_what_one_would_see(draw: RowSampler) -> None:
 def test_group_by_length_orders_what_was_drawn() -> None:
     lengths = [1 + index * 37 % 60 for index in range(60)]
     draw = oversample(CLASSES)
-    options: dict[str, Any] = {"lengths": lengths, "group": 5, "drawing": draw}
+    options: dict[str, Any] = {"lengths": lengths, "group": 5, "row_sampler": draw}
     grouped = list(SeededSampler(60, "group_by_length", 0, **options))
     mixed = list(SeededSampler(60, "random", 0, **options))
     assert sorted(grouped) == sorted(mixed)

@@ -70,8 +70,8 @@ def test_rows_stand_in_the_order_of_their_losses(make_recipe: Make, judge: Path)
     (folder,) = cache_folder("difficulty").iterdir()
     np.testing.assert_allclose(np.load(folder / "losses.npy"), expected, atol=1e-6)
     assert np.ptp(expected) > 0.01
-    drawing: Any = plan.splits.row_sampler
-    assert np.all(np.diff(expected[drawing.order]) > -1e-6)
+    row_sampler: Any = plan.splits.row_sampler
+    assert np.all(np.diff(expected[row_sampler.order]) > -1e-6)
 
 
 def test_a_language_model_judges_as_it_was_pretrained(make_recipe: Make) -> None:
@@ -83,8 +83,8 @@ def test_a_language_model_judges_as_it_was_pretrained(make_recipe: Make) -> None
         ids, labels = (torch.tensor([row[name]]) for name in ("input_ids", "labels"))
         with torch.no_grad():
             expected.append(model(input_ids=ids, labels=labels).loss.item())
-    drawing: Any = plan.splits.row_sampler
-    assert np.all(np.diff(np.array(expected)[drawing.order]) > -1e-5)
+    row_sampler: Any = plan.splits.row_sampler
+    assert np.all(np.diff(np.array(expected)[row_sampler.order]) > -1e-5)
 
 
 def test_a_pass_that_was_broken_off_goes_on(

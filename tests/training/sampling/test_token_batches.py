@@ -54,8 +54,10 @@ def batches(
 ) -> TokenBatches:
     arguments = {key: options.pop(key) for key in ("num_train_epochs", "max_steps",
                  "gradient_accumulation_steps") if key in options}  # fmt: skip
-    drawing = options.pop("drawing", None)
-    order = SeededSampler(len(lengths), options.pop("strategy", "random"), 3, drawing=drawing)
+    row_sampler = options.pop("row_sampler", None)
+    order = SeededSampler(
+        len(lengths), options.pop("strategy", "random"), 3, row_sampler=row_sampler
+    )
     sizes = np.asarray(lengths)[:, None]
     return TokenBatches(sizes, budget, order, Process(number, of, **arguments), **options)
 
@@ -130,7 +132,7 @@ def test_rows_in_their_order() -> None:
 def test_drawn_rows() -> None:
     """The long half is never drawn: fewer batches, and as many rows in all."""
     weights = np.less(LENGTHS, np.median(LENGTHS)).astype(float)
-    made = batches(drawing=Weighted(weights))
+    made = batches(row_sampler=Weighted(weights))
     found = list(chain(*made))
     assert len(found) == len(LENGTHS)
     assert weights[found].all()
@@ -178,7 +180,7 @@ def test_run_trainer_and_schedule_agree(make_recipe: Callable[..., Recipe]) -> N
     steps = -(-micro // 3)
     assert micro == len(plan.splits.token_batches) > 6
     assert (plan.training_steps.epoch, plan.training_steps.total) == (steps, 2 * steps)
-    assert trainer._span() == plan.training_steps
+    assert trainer._training_steps() == plan.training_steps
     rows = len(plan.splits.train.dataset)
     assert trainer.get_total_train_batch_size(trainer.args) == round(rows / steps)
     trainer.train()
