@@ -7,7 +7,7 @@ interface: pyproject bounds PEFT's version, and tests/methods/test_peft_tuners.p
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig
 from peft.mapping import (
@@ -19,15 +19,13 @@ from peft.tuners.tuners_utils import BaseTuner
 
 from hftune.methods.tuners import TUNERS
 
-
-class OwnPeftType(StrEnum):
-    """Types that PEFT does not know. Members equal the text in ``adapter_config.json``."""
-
-    BOTTLENECK = "BOTTLENECK"
-    DIFF_PRUNING = "DIFF_PRUNING"
+#: Types that PEFT does not know. Members equal the text in ``adapter_config.json``.
+OwnPeftType: type[StrEnum] = cast(Any, StrEnum)(
+    "OwnPeftType", {name.upper(): name.upper() for name in TUNERS}, module=__name__
+)
 
 
-def register(kind: OwnPeftType, config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
+def register(kind: StrEnum, config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
     """Tell PEFT of a tuner; doing so again changes nothing.
 
     Args:

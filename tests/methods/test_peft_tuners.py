@@ -38,13 +38,13 @@ def test_no_type_of_peft_is_ours() -> None:
 
 def test_registering_again_changes_nothing() -> None:
     before = dict(PEFT_TYPE_TO_TUNER_MAPPING)
-    register(OwnPeftType.BOTTLENECK, BottleneckConfig, BottleneckModel)
+    register(OwnPeftType["BOTTLENECK"], BottleneckConfig, BottleneckModel)
     assert before == PEFT_TYPE_TO_TUNER_MAPPING
 
 
 def test_a_type_that_is_taken_is_refused() -> None:
     with pytest.raises(RuntimeError, match="PEFT has another tuner of the type BOTTLENECK"):
-        register(OwnPeftType.BOTTLENECK, LoraConfig, LoraModel)
+        register(OwnPeftType["BOTTLENECK"], LoraConfig, LoraModel)
     assert PEFT_TYPE_TO_CONFIG_MAPPING["BOTTLENECK"] is BottleneckConfig
 
 
@@ -54,10 +54,10 @@ def test_a_prefix_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         PEFT_TYPE_TO_TUNER_MAPPING,
         PEFT_TYPE_TO_PREFIX_MAPPING,
     ):
-        monkeypatch.delitem(table, OwnPeftType.BOTTLENECK)
+        monkeypatch.delitem(table, OwnPeftType["BOTTLENECK"])
     monkeypatch.setitem(PEFT_TYPE_TO_PREFIX_MAPPING, "OTHER", "bottleneck_")
     with pytest.raises(RuntimeError, match="parameters start with bottleneck_"):
-        register(OwnPeftType.BOTTLENECK, BottleneckConfig, BottleneckModel)
+        register(OwnPeftType["BOTTLENECK"], BottleneckConfig, BottleneckModel)
     assert "BOTTLENECK" not in PEFT_TYPE_TO_CONFIG_MAPPING
 
 

@@ -26,4 +26,4 @@ from hftune.methods.peft_tuners import OwnPeftType, register
 
 __all__ = ["BottleneckConfig", "BottleneckLayer", "BottleneckModel"]
 
-register(OwnPeftType.BOTTLENECK, BottleneckConfig, BottleneckModel)
+register(OwnPeftType["BOTTLENECK"], BottleneckConfig, BottleneckModel)

@@ -108,7 +108,7 @@ class BottleneckConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
-        self.peft_type = OwnPeftType.BOTTLENECK  # not among PEFT's own
+        self.peft_type = OwnPeftType["BOTTLENECK"]  # not among PEFT's own
         if self.placement not in get_args(Placement):
             raise ValueError(
                 f"placement: {self.placement!r} is none of {', '.join(get_args(Placement))}"

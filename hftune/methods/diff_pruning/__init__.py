@@ -10,4 +10,4 @@ from hftune.methods.peft_tuners import OwnPeftType, register
 
 __all__ = ["DiffPruningConfig", "DiffPruningModel"]
 
-register(OwnPeftType.DIFF_PRUNING, DiffPruningConfig, DiffPruningModel)
+register(OwnPeftType["DIFF_PRUNING"], DiffPruningConfig, DiffPruningModel)

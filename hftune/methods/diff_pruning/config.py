@@ -93,7 +93,7 @@ class DiffPruningConfig(PeftConfig):
             ValueError: A value is out of its range.
         """
         super().__post_init__()  # type: ignore[no-untyped-call]
-        self.peft_type = OwnPeftType.DIFF_PRUNING
+        self.peft_type = OwnPeftType["DIFF_PRUNING"]
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]
         if isinstance(self.exclude_modules, list):
