@@ -181,8 +181,8 @@ class MethodRow(Row):
 
     @property
     def fitted(self) -> bool:
-        """Tell whether it is fitted on features; no Trainer runs."""
-        return self.saves == "classifier"
+        """Tell whether it is fitted by itself and no Trainer runs."""
+        return self.runner is not None
 
     @property
     def merges(self) -> bool:
@@ -192,7 +192,7 @@ class MethodRow(Row):
     @property
     def leaves(self) -> str:
         """Say what a run leaves."""
-        if self.fitted:
+        if self.saves == "classifier":
             return "a fitted classifier"
         if self.saves == "model":
             return "a whole model"

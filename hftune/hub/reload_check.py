@@ -21,7 +21,6 @@ from hftune.core.errors import RunError
 from hftune.hub.model_card import loading_code
 from hftune.methods import method_row
 from hftune.models.save import ModelMetadata
-from hftune.tasks.problem_types import make_problem_type
 
 TOLERANCE = 1e-5
 LENGTHS = (3, 8, 13)
@@ -61,10 +60,6 @@ json.dump({"difference": largest, "tokens": tokens}, open("answer.json", "w"))
 """
 
 
-#: What the comparison takes from the card's lines.
-LOGITS = "model(**batch).logits.float().cpu()"
-
-
 def check_round_trip(
     folder: Path, metadata: ModelMetadata, model: Any, tokenizer: Any, *, adapter: bool
 ) -> None:
@@ -93,9 +88,10 @@ def check_round_trip(
             "movable": metadata.quantization is None and method.saves != "classifier",
         }
         (here / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+        logits = method.resolve().logits_code(metadata)
         lines = loading_code(metadata, adapter=adapter, place=str(folder), dtype="float32")
         done = subprocess.run(
-            [sys.executable, "-c", lines + COMPARISON.replace("GIVEN", _given(metadata))],
+            [sys.executable, "-c", lines + COMPARISON.replace("GIVEN", logits)],
             cwd=here,
             env=_plain_environment(),
             capture_output=True,
@@ -116,13 +112,6 @@ def check_round_trip(
             f"{answer['difference']:.1e} of the largest, and {TOLERANCE:.0e} is allowed",
             hint=_base_hint(metadata) if adapter else None,
         )
-
-
-def _given(metadata: ModelMetadata) -> str:
-    if metadata.probe is None:
-        return LOGITS
-    kind = make_problem_type(metadata.task_options["problem_type"])
-    return kind.probe_logits.replace("NUM_LABELS", str(len(metadata.label_names)))
 
 
 def _base_hint(metadata: ModelMetadata) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, PromptLearningConfig
 
 from hftune import HftuneError
-from hftune.methods import PEFT, ROWS, make_method, method_row
+from hftune.methods import PEFT, PEFT_TYPES, ROWS, make_method, method_row
 from hftune.methods.merging import merge, merged, unmerge
 from hftune.methods.peft import peft_configs
 from tests.conformance.cases import (
@@ -23,6 +23,7 @@ from tests.conformance.cases import (
     context_of,
     gradients,
     logits,
+    options_of,
     pairs,
     train,
 )
@@ -41,6 +42,33 @@ def trained(*plain: str) -> list[Any]:
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
     """The random models."""
     return Bases(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_it_trains_what_its_row_says(name: str, bases: Bases) -> None:
+    """Of the weights that were pretrained; a head is new, and what an adapter adds is, too."""
+    row = ROWS[name]
+    kind = "encoder" if "class" in row.labels or not row.labels else "decoder"
+    base = bases.fresh(kind, quantized=row.quantization is not None)
+    weights = dict(base.named_parameters())
+    make_method(name, options_of(name, kind)).apply(base, context_of(kind))
+    trained = {key: weight for key, weight in weights.items() if weight.requires_grad}
+    pretrained = {key: weight for key, weight in trained.items() if "classifier" not in key}
+    if row.trains == "weights":
+        assert any(weight.ndim == 2 for weight in pretrained.values())
+    elif row.trains == "biases":
+        assert pretrained
+        assert all(key.endswith("bias") for key in pretrained)
+    else:
+        assert not pretrained
+        assert bool(trained) == (row.trains == "head")
+
+
+@pytest.mark.parametrize("name", PEFT_TYPES)
+def test_facts_that_peft_tells_too(name: str) -> None:
+    config = peft_configs()[name]
+    assert issubclass(config, PromptLearningConfig) == (ROWS[name].virtual_tokens is not None)
+    assert (config is LoraConfig) == ROWS[name].has_lora_pairs
 
 
 def close(one: Any, other: Any, room: float = 1e-4) -> None:

@@ -23,6 +23,7 @@ from hftune.methods.probe.card_lines import probe_code
 from hftune.models.pooling import Pooling
 from hftune.models.save import ModelMetadata
 from hftune.tasks.context import RunContext
+from hftune.tasks.problem_types import make_problem_type
 
 Classifier = Literal["logistic_regression", "ridge", "mlp", "gradient_boosting"]
 Selection = Literal["variance_threshold", "select_k_best", "rfe"]
@@ -109,6 +110,12 @@ class Probe(Method):
     def loading_code(cls, metadata: ModelMetadata, place: str) -> list[str] | None:
         """Return lines that make ``features``, ``probe`` and ``answers``, too; see ``Method``."""
         return probe_code(metadata, place)
+
+    @classmethod
+    def logits_code(cls, metadata: ModelMetadata) -> str:
+        """Return an expression that turns the classifier's numbers into logits; see ``Method``."""
+        kind = make_problem_type(metadata.task_options["problem_type"])
+        return kind.probe_logits.replace("NUM_LABELS", str(len(metadata.label_names)))
 
     def settle(self, pooling: Pooling, classifier: Classifier, balance: Balance) -> dict[str, Any]:
         """Put in what the recipe left open.
