@@ -127,12 +127,12 @@ class MethodRow(Row):
         fp8: Whether its matrix products can run in fp8.
         cheaper: A method that takes less memory, to propose if a run may not fit.
         starts_at_base: Whether the model's output is that of the base before the first step.
-        rewrites_base: Whether it also changes weights that get no gradient, by merging into them.
         draws: Whether a forward pass in training draws noise of its own, on each process another.
         runner: Function that fits the method by itself, as ``package.module:name``; None for the
             Trainer. See :mod:`hftune.methods.runner`.
         changes_shape: Whether its weights have other shapes at the end than at the start.
-        restarts: Whether it prunes the optimizer's state and warms up again within a run.
+        restarts: Whether it restarts within a run: it merges its update into the frozen base, prunes
+            the optimizer's state and warms up again.
         no_merge: Why the adapter cannot be put into its base.
         no_unmerge: Why it cannot be taken out again.
         no_checkpointing: Why activations cannot be computed again in the backward pass.
@@ -161,7 +161,6 @@ class MethodRow(Row):
     fp8: bool = False
     cheaper: str | None = None
     starts_at_base: bool = True
-    rewrites_base: bool = False
     draws: bool = False
     runner: str | None = None
     changes_shape: bool = False

@@ -102,7 +102,7 @@ def test_starts_at_the_base_trains_what_it_declares_and_merges(
     changed = {key for key in before.keys() & after.keys()
                if not torch.equal(before[key], after[key])}  # fmt: skip
     assert changed | (before.keys() - after.keys()), "nothing learned"
-    assert (changed <= declared) != row.rewrites_base
+    assert (changed <= declared) != row.restarts
     learned = logits(model, kind)
     assert learned.isfinite().all()
     if not row.needs_base:

@@ -11,6 +11,7 @@ from hftune.methods.peft_tuners import OwnPeftType
 
 Placement = Literal["houlsby", "pfeiffer", "parallel"]
 Init = Literal["normal", "kaiming_uniform"]
+NORMAL: Init = get_args(Init)[0]
 
 REDUCTION_FACTOR = 16
 #: Placement -> the activation of its paper's code.

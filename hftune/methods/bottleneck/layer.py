@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.activations import ACT2FN
 
-from hftune.methods.bottleneck.config import BottleneckConfig
+from hftune.methods.bottleneck.config import NORMAL, BottleneckConfig
 
 #: What an adapter reads: the output of the layer it sits on; that of a norm, whose input it is then
 #: added to; what goes into the layer; or into the layer that the sublayer begins with.
@@ -96,7 +96,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Draw the down projection anew, and make the adapter's output zero."""
         down: Any = self.bottleneck_down[adapter_name]
         up: Any = self.bottleneck_up[adapter_name]
-        if config.down_init() == "normal":
+        if config.down_init() == NORMAL:
             limit = 2 * NORMAL_STD
             nn.init.trunc_normal_(down.weight, std=NORMAL_STD, a=-limit, b=limit)
         else:

@@ -37,5 +37,4 @@ RELORA = MethodRow(
     sets_weights=True,
     restarts=True,
     recompute_tested=True,
-    rewrites_base=True,
 )
