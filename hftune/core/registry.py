@@ -131,8 +131,8 @@ class MethodRow(Row):
         runner: Function that fits the method by itself, as ``package.module:name``; None for the
             Trainer. See :mod:`hftune.methods.runner`.
         changes_shape: Whether its weights have other shapes at the end than at the start.
-        restarts: Whether it restarts within a run: it merges its update into the frozen base, prunes
-            the optimizer's state and warms up again.
+        restarts: Whether it restarts within a run: it merges its update into the frozen base,
+            prunes the optimizer's state and warms up again.
         no_merge: Why the adapter cannot be put into its base.
         no_unmerge: Why it cannot be taken out again.
         no_checkpointing: Why activations cannot be computed again in the backward pass.
