@@ -16,7 +16,7 @@ from hftune.hub.push_request import check_push
 from hftune.losses.loss import Loss
 from hftune.recipe.recipe import Recipe
 from hftune.runs.run import choose_folder
-from hftune.training.memory.memory_report import say_outlook
+from hftune.training.memory.memory_report import print_memory_report
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.prepare import prepare
 from hftune.training.plan.remarks import remarks
@@ -183,4 +183,4 @@ def _print_training(plan: Plan) -> Plan:
     if plan.splits.token_batches is not None:
         say(f"batches: {plan.splits.token_batches}")
     say(f"optimizer steps: {plan.training_steps.total}")
-    return say_outlook(plan)
+    return print_memory_report(plan)

@@ -176,7 +176,7 @@ class RegularizationRow:
         changes_gradient: Whether it changes the gradient that the optimizer sees.
         moves_weights: Whether it moves weights while a gradient is computed.
         moves_frozen: Whether frozen layers compute something else in each pass, too.
-        state_copies: Copies that it keeps of each weight that trains.
+        state_copies: Copies that it keeps of each weight that trains, during the whole run.
         sharded: Whether it is tested on a sharded model, untested, or refused for a reason.
     """
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from hftune.core.cost import StepCost
 from hftune.core.errors import HftuneError
 from hftune.core.steps import resolve_steps
 from hftune.distillation.divergence import (
@@ -124,6 +125,13 @@ class Distillation(Loss):
             return counted(targets(batch["labels"], causal=self.causal)).sum()
         rows = real_rows(batch).sum()
         return rows * self.num_classes if self.several else rows
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of the student, whose logits are compared with the teacher's as a whole.
+
+        The teacher's own cost is that of :func:`hftune.distillation.teaching.teacher_cost`.
+        """
+        return self.task_loss.step_cost().with_whole_logits() + StepCost(logit_copies=4)
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the sums of the parts, shape ``(parts,)``, and the model's outputs."""

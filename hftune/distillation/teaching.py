@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 from hftune.core import cached_arrays
 from hftune.core.cached_arrays import ArrayLayout, CachedArrays
 from hftune.core.console import number_of, say, warn
+from hftune.core.cost import StepCost
 from hftune.core.processes import found_or_computed
 from hftune.data.arrow import column_array, items, lengths
 from hftune.distillation.distillation_loss import Distillation, projections_of
@@ -29,6 +30,7 @@ from hftune.distillation.teachers import NamedTeacher, load_teacher
 from hftune.distillation.unlabelled import all_training_rows
 from hftune.losses.loss import ROW, Batch, Loss
 from hftune.methods.probe.features import features_key
+from hftune.models.meta_model import empty_model
 from hftune.regularization.weight_averaging import Averaging
 from hftune.tasks import TASKS
 from hftune.tasks.context import RunContext
@@ -38,6 +40,8 @@ from hftune.tasks.task import Task
 #: Part of the cache's key: raise it when answers are computed differently.
 ANSWERS_VERSION = 1
 KIND: Final = "answers"
+#: Tensors like hidden states that a pass without gradients holds at a time: those of one layer.
+HIDDEN_AT_ONCE = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,39 @@ def _keeps_answers(loss: Distillation, teaching: Teaching) -> bool:
     whole_vocabulary = TASKS[teaching.task.name].writes and section.top_k is None
     possible = not (section.looks_inside or teaching.streamed or whole_vocabulary)
     return possible and section.cache is not False
+
+
+def teacher_cost(loss: Loss, teaching: Teaching) -> StepCost:
+    """Return the cost of teachers that run beside the student; kept answers cost nothing.
+
+    Args:
+        loss: The run's.
+        teaching: Who teaches.
+    """
+    if not isinstance(loss, Distillation):
+        return StepCost()
+    if loss.section.is_own_average:
+        return StepCost(forward_passes=1, hidden_copies=HIDDEN_AT_ONCE, logit_copies=1)
+    if _keeps_answers(loss, teaching):
+        return StepCost()
+    costs = [_running_cost(loss, teaching, teacher) for teacher in teaching.teachers]
+    return sum(costs, StepCost(logit_copies=1))
+
+
+def _running_cost(loss: Distillation, teaching: Teaching, teacher: NamedTeacher) -> StepCost:
+    """Return the cost of one teacher: its weights, a pass without gradients, and its answers."""
+    mine, theirs = (one.get_text_config() for one in (teaching.student, teacher.config))
+    section, layers = loss.section, int(theirs.num_hidden_layers)
+    hidden = HIDDEN_AT_ONCE + (layers + 1 if section.hidden_states else 0)
+    heads = theirs.num_attention_heads / mine.num_attention_heads
+    model = empty_model(teaching.task.auto_model, teacher.config, None)
+    return StepCost(
+        forward_passes=1,
+        logit_copies=1,
+        hidden_copies=hidden * theirs.hidden_size / mine.hidden_size,
+        score_copies=layers * heads if section.attentions else 0,
+        other_weights=sum(p.numel() for p in model.parameters()) * torch.float32.itemsize,
+    )
 
 
 def projected_width(loss: Distillation, teaching: Teaching) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ one chunk's logits exist. The sum is the same.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from hftune.core.cost import StepCost
 from hftune.losses.loss import Batch, aligned, counted, forward, in_full, targets
 
 #: Logits of a chunk: 64 MiB in float32; on a GPU 512, for each chunk is a pass over the head, too.
@@ -81,13 +83,22 @@ def summed_at_labels(model: nn.Module, inputs: Batch, loss: SummedLoss) -> tuple
     trained = trained if torch.is_grad_enabled() else []
     chunk = chunk_size(on_cpu=reached[0].device.type == "cpu")
     at_once = max(chunk // base.config.get_text_config().vocab_size, 1)
-    in_chunks: Any = _InChunks.apply
-    return in_chunks(head, loss, at_once, labels[here], reached[0], *trained), outputs
+    apply: Any = _InChunks.apply
+    return apply(head, loss, at_once, labels[here], reached[0], *trained), outputs
 
 
 def chunk_size(*, on_cpu: bool) -> int:
     """Return how many logits there are at once."""
     return CHUNK if on_cpu else CHUNK_ON_GPU
+
+
+def in_chunks(cost: StepCost) -> StepCost:
+    """Return the cost of a loss whose logits :func:`summed_at_labels` computes.
+
+    Beside a chunk of logits there are hidden states twice more: of the labelled positions, and
+    their gradient.
+    """
+    return replace(cost, logits="chunked", hidden_copies=cost.hidden_copies + 2)
 
 
 class _InChunks(torch.autograd.Function):

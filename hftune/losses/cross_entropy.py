@@ -14,7 +14,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hftune.losses.chunked_head import summed_at_labels
+from hftune.core.cost import StepCost
+from hftune.losses.chunked_head import in_chunks, summed_at_labels
 from hftune.losses.class_weights import ClassWeighted
 from hftune.losses.loss import Batch, LabelStats, aligned, forward
 
@@ -55,6 +56,11 @@ class CrossEntropy(ClassWeighted):
             return shares
         left = shares / self.adjustment.exp()
         return left / left.sum()
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of one pass, in which a causal model's logits are chunked."""
+        cost = super().step_cost()
+        return in_chunks(cost) if self.causal else cost
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs; see :class:`Loss`."""

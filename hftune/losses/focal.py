@@ -6,16 +6,17 @@ a token, has one; of the presence or absence of each label where a text may have
 ``gamma: 0`` it is cross-entropy, or binary cross-entropy, and it is divided by what they are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hftune.core.cost import StepCost
 from hftune.core.errors import HftuneError
 from hftune.losses.bce_with_logits import PosWeight, pos_weight_tensor
-from hftune.losses.chunked_head import summed_at_labels
+from hftune.losses.chunked_head import in_chunks, summed_at_labels
 from hftune.losses.class_weights import ClassWeighted
 from hftune.losses.loss import (
     Batch,
@@ -70,6 +71,11 @@ class Focal(ClassWeighted):
         if batch["labels"].is_floating_point():
             return counted(batch["labels"]).sum(dtype=torch.float64)
         return super().denominator(batch)
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of one pass; two softmaxes make six tensors of the logits' size."""
+        cost = replace(super().step_cost(), logit_copies=6)
+        return in_chunks(cost) if self.causal else cost
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the model's outputs; see :class:`Loss`."""

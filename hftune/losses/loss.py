@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from hftune.core.cost import StepCost
 from hftune.core.errors import HftuneError
 from hftune.core.task_rows import PROBLEM_TYPES
 
@@ -85,6 +86,16 @@ class Loss(ABC):
     def layers(self) -> nn.Module | None:
         """Return layers that train beside the model and are thrown away; None for nothing."""
         return None
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of :meth:`total` and its gradient, once the loss is fitted.
+
+        The base class counts one pass, whose hidden states get a gradient, and for all positions
+        logits, their logarithms and their gradient. A loss that does nothing else needs no more.
+        """
+        return StepCost(
+            live_passes=1, forward_passes=1, logits="whole", logit_copies=3, hidden_copies=1
+        )
 
     def callbacks(self, total_steps: int) -> list[TrainerCallback]:
         """Return the callbacks that the loss needs in a run of ``total_steps`` optimizer steps."""

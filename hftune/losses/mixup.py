@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hftune.core.cost import StepCost
 from hftune.core.errors import RunError
 from hftune.core.rng import process_index
 from hftune.losses.cross_entropy import CrossEntropy
@@ -74,6 +75,10 @@ class Mixup(CrossEntropy):
     def check(self, model: nn.Module) -> None:
         """Raise :class:`HftuneError` if the model cannot be given mixed rows."""
         refuse_encoder_decoder(model, "mixup mixes what an encoder, or a decoder, reads")
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of one pass, and of the vectors of both rows before they are mixed."""
+        return super().step_cost() + StepCost(hidden_copies=2)
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the outputs of the mixed rows; see :class:`Loss`."""

@@ -6,12 +6,13 @@ the weight of its label. The paper writes the sum of both cross-entropies, which
 half of the ``alpha``, doubled. Both passes are one forward of the batch and its copy.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hftune.core.cost import StepCost
 from hftune.core.errors import HftuneError
 from hftune.losses.cross_entropy import CrossEntropy
 from hftune.losses.loss import Batch, aligned, forward
@@ -39,6 +40,10 @@ class RDrop(CrossEntropy):
                 hint="raise one, such as model.config: {hidden_dropout_prob: 0.1} or "
                 "method.lora_dropout: 0.1",
             )
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of a pass over twice the batch, whose logits are compared as a whole."""
+        return replace(super().step_cost(), batch_factor=2, logits="whole", logit_copies=7)
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the summed loss and the outputs of both passes; see :class:`Loss`."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
+from hftune.core.cost import StepCost
 from hftune.models.load import load_finetuned
 from hftune.models.save import ModelMetadata
 from hftune.tasks.context import RunContext
@@ -72,9 +73,13 @@ class Method(ABC):
         """Return the model that is saved at the end of the run."""
         return model
 
-    def working_bytes(self, model: nn.Module) -> int:
-        """Return the bytes that the forward pass keeps beside weights and activations."""
-        return 0
+    def step_cost(self, meta_model: nn.Module) -> StepCost:
+        """Return the cost of the method in each step, beside the weights that train.
+
+        Args:
+            meta_model: What :meth:`check` returned.
+        """
+        return StepCost()
 
     def results(self, model: nn.Module, folder: Path | None) -> dict[str, Any]:
         """Return figures for ``metrics.json`` after :meth:`finish`, and write files of its own.

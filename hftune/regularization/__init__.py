@@ -69,7 +69,6 @@ REGULARIZATIONS = {
         "or {std, params}.",
         moves_weights=True,
         moves_frozen=True,
-        state_copies=1,
     ),
     "gradient_noise": RegularizationRow(
         summary="Variance of the noise on the gradient of the first step, which fades, or "
@@ -80,7 +79,6 @@ REGULARIZATIONS = {
         summary="Sharpness-aware minimization.",
         changes_gradient=True,
         moves_weights=True,
-        state_copies=1,
     ),
     "adversarial": RegularizationRow(
         summary="Train on the tokens' vectors and on those this far away where the loss is "

@@ -8,11 +8,13 @@ by itself, so the gradient does not depend on how a batch is split.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hftune.core.cost import StepCost
 from hftune.core.rng import RngState
 from hftune.losses.loss import Batch, LabelStats, Loss, in_full, refuse_encoder_decoder
 from hftune.models.structure import pretrained_in
@@ -57,6 +59,14 @@ class Adversarial(Loss):
     def denominator(self, batch: Batch) -> Tensor:
         """Return that of the task's loss; see :class:`Loss`."""
         return self.task_loss.denominator(batch)
+
+    def step_cost(self) -> StepCost:
+        """Return twice the cost of the task's loss, both passes at once, and the moved vectors."""
+        once = self.task_loss.step_cost()
+        again = replace(once, batch_factor=1, hidden_copies=once.hidden_copies + 3)
+        if once.logits == "chunked":  # those of the first pass are gone in the second
+            again = replace(again, logit_copies=0)
+        return once + again
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
         """Return the mean of both sums, and the outputs for what was read; see :class:`Loss`."""

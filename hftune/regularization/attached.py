@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
+from hftune.core.cost import StepCost
+
 
 class Handle(Protocol):
     """What takes something off a module again."""
@@ -22,6 +24,10 @@ class Attached(TrainerCallback, ABC):
 
     def __init__(self) -> None:
         self.handles: list[Handle] = []
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of what is attached, in each step."""
+        return StepCost()
 
     @abstractmethod
     def attach(self) -> list[Handle]:

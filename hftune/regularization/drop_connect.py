@@ -11,6 +11,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hftune.core.cost import StepCost
 from hftune.core.errors import HftuneError
 from hftune.models.module_names import Pattern, check_pattern, is_named
 from hftune.regularization.attached import Attached, Handle
@@ -45,6 +46,11 @@ class DropConnect(Attached):
                 f"regularization.drop_connect: no linear layer of {type(model).__name__} trains"
                 + ("" if modules is None else f" that {modules!r} fits")
             )
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of a mask and a masked weight a layer; see :class:`Attached`."""
+        weights = [layer.weight for layer in self.layers]
+        return StepCost(extra_bytes=sum(2 * one.numel() * one.element_size() for one in weights))
 
     def attach(self) -> list[Handle]:
         """Give the layers another forward; see :class:`Attached`."""

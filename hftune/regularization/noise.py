@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from hftune.core.cost import StepCost
 from hftune.core.rng import normal_like
 from hftune.models.module_names import Pattern, check_pattern, is_named
 
@@ -47,6 +48,11 @@ class WeightNoise:
             for name, parameter in model.named_parameters()
             if params is None or is_named(name, params)
         }
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of a copy of the weights that get noise, to come back to."""
+        noisy = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
+        return StepCost(other_weights=sum(one.numel() * one.element_size() for one in noisy))
 
     @contextmanager
     def in_place(self, step: int) -> Iterator[None]:
@@ -82,6 +88,10 @@ class GradientNoise(TrainerCallback):
     def __init__(self, model: nn.Module, eta: float, *, gamma: float = 0.55, seed: int) -> None:
         self.eta, self.gamma, self.seed = eta, gamma, seed
         self.parameters = dict(model.named_parameters())
+
+    def step_cost(self) -> StepCost:
+        """Return no cost: the noise of one parameter at a time is little."""
+        return StepCost()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Change what the optimizer is about to see."""

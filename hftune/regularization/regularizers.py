@@ -4,12 +4,13 @@
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from hftune.core.cost import StepCost
 from hftune.core.errors import RecipeError
 from hftune.regularization import REGULARIZATIONS, section
+from hftune.regularization.attached import Attached
 from hftune.regularization.batch_norm import FrozenBatchNorm
 from hftune.regularization.drop_connect import DropConnect
 from hftune.regularization.dropout import has_drop_path, set_dropout
@@ -44,11 +45,15 @@ class Regularization:
             wanted.pop("drop_path", None)
         set_dropout(config, wanted)
 
-    @property
-    def state_bytes(self) -> int:
-        """Bytes for each parameter that trains: its value is kept while it is moved away."""
-        rows = (REGULARIZATIONS[key] for key in self.chosen.given())
-        return sum(row.state_copies for row in rows if row.moves_weights) * torch.float32.itemsize
+    def step_cost(self, model: nn.Module) -> StepCost:
+        """Return the cost of what happens to the model while it trains.
+
+        Args:
+            model: As the method changes it; it may be without weights.
+        """
+        noise, sharpness = self.build_weight_noise(model), self.build_sharpness(model)
+        active = [*self.callbacks(model), noise, sharpness]
+        return sum((one.step_cost() for one in active if one is not None), StepCost())
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse what means nothing in a model.
@@ -90,9 +95,9 @@ class Regularization:
             return None
         return SharpnessAware(model, given.rho, adaptive=given.adaptive)
 
-    def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
+    def callbacks(self, model: nn.Module) -> list[Attached | GradientNoise]:
         """Return what drops, freezes and adds noise while a model trains."""
-        given, callbacks = self.chosen, list[TrainerCallback]()
+        given, callbacks = self.chosen, list[Attached | GradientNoise]()
         if given.drop_path and not has_drop_path(cast(PreTrainedModel, model).config):
             callbacks.append(StochasticDepth(model, given.drop_path))
         if isinstance(drop := given.drop_connect, section.DropConnect):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from hftune.core.cost import StepCost
 from hftune.core.rng import RngState
 from hftune.regularization.batch_norm import statistics_kept
 
@@ -46,6 +47,10 @@ class SharpnessAware(TrainerCallback):
     def __init__(self, model: nn.Module, rho: float, *, adaptive: bool = False) -> None:
         self.model, self.rho, self.adaptive = model, rho, adaptive
         self.rng_state: RngState | None = None
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of a second pass, of the weights to come back to, and of the climb."""
+        return StepCost(forward_passes=1, bytes_per_weight=4, gradient_copies=1)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember where the generators stand before the first micro-batch."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hftune.core.cost import StepCost
 from hftune.core.errors import HftuneError, RunError
 from hftune.models.module_names import layer_names
 from hftune.models.structure import pretrained_in
@@ -36,6 +37,10 @@ class StochasticDepth(Attached):
     def __init__(self, model: nn.Module, rate: float) -> None:
         super().__init__()
         self.rates = layer_rates(pretrained_in(model), rate)
+
+    def step_cost(self) -> StepCost:
+        """Return the cost of the difference that each layer makes; see :class:`Attached`."""
+        return StepCost(hidden_copies=len(self.rates))
 
     def attach(self) -> list[Handle]:
         """Hook the layers; see :class:`Attached`."""

@@ -18,7 +18,7 @@ from hftune.training.callbacks.progress import JsonLog, ProgressReport, SampleLo
 from hftune.training.checkpoints import latest_checkpoint
 from hftune.training.finish import finish
 from hftune.training.load_model import LoadedModel, load_model
-from hftune.training.memory.memory_report import say_outlook
+from hftune.training.memory.memory_report import print_memory_report
 from hftune.training.plan.plan import Plan
 from hftune.training.run_fit import prepare_runner, run_fit
 from hftune.training.speedups import speedups
@@ -50,7 +50,7 @@ def run_training(
         _check_without_trainer(model=model, loss=own_loss, callbacks=callbacks, resume=resume)
         return run_fit(plan, fitting)
     if model is None:
-        plan = say_outlook(plan)
+        plan = print_memory_report(plan)
     run = Run(agreed_folder(plan, resume))
     plan = plan.with_arguments(output_dir=str(run.checkpoints))
     with claimed(run.path) if plan.settings.arguments.process_index == 0 else nullcontext():

@@ -262,11 +262,15 @@ def test_a_model_of_ones_own_has_its_own_dropout(make_recipe: Callable[..., Reci
 
 def test_memory_counts_what_is_kept(make_recipe: Callable[..., Recipe]) -> None:
     """Four bytes for each weight that is moved away and comes back."""
-    bytes_of = [
-        prepare(make_recipe(regularization=said)).settings.regularization.state_bytes
-        for said in ({}, {"sam": 0.1}, {"weight_noise": 0.1}, {"gradient_noise": 0.1})
-    ]
-    assert bytes_of == [0, 4, 4, 0]
+    copies = []
+    for said in ({}, {"sam": 0.1}, {"weight_noise": 0.1}, {"gradient_noise": 0.1}):
+        plan = prepare(make_recipe(regularization=said))
+        model = plan.objective.meta_model
+        assert model is not None
+        cost = plan.settings.regularization.step_cost(model)
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        copies.append(cost.bytes_per_weight + cost.other_weights / weights)
+    assert copies == [0, 4, 4, 0]
 
 
 def test_evaluation_reports_the_plain_loss(make_recipe: Callable[..., Recipe]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hftune.core.console import say
+from hftune.core.cost import StepCost
 from hftune.core.errors import HftuneError
 from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.model import DiffPruningModel
@@ -48,12 +49,12 @@ class DiffPruning(Peft):
         """Return the penalty of an optimizer step; see :class:`DiffPruningModel`."""
         return _tuner(model).penalty()
 
-    def working_bytes(self, model: nn.Module) -> int:
-        """Count masks, and what is kept for the backward pass: weights, noise and gates as drawn.
+    def step_cost(self, meta_model: nn.Module) -> StepCost:
+        """Return masks, and what the backward pass reads: changed weights, noise and drawn gates.
 
         With recomputed activations the second is less: one layer's at a time.
         """
-        return _tuner(model).working_bytes()
+        return StepCost(extra_bytes=_tuner(meta_model).working_bytes())
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return what leads through the phases."""

@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hftune.core.cost import StepCost
 from hftune.losses.chunked_head import chunk_size
 from hftune.training.memory.activations import kept_bytes
 
 FLOAT32, HALF = 4, 2
-ADAM_BYTES = 8
 #: What activations take under autocast, of those in float32: residuals, norms and rotary embeddings
 #: stay as they are. Between quantized layers, which return what they get, nearly all do.
 MIXED, MIXED_QUANTIZED = 0.65, 0.9
-#: A chunk of logits, the same in float32, and their gradient.
-LOGITS_AT_ONCE = 3
+#: One pass with cross-entropy and AdamW.
+PLAIN = StepCost(
+    live_passes=1, forward_passes=1, logits="chunked", logit_copies=3, bytes_per_weight=8
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,14 @@ class MemoryEstimate:
     """Bytes that training takes.
 
     Attributes:
-        weights: All parameters in the type they are loaded in.
+        weights: All parameters in the type they are loaded in, and those of other models.
         gradients: Of the trained parameters.
-        optimizer: Its state.
+        optimizer: Its state, and all other copies of the trained parameters.
         activations: Kept for the backward pass, for one micro-batch.
         logits: Of a language model, with their gradient.
+        accumulates: Whether gradients are there while activations are, since a step has several
+            micro-batches or processes. Else the backward pass frees activations as it makes
+            gradients, and never holds all of both.
     """
 
     weights: int
@@ -42,11 +47,15 @@ class MemoryEstimate:
     optimizer: int
     activations: int
     logits: int
+    accumulates: bool = False
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """The most that is there at a time."""
+        passing = self.activations + self.logits
+        if self.accumulates:
+            return self.weights + self.optimizer + self.gradients + passing
+        return self.weights + self.optimizer + max(self.gradients, passing)
 
 
 def estimate_memory(
@@ -54,11 +63,11 @@ def estimate_memory(
     *,
     rows: int,
     length: int,
+    cost: StepCost = PLAIN,
     bytes_per_weight: float = FLOAT32,
     mixed_precision: bool = False,
-    state_bytes: float = ADAM_BYTES,
     recompute: bool = False,
-    whole_logits: bool = False,
+    accumulates: bool = False,
 ) -> MemoryEstimate:
     """Estimate one process's memory.
 
@@ -66,32 +75,43 @@ def estimate_memory(
         model: On the meta device, with the method applied: what needs a gradient trains.
         rows: Rows of a micro-batch.
         length: Tokens that a row takes of the layers.
+        cost: Of a step, as loss, method, optimizer, regularizers and teachers say it.
         bytes_per_weight: Of a frozen weight, 4 for float32. Below 2 it is that of quantized linear
             layers, 0.5 for 4-bit, and all else is float32.
         mixed_precision: Whether autocast computes in half precision.
-        state_bytes: What the optimizer and an average keep of each weight that trains.
         recompute: Whether activations are checkpointed.
-        whole_logits: Whether a language model computes its logits at once, and not in chunks.
+        accumulates: Whether gradients of other micro-batches, or processes, are there already.
     """
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     small = _linear_weights(model) if bytes_per_weight < HALF else every - trained
     frozen = small * bytes_per_weight + (every - trained - small) * FLOAT32
-    activations = _activations(model, rows, length, recompute)
+    activations = _activations(model, rows, length, cost, recompute)
     if mixed_precision:
         quantized = bytes_per_weight < HALF
         activations = round(activations * (MIXED_QUANTIZED if quantized else MIXED))
         activations += _copies_in_half(model, frozen_too=bytes_per_weight == FLOAT32)
     return MemoryEstimate(
-        weights=round(frozen) + trained * FLOAT32,
-        gradients=trained * FLOAT32,
-        optimizer=round(trained * state_bytes),
-        activations=activations,
-        logits=_logits(model, rows * length, whole_logits),
+        weights=round(frozen) + trained * FLOAT32 + cost.other_weights,
+        gradients=round(trained * FLOAT32 * (1 + cost.gradient_copies)),
+        optimizer=round(trained * cost.bytes_per_weight),
+        activations=activations + cost.extra_bytes,
+        logits=_logits(model, rows * length, cost),
+        accumulates=accumulates,
     )
 
 
-def _activations(model: Any, rows: int, length: int, recompute: bool) -> int:
+def _activations(model: Any, rows: int, length: int, cost: StepCost, recompute: bool) -> int:
+    """Return the bytes of all passes that are there at once, and of tensors like them."""
+    text: Any = model.config.get_text_config()
+    rows = round(rows * cost.batch_factor)
+    one_pass = _activations_of_pass(model, rows, length, recompute)
+    hidden = FLOAT32 * rows * length * text.hidden_size * cost.hidden_copies
+    scores = FLOAT32 * rows * text.num_attention_heads * length**2 * cost.score_copies
+    return int(one_pass * cost.live_passes + hidden + scores)
+
+
+def _activations_of_pass(model: Any, rows: int, length: int, recompute: bool) -> int:
     """Bytes in float32: counted, or 8 widths a token and 3 inner ones in each layer."""
     text = model.config.get_text_config()
     layers: int = text.num_hidden_layers * (2 if model.config.is_encoder_decoder else 1)
@@ -99,19 +119,22 @@ def _activations(model: Any, rows: int, length: int, recompute: bool) -> int:
     if kept is None:
         inner = text.to_dict().get("intermediate_size") or 4 * text.hidden_size
         kept = FLOAT32 * rows * length * (8 * text.hidden_size + 3 * inner) * layers
-    inputs: int = FLOAT32 * rows * length * text.hidden_size * layers
-    return inputs + kept // layers if recompute else int(kept)  # and all of one layer
+    if not recompute:
+        return int(kept)
+    inputs = FLOAT32 * rows * length * int(text.hidden_size) * layers
+    return int(inputs + kept // layers)  # and all of one layer
 
 
-def _logits(model: Any, tokens: int, whole: bool) -> int:
+def _logits(model: Any, tokens: int, cost: StepCost) -> int:
     """Logits and what the loss makes of them; with a head that trains, its gradient once more."""
     head = model.get_output_embeddings()
-    if head is None:
+    if head is None or cost.logits == "none":
         return 0
-    logits = tokens * int(model.config.get_text_config().vocab_size)
-    chunk = chunk_size(on_cpu=not torch.accelerator.is_available())
+    logits = round(tokens * cost.batch_factor) * int(model.config.get_text_config().vocab_size)
+    if cost.logits == "chunked":
+        logits = min(logits, chunk_size(on_cpu=not torch.accelerator.is_available()))
     of_head: int = sum(p.numel() for p in head.parameters() if p.requires_grad)
-    return FLOAT32 * (LOGITS_AT_ONCE * (logits if whole else min(logits, chunk)) + of_head)
+    return round(FLOAT32 * (cost.logit_copies * logits + cost.live_passes * of_head))
 
 
 def _copies_in_half(model: Any, *, frozen_too: bool) -> int:

@@ -6,16 +6,17 @@ enough: it changes no result. Everything else that saves memory is proposed, not
 """
 
 import os
-from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import nn
 
 from hftune.core.console import say, warn
+from hftune.core.cost import StepCost
 from hftune.core.processes import on_main_process
-from hftune.losses.cross_entropy import CrossEntropy
-from hftune.losses.focal import Focal
+from hftune.distillation.teaching import teacher_cost
 from hftune.methods import method_row
+from hftune.training.build import teaching_of
 from hftune.training.memory.estimate import MemoryEstimate, estimate_memory
 from hftune.training.plan.arguments import mixed_precision, weight_dtype
 from hftune.training.plan.plan import Plan
@@ -24,11 +25,9 @@ from hftune.training.plan.token_budget import always_padded
 MIB = 2**20
 #: Share of a GPU's memory that a run may take by the estimate: libraries and gaps need the rest.
 USABLE = 0.9
-#: Losses that see labelled positions alone, in chunks.
-IN_CHUNKS = (CrossEntropy, Focal)
 
 
-def say_outlook(plan: Plan) -> Plan:
+def print_memory_report(plan: Plan) -> Plan:
     """Print device, precision, optimizer and memory.
 
     Returns:
@@ -50,16 +49,27 @@ def say_outlook(plan: Plan) -> Plan:
         say("activations are recomputed in the backward pass, or the run would not fit the GPU")
         plan = smaller
         estimate = plan_memory(plan) or estimate
-    parts = (f"{name} {getattr(estimate, name) / MIB:,.0f}" for name in
-             ("weights", "gradients", "optimizer", "activations", "logits")
-             if getattr(estimate, name))  # fmt: skip
+    meta_model = plan.objective.meta_model
+    if meta_model is not None and (runs := step_cost(plan, meta_model).runs) > 1:
+        say(f"each step runs a model over the batch {runs:g} times")
     say(
-        f"memory for training, about: {estimate.total / MIB:,.0f} MiB ({', '.join(parts)}) of "
+        f"memory for training, about: {estimate.total / MIB:,.0f} MiB ({_parts(estimate)}) of "
         f"{available / MIB:,.0f}"
     )
     if estimate.total > available:
         warn(f"the run may not fit; less is taken by {_remedies(plan, estimate)}")
     return plan
+
+
+def _parts(estimate: MemoryEstimate) -> str:
+    """Return the parts in words; gradients that take the place of activations stand last."""
+    names = ["weights", "optimizer", "activations", "logits"]
+    names.insert(1 if estimate.accumulates else len(names), "gradients")
+    sizes = {name: getattr(estimate, name) for name in names}
+    said = [f"{name} {size / MIB:,.0f}" for name, size in sizes.items() if size]
+    if not estimate.accumulates and estimate.gradients and len(said) > 1:
+        said[-1] = f"then {said[-1]}"
+    return ", ".join(said)
 
 
 def plan_memory(plan: Plan) -> MemoryEstimate | None:
@@ -76,23 +86,39 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
         per_weight = 0.516 if doubly else 0.5625
     elif quantization.get("load_in_8bit"):
         per_weight = 1.0
-    half = mixed_precision(plan.settings.arguments)
-    in_chunks = isinstance(plan.objective.loss, IN_CHUNKS) and half != "fp16"
-    whole = not in_chunks or plan.settings.arguments.torch_compile
+    arguments = plan.settings.arguments
+    half = mixed_precision(arguments)
     rows, length = largest_batch(plan)
-    estimate = estimate_memory(
+    return estimate_memory(
         plan.objective.meta_model,
         rows=rows,
         length=length,
+        cost=step_cost(plan, plan.objective.meta_model),
         bytes_per_weight=per_weight,
         mixed_precision=half != "no",
-        state_bytes=plan.settings.optimization.state_bytes
-        + plan.settings.regularization.state_bytes,
         recompute=plan.context().gradient_checkpointing,
-        whole_logits=whole or plan.settings.launch.sharding is not None,
+        accumulates=arguments.gradient_accumulation_steps * arguments.world_size > 1,
     )
-    working = plan.objective.method.working_bytes(plan.objective.meta_model)
-    return replace(estimate, activations=estimate.activations + working)
+
+
+def step_cost(plan: Plan, meta_model: nn.Module) -> StepCost:
+    """Return the cost of a step: the sum of what each technique of the run states.
+
+    Args:
+        plan: The run.
+        meta_model: The model without weights, as the method changes it.
+    """
+    settings, objective = plan.settings, plan.objective
+    cost = (
+        objective.loss.step_cost()
+        + objective.method.step_cost(meta_model)
+        + settings.optimization.step_cost()
+        + settings.regularization.step_cost(meta_model)
+        + teacher_cost(objective.loss, teaching_of(plan))
+    )
+    arguments = settings.arguments
+    whole = mixed_precision(arguments) == "fp16" or arguments.torch_compile
+    return cost.with_whole_logits() if whole or settings.launch.sharding else cost
 
 
 def largest_batch(plan: Plan) -> tuple[int, int]:

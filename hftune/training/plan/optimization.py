@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from hftune.core.console import say
+from hftune.core.cost import StepCost
 from hftune.core.errors import RecipeError, first_line
 from hftune.core.optimization_rows import ScheduleRow
 from hftune.core.registry import named
@@ -101,14 +102,19 @@ class Optimization:
         """Facts about the schedule."""
         return SCHEDULES[self.schedule]
 
-    @property
-    def state_bytes(self) -> float:
-        """Bytes for each parameter that trains: the optimizer's state, average, and start."""
+    def step_cost(self) -> StepCost:
+        """Return the cost of the optimizer's state, of the average, and of the penalties.
+
+        A penalty's gradient is there before that of the loss, while activations are, too.
+        """
         kept = [REGULARIZATIONS[key] for key in self.penalties]
         if self.averaging is not None:
             kept.append(REGULARIZATIONS["weight_averaging"])
-        copies = sum(row.state_copies for row in kept)
-        return self.optimizer.state_bytes + copies * torch.float32.itemsize
+        copies = sum(row.state_copies for row in kept) + bool(self.penalties)
+        return StepCost(
+            bytes_per_weight=self.optimizer.state_bytes + copies * torch.float32.itemsize,
+            gradient_copies=-1 if self.optimizer.row.in_backward else 0,
+        )
 
     def class_and_options(
         self,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact bytes against a count by hand; activations against what torch really keeps."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from transformers import (
     T5Config,
 )
 
+from hftune.core.cost import StepCost
 from hftune.methods.head_only import HeadOnly
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.speed.padding_free import padding_free
 from hftune.tasks.context import RunContext
 from hftune.training.memory.activations import kept_bytes
-from hftune.training.memory.estimate import estimate_memory
+from hftune.training.memory.estimate import PLAIN, estimate_memory
 
 ROWS, LENGTH = 8, 64
 SIZE: dict[str, Any] = {
@@ -71,12 +73,15 @@ def test_counted_exactly(head_only: bool, optimizer: str, states: int) -> None:
     trained = head if head_only else trunk + head
     if head_only:
         HeadOnly().apply(model, RunContext(task="text-classification"))
-    each = OPTIMIZERS[optimizer].state_bytes_of({})
-    found = estimate_memory(model, rows=1, length=1, state_bytes=each)
+    each = StepCost(bytes_per_weight=OPTIMIZERS[optimizer].state_bytes_of({}))
+    found = estimate_memory(model, rows=1, length=1, cost=each + StepCost(live_passes=1))
     assert found.weights == 4 * (trunk + head)
     assert found.gradients == 4 * trained
     assert found.optimizer == states * trained
-    assert found.total == 4 * (trunk + head + trained) + states * trained + found.activations
+    passing = max(found.gradients, found.activations)
+    assert found.total == 4 * (trunk + head) + states * trained + passing
+    sums = replace(found, accumulates=True)  # one micro-batch makes gradients, and the next comes
+    assert sums.total == found.total + min(found.gradients, found.activations)
 
 
 def test_only_frozen_weights_are_small() -> None:
@@ -206,7 +211,7 @@ def test_logits_by_hand(trained: bool) -> None:
     assert few.logits == 4 * 3 * 20 * 4000 + of_head
     many = estimate_memory(model, rows=100, length=100)
     assert many.logits == 4 * 3 * 2**24 + of_head
-    whole = estimate_memory(model, rows=100, length=100, whole_logits=True)
+    whole = estimate_memory(model, rows=100, length=100, cost=PLAIN.with_whole_logits())
     assert whole.logits == 4 * 3 * 10_000 * 4000 + of_head
 
 
@@ -241,3 +246,21 @@ def test_autocast_halves_a_part_and_keeps_copies_of_weights() -> None:
     halved = estimate_memory(model, bytes_per_weight=2, **known).activations
     whole = estimate_memory(model, bytes_per_weight=4, **known).activations
     assert whole - halved == 2 * (linear - model.classifier.weight.numel())
+
+
+def test_a_cost_multiplies_what_its_fields_say() -> None:
+    """Two passes over twice the rows, other tensors of the batch, and other weights."""
+    model, one = classifier(), StepCost(live_passes=1)
+    known = {"rows": ROWS, "length": LENGTH}
+    plain = estimate_memory(model, cost=one, **known)
+    doubled = estimate_memory(model, rows=2 * ROWS, length=LENGTH, cost=one)
+    cost = StepCost(live_passes=2, batch_factor=2, extra_bytes=5, other_weights=7)
+    found = estimate_memory(model, cost=cost, **known)
+    assert found.activations == 2 * doubled.activations + 5
+    assert found.weights == plain.weights + 7
+    hidden = 4 * ROWS * LENGTH * BERT.hidden_size
+    scores = 4 * ROWS * BERT.num_attention_heads * LENGTH**2
+    beside = estimate_memory(model, cost=one + StepCost(hidden_copies=3, score_copies=2), **known)
+    assert beside.activations == plain.activations + 3 * hidden + 2 * scores
+    again = estimate_memory(model, cost=one + StepCost(gradient_copies=1), **known)
+    assert again.gradients == 2 * plain.gradients

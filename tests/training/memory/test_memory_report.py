@@ -11,8 +11,8 @@ import torch
 
 import hftune
 from hftune import Recipe
-from hftune.training.memory import memory_report as outlook
-from hftune.training.memory.memory_report import largest_batch, plan_memory, say_outlook
+from hftune.training.memory import memory_report
+from hftune.training.memory.memory_report import largest_batch, plan_memory, print_memory_report
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.prepare import prepare
 from tests.training.sampling.budgeted import budgeted
@@ -53,7 +53,7 @@ def test_a_budget_is_what_the_largest_batch_holds(make_recipe: Callable[..., Rec
     assert rows * length <= 100 < (rows + 1) * length
 
 
-def test_the_outlook_is_said_before_the_run(
+def test_memory_is_said_before_the_run(
     make_recipe: Callable[..., Recipe], capfd: pytest.CaptureFixture[str]
 ) -> None:
     hftune.train(make_recipe(training={"max_steps": 1}))
@@ -65,8 +65,8 @@ def test_the_outlook_is_said_before_the_run(
 def test_too_little_memory_is_warned_of_with_what_helps(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(outlook, "device_memory", lambda plan: MIB // 4)
-    say_outlook(plan)
+    monkeypatch.setattr(memory_report, "device_memory", lambda plan: MIB // 4)
+    print_memory_report(plan)
     said = capfd.readouterr().err
     assert "of 0" in said
     assert "the run may not fit; less is taken by" in said
@@ -90,11 +90,11 @@ def test_a_gpu_recomputes_where_that_is_needed_and_enough(
 ) -> None:
     whole = plan_memory(on_a_gpu)
     assert whole is not None
-    monkeypatch.setattr(outlook, "device_memory", lambda plan: whole.total)
-    assert say_outlook(on_a_gpu) is on_a_gpu
+    monkeypatch.setattr(memory_report, "device_memory", lambda plan: whole.total)
+    assert print_memory_report(on_a_gpu) is on_a_gpu
     assert "recomputed" not in capfd.readouterr().err
-    monkeypatch.setattr(outlook, "device_memory", lambda plan: whole.total - 1)
-    smaller = say_outlook(on_a_gpu)
+    monkeypatch.setattr(memory_report, "device_memory", lambda plan: whole.total - 1)
+    smaller = print_memory_report(on_a_gpu)
     said = capfd.readouterr().err
     assert "activations are recomputed" in said
     assert "may not fit" not in said
@@ -122,6 +122,6 @@ def test_a_gpu_does_not_recompute(
     whole = plan_memory(plan)
     assert whole is not None
     least = 1000 if available is None else whole.total + available
-    monkeypatch.setattr(outlook, "device_memory", lambda plan: least)
-    assert not say_outlook(plan).settings.arguments.activation_checkpointing
+    monkeypatch.setattr(memory_report, "device_memory", lambda plan: least)
+    assert not print_memory_report(plan).settings.arguments.activation_checkpointing
     assert "the run may not fit" in capfd.readouterr().err
