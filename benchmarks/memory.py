@@ -176,7 +176,7 @@ def held_by(trainer: Any) -> list[Any]:
 def child(how: str, model: str, case: str, folder: Path) -> dict[str, Any]:
     """Train a case and return its figures in MiB."""
     from hftune.training.build import build_trainer
-from hftune.training.load_model import load_model
+    from hftune.training.load_model import load_model
     from hftune.training.memory.memory_report import plan_memory
     from hftune.training.plan.prepare import prepare
     from hftune.training.speedups import without_padding
