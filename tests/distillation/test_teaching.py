@@ -249,7 +249,7 @@ def test_rows_without_a_label_are_taught_by_the_teacher_alone(
     held_out = set(plan.splits.examples.validation["text"])  # type: ignore[index]
     assert not held_out & set(plan.splits.examples.unlabelled["text"])
     every = rows_of(plan)
-    assert plan.training_steps.epoch == -(-len(every) // 8)
+    assert plan.training_steps.per_epoch == -(-len(every) // 8)
     labels = torch.tensor(every["labels"][:])
     assert (labels != -100).sum() == len(plan.splits.examples.train)
     assert every[ROW][:] == list(range(len(every)))

@@ -56,7 +56,7 @@ def test_the_run_is_as_long_as_what_is_drawn(
     plan = plan_of(make_recipe, {"sampling": sampling}, training=training)
     batches = math.ceil(size / 8)
     steps = math.ceil(batches / 2)
-    assert (plan.training_steps.epoch, plan.training_steps.total) == (steps, 2 * steps)
+    assert (plan.training_steps.per_epoch, plan.training_steps.total) == (steps, 2 * steps)
     np.testing.assert_allclose(plan.objective.loss.counts, counts)
     assert sorted(plan.class_counts()) == [10, 20, 30], "data.json tells what there is"
     trainer = build_trainer(plan, load_model(plan))

@@ -179,7 +179,7 @@ def test_run_trainer_and_schedule_agree(make_recipe: Callable[..., Recipe]) -> N
     micro = len(trainer.get_train_dataloader())
     steps = -(-micro // 3)
     assert micro == len(plan.splits.token_batches) > 6
-    assert (plan.training_steps.epoch, plan.training_steps.total) == (steps, 2 * steps)
+    assert (plan.training_steps.per_epoch, plan.training_steps.total) == (steps, 2 * steps)
     assert trainer._training_steps() == plan.training_steps
     rows = len(plan.splits.train.dataset)
     assert trainer.get_total_train_batch_size(trainer.args) == round(rows / steps)
