@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each scheme against ``torch.nn.init`` under the same seed, and against its formula."""
 
+import inspect
 import math
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from hftune.core.registry import named
 from hftune.initialization import SCHEMES, Scheme
 from hftune.initialization.lsuv import scale_to_unit_variance
 from hftune.initialization.schemes import draw, set_prior
@@ -64,6 +66,31 @@ def test_the_table_and_its_names_are_one() -> None:
     assert tuple(SCHEMES) == get_args(Scheme)
     without_case = {"lsuv", "prior"}
     assert {given["name"] for given, *_ in CASES} == SCHEMES.keys() - without_case
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_facts_of_a_row_are_those_of_its_function(name: Scheme) -> None:
+    """It takes its options; equal weights are equal, and only a bias is drawn without a target."""
+    row = SCHEMES[name]
+    assert (row.target is None) == (row.draws == "vectors")
+    assert {*row.required, *row.settings} <= {*row.options}
+    assert not row.scales_on_batch or row.draws == "matrices"
+    assert row.bounds == ("b" in row.options)
+    if row.target is None:
+        return
+    taken = inspect.signature(named(row.target)).parameters
+    assert {*row.options} <= {*taken}
+    asked = {option for option, one in taken.items() if one.default is inspect.Parameter.empty}
+    assert asked - {"tensor", *row.settings} == {*row.required}
+    weight = drawn(nn.Linear(IN, OUT), name=name, **dict.fromkeys(row.required, 0.5))
+    if row.equal_weights:
+        assert weight.std() == 0
+    if row.draws == "any":
+        given = {**row.settings, **dict.fromkeys(row.required, 1.0)}
+        assert named(row.target)(torch.empty(3), **given).shape == (3,)
+    else:
+        with pytest.raises((ValueError, IndexError)):
+            named(row.target)(torch.empty(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Noise and dropout of every kind in a run: in every split, resumed, saved, and refused."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 import hftune
 from hftune import HftuneError, Recipe, RecipeError
 from hftune.core.rng import normal_like
+from hftune.regularization import REGULARIZATIONS
+from hftune.regularization.section import RegularizationSection, regularization_section
 from hftune.training.build import build_trainer
 from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
@@ -191,6 +194,43 @@ def test_dropout_holds_for_the_loaded_model(
     others = {m.p for n, m in model.named_modules()
               if isinstance(m, nn.Dropout) and "attention.self" not in n}  # fmt: skip
     assert others == {0.3}
+
+
+#: Key -> a value of it.
+VALUES: dict[str, Any] = {
+    "weight_averaging": "ema", "l1": 0.1, "l2": 0.1, "l2_sp": 0.1, "dropout": 0.2,
+    "attention_dropout": 0.2, "drop_path": 0.2, "drop_connect": 0.2, "weight_noise": 0.01,
+    "gradient_noise": 0.01, "sam": 0.05, "adversarial": 1.0, "freeze_batch_norm": True,
+}  # fmt: skip
+#: Optimizer and method -> the keys that it does not go with.
+REFUSED = {
+    ("galore_adamw_layerwise", "full"): {"weight_noise", "gradient_noise", "sam"},
+    ("lbfgs", "full"): {"gradient_noise", "sam"},
+    ("schedule_free_adamw", "full"): {"weight_averaging"},
+    ("adamw_torch", "bitfit"): {"l1", "l2", "drop_connect"},
+    ("adamw_torch", "prune"): {"weight_averaging", "weight_noise", "sam"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("optimizer", "method"), REFUSED)
+@pytest.mark.parametrize("key", REGULARIZATIONS)
+def test_a_key_is_refused_by_what_it_does(key: str, optimizer: str, method: str) -> None:
+    sections = {
+        "task": "text-classification", "model": "x", "data": "x", "method": method,
+        "regularization": {key: VALUES[key]}, "training": {"optim": optimizer},
+    }  # fmt: skip
+    if key in REFUSED[optimizer, method]:
+        with pytest.raises(RecipeError, match=rf"regularization\.{key}:"):
+            Recipe(**sections)
+    else:
+        assert list(Recipe(**sections).regularization.given()) == [key]
+
+
+def test_the_section_has_the_keys_of_the_table() -> None:
+    fields = dataclasses.fields(RegularizationSection)
+    assert [field.name for field in fields] == list(REGULARIZATIONS) == list(VALUES)
+    section = regularization_section(VALUES)
+    assert section.penalties == {"l1": 0.1, "l2": 0.1, "l2_sp": 0.1}
 
 
 def test_the_resolved_recipe_says_what_was_said(make_recipe: Callable[..., Recipe]) -> None:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from hftune.data.sampling import Pacing
+from hftune.core.registry import named
+from hftune.data.sampling import DIFFICULTIES, PACINGS, Difficulty, Pacing
 from hftune.data.sampling.curriculum import Curriculum, known_share, rarity
 from hftune.data.sampling.curriculum_stages import flat_stretches
 from hftune.data.sampling.row_sampler import EpochPosition
@@ -26,7 +27,7 @@ def epoch(curriculum: Curriculum, number: int, seed: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("hardest_first", [False, True])
-@pytest.mark.parametrize("pacing", ["linear", "root", "exponential", "staged"])
+@pytest.mark.parametrize("pacing", PACINGS)
 def test_no_row_before_its_turn(pacing: Pacing, hardest_first: bool) -> None:
     """Each step's rows are among the easiest ``n(t)``, counted here from the definition."""
     curriculum = Curriculum(DIFFICULTY, pacing=pacing, duration=0.5, hardest_first=hardest_first)
@@ -85,12 +86,23 @@ def test_equally_hard_rows_stand_in_random_order() -> None:
     assert len(pools) == 4
 
 
-@pytest.mark.parametrize("pacing", ["linear", "root", "exponential"])
+@pytest.mark.parametrize("pacing", [name for name, row in PACINGS.items() if not row.in_stages])
 def test_pacing_goes_from_start_to_all(pacing: Pacing) -> None:
     shares = [known_share(pacing, x, 0.2, 3) for x in np.linspace(0, 1, 20)]
     assert shares[0] == pytest.approx(0.2)
     assert shares[-1] == pytest.approx(1.0)
     assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize("name", DIFFICULTIES)
+def test_a_difficulty_is_measured_on_tokens_or_given(name: Difficulty) -> None:
+    """Measured, a row is harder than those whose tokens it has, too."""
+    row = DIFFICULTIES[name]
+    assert (row.target is None) == (row.reads_column or row.needs_reference)
+    assert not row.by_class
+    if row.target is not None:
+        tokens = pa.chunked_array([[[5], [5, 6], [5, 6, 7]]])
+        assert (np.diff(named(row.target)(tokens)) > 0).all()
 
 
 def test_rarity_is_the_negative_log_likelihood_of_the_tokens() -> None:

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an epoch draws: exact counts by class, torch's own weighted draw, bounds of chance."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import WeightedRandomSampler
 
+from hftune.core.registry import named
+from hftune.data.sampling import SAMPLINGS, SamplingName
 from hftune.data.sampling.row_sampler import (
     EpochPosition,
     RowSampler,
@@ -24,6 +28,23 @@ def drawn(draw: RowSampler, seed: int = 0) -> list[int]:
     assert len(indices) == draw.size
     assert all(type(index) is int for index in indices)
     return indices
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_the_row_makes_the_row_sampler(name: SamplingName) -> None:
+    """Of classes or of weights, and what it draws is what it expects: 200 epochs on average."""
+    row = SAMPLINGS[name]
+    assert row.by_class != row.reads_column
+    weights = np.random.default_rng(3).random(len(CLASSES))
+    sampler: RowSampler = named(str(row.target))(CLASSES if row.by_class else weights)
+    expected = sampler.expected()
+    assert expected is not None
+    assert expected.sum() == pytest.approx(sampler.size)
+    assert sampler.callbacks() == sampler.remarks(0) == []
+    counts = np.mean(
+        [np.bincount(drawn(sampler, seed), minlength=len(CLASSES)) for seed in range(200)], axis=0
+    )
+    np.testing.assert_allclose(counts, expected, atol=5 * math.sqrt(expected.max() / 200))
 
 
 def test_weighted_draws_what_torchs_sampler_draws() -> None:
