@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All heads of all layers in one picture: a row a layer, a column a head, as SVG and PNG."""
+"""Draw all heads of all layers in one picture: rows are layers, columns are heads."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ RAMP = LinearSegmentedColormap.from_list(
     "attention", ["#ffffff", "#cde2fb", "#6da7ec", "#2a78d6", "#104281", "#0a2547"]
 )
 GUTTER = "#d9d8d3"
-#: Pixels of a head, and of one among many: smaller maps are magnified by whole numbers, larger ones
-#: reduced.
+#: Pixels of a head, and of a head if there are many. Smaller maps are magnified by whole numbers,
+#: larger ones are reduced.
 PIXELS, PIXELS_OF_MANY, MANY = 128, 72, 150
-FLATTEST = 4  # a head is about so many times longer on one side at most
+MAX_ASPECT = 4  # largest ratio of the sides of a head, about
 DPI = 150
 LEFT, RIGHT, ABOVE, BELOW = 0.6, 0.24, 0.36, 1.0  # inches around the heads, whole pixels
 LEAST_WIDTH = 3.6
-LETTER = 0.08  # inches that a letter of the title takes
+LETTER = 0.08  # width of a letter of the title, in inches
 
 
 def draw_attention_grid(
@@ -30,20 +30,23 @@ def draw_attention_grid(
 ) -> list[Path]:
     """Draw every head and return the files, ``stem.svg`` and ``stem.png``.
 
-    Dark is much attention; all heads share one scale, the square root of the weight, so that the
-    many small weights stay visible. Rows attend, columns are attended to. The cells are one image
-    inside the SVG: hundreds of heads as vectors would take a browser minutes.
+    Dark cells are large weights. All heads share one scale, the square root of the weight, so that
+    the many small weights stay visible. Rows attend, columns are attended to. The cells are one
+    image inside the SVG, because a browser would need minutes for hundreds of heads as vectors.
 
     Args:
         weights: Shape ``(L, H, Q, K)``.
         layers: The L layers' numbers.
-        title: A line above.
-        stem: The files' name without suffix.
+        title: A line above the picture.
+        stem: Path of the files without suffix.
     """
     L, H = weights.shape[:2]
     top = float(weights.max())
     picture, height, width = _tiled(weights, top)
-    inches = (picture.shape[1] / DPI, picture.shape[0] / DPI)  # so a pixel stays a pixel
+    inches = (
+        picture.shape[1] / DPI,
+        picture.shape[0] / DPI,
+    )  # one pixel of the image is one pixel of the PNG
     size = (max(inches[0], LEAST_WIDTH) + LEFT + RIGHT, inches[1] + ABOVE + BELOW)
     figure = Figure(figsize=size, facecolor="white")
     place = (LEFT / size[0], BELOW / size[1], inches[0] / size[0], inches[1] / size[1])
@@ -83,7 +86,7 @@ def _draw_scale(figure: Figure, top: float, size: tuple[float, float]) -> None:
 
 
 def _tiled(weights: NDArray[np.float32], top: float) -> tuple[NDArray[np.uint8], int, int]:
-    """All heads side by side as RGB, lines around; also the height and width of a tile."""
+    """Return all heads side by side as RGB, and the height and width of a tile."""
     L, H = weights.shape[:2]
     pixels = PIXELS_OF_MANY if L * H > MANY else PIXELS
     colours = (255 * np.vstack([RAMP(np.arange(256)), to_rgba_array(GUTTER)])).astype(np.uint8)
@@ -98,9 +101,9 @@ def _tiled(weights: NDArray[np.float32], top: float) -> tuple[NDArray[np.uint8],
 
 
 def _resized(weights: NDArray[np.float32], pixels: int) -> NDArray[np.float32]:
-    """Heads of about ``pixels``: magnified, or reduced to the largest weight of each block.
+    """Return heads of about ``pixels``: magnified, or reduced to the largest weight of each block.
 
-    A side that is much shorter than the other, as an answer beside a long text, is magnified more.
+    A side that is much shorter than the other, such as an answer to a long text, is magnified more.
     """
     times = max(pixels // max(weights.shape[-2:]), 1)
     for axis in (-2, -1):
@@ -109,5 +112,5 @@ def _resized(weights: NDArray[np.float32], pixels: int) -> NDArray[np.float32]:
             starts = np.arange(0, size, math.ceil(size / pixels))
             weights = np.maximum.reduceat(weights, starts, axis=axis)
         else:
-            weights = weights.repeat(max(times, pixels // FLATTEST // size), axis=axis)
+            weights = weights.repeat(max(times, pixels // MAX_ASPECT // size), axis=axis)
     return weights

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small pictures of several curves of one kind, side by side."""
+"""Draw several curves of one kind in small pictures side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ def draw_grid(
 
     Args:
         curves: Name -> values by step.
-        captions: Name -> a second, smaller line.
-        path: The picture; its ending says which kind.
-        xlabel: Of the lowest row.
-        ylabel: Of the first column.
+        captions: Name -> a second line in smaller letters.
+        path: The file; its suffix is the format.
+        xlabel: Label below the lowest row.
+        ylabel: Label beside the first column.
     """
     rows = math.ceil(len(curves) / COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 2.3 * rows), layout="constrained")

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How gradients get through the layers of a model: a picture, and a word where they do not."""
+"""Draw the gradient norms of the layers, and tell if gradients vanish or explode."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -13,16 +12,21 @@ from matplotlib.ticker import MaxNLocator
 from hftune.core.console import number_of
 
 PREFIX = "grad_norm/layer_"
-#: How many times apart the norms of the lowest and the highest layer may be.
+#: Largest ratio between the norms of the lowest and the highest layer that is no problem.
 TOLERATED = 1000.0
-STRETCHES = ("first third", "second third", "last third")
+PERIODS = ("first third", "second third", "last third")
 
 #: Layer -> norms at the logged steps, from the lowest layer to the highest.
 Norms = dict[int, list[float]]
 
 
-def layer_norms(log: Sequence[Mapping[str, Any]]) -> Norms:
-    """Return the norms of the layers, as ``training.log_grad_norms: layers`` logged them."""
+def layer_norms(log: Sequence[Mapping[str, float]]) -> Norms:
+    """Return the norms that ``training.log_grad_norms: layers`` logged.
+
+    Example:
+        >>> layer_norms([{"step": 1, "grad_norm/layer_1": 0.5, "grad_norm/layer_0": 0.25}])
+        {0: [0.25], 1: [0.5]}
+    """
     found: Norms = {}
     for line in log:
         for key, value in line.items():
@@ -32,17 +36,23 @@ def layer_norms(log: Sequence[Mapping[str, Any]]) -> Norms:
 
 
 def verdict(norms: Norms) -> str | None:
-    """Return what is wrong with the way down through the layers, or None.
+    """Return a sentence if gradients vanish or explode on their way down the layers; else None.
 
-    Judged are the medians of the lowest and the highest layer that trains. Layers of one model are
-    of one size, so that their norms can be compared.
+    The test compares the medians of the lowest and the highest layer that trains. Layers of one
+    model have equal sizes, so their norms can be compared.
+
+    Example:
+        >>> verdict({0: [1e-6], 1: [1e-3], 2: [1.0]})[:52]
+        'gradients vanish: the norm of layer 0 is 1.0e-06, 2 '
+        >>> verdict({0: [0.5], 1: [1.0]}) is None
+        True
     """
     if len(norms) < 2:
         return None
     lowest, *_, highest = norms
     below, above = median(norms[lowest]), median(norms[highest])
     if below == above == 0 or not math.isfinite(below + above):
-        return None  # nothing came through at all, or nothing can be said; the loss tells
+        return None  # no gradient arrived at all, or a norm is not finite: the loss shows that
     passed = number_of(highest - lowest, "layer", "layers")
     if below * TOLERATED < above:
         return (
@@ -61,18 +71,18 @@ def draw_gradient_flow(norms: Norms, folder: Path) -> list[Path]:
     """Draw the norms over the layers, for each third of the run, and return the files.
 
     Args:
-        norms: See :func:`layer_norms`; nothing is drawn of less than two layers.
-        folder: Where the pictures go.
+        norms: See :func:`layer_norms`. With fewer than two layers no picture is drawn.
+        folder: The folder of the pictures.
     """
     if len(norms) < 2:
         return []
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     points = min(map(len, norms.values()))
-    stretches = STRETCHES if points >= len(STRETCHES) else ("whole run",)
-    for number, name in enumerate(stretches):
-        shade = 0.35 + 0.65 * (number + 1) / len(stretches)
-        medians = [median(_part(values, number, len(stretches))) for values in norms.values()]
+    periods = PERIODS if points >= len(PERIODS) else ("whole run",)
+    for number, name in enumerate(periods):
+        shade = 0.35 + 0.65 * (number + 1) / len(periods)
+        medians = [median(_share(values, number, len(periods))) for values in norms.values()]
         axes.plot(list(norms), medians, label=name, color="#1f77b4", alpha=shade, marker="o", ms=4)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -87,5 +97,5 @@ def draw_gradient_flow(norms: Norms, folder: Path) -> list[Path]:
     return files
 
 
-def _part(values: list[float], number: int, parts: int) -> list[float]:
+def _share(values: list[float], number: int, parts: int) -> list[float]:
     return values[len(values) * number // parts : len(values) * (number + 1) // parts]

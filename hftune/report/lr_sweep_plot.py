@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of a range test: the loss over the rate, and what is read from it."""
+"""Draw a learning-rate range test: the loss over the rate, the suggestion and the limit."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,36 +9,36 @@ from matplotlib.figure import Figure
 LOSS = "#1f77b4"
 SUGGESTION = "#2ca02c"
 LIMIT = "#d62728"
-#: Above so many times the first loss the picture is cut off.
+#: The picture ends at this multiple of the first loss.
 SHOWN = 1.5
 
 
 class Curve(Protocol):
-    """What is drawn; see :class:`hftune.optimization.lr_sweep_reading.RangeTest`."""
+    """Values of a range test; see :class:`hftune.optimization.lr_sweep_reading.RangeTest`."""
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """By step."""
+        """Learning rate of each step."""
 
     @property
     def losses(self) -> tuple[float, ...]:
-        """By step."""
+        """Loss of each step."""
 
     @property
     def smoothed(self) -> tuple[float, ...]:
-        """By step."""
+        """Smoothed loss of each step."""
 
     @property
     def suggestion(self) -> float | None:
-        """Where the loss falls fastest."""
+        """Rate at which the loss falls fastest; None if it never falls."""
 
     @property
     def lowest(self) -> float:
-        """Where it falls no more."""
+        """Rate from which on the loss no longer falls."""
 
 
 def draw_range_test(curve: Curve, path: Path) -> None:
-    """Draw losses and their smooth course over the rate."""
+    """Draw the loss of each batch and the smoothed loss over the rate."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(curve.rates, curve.losses, color=LOSS, alpha=0.3, lw=1, label="loss of each batch")

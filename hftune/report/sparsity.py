@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was pruned, layer by layer: figures, ``sparsity.json`` and a picture."""
+"""Show how many weights pruning removed in each layer: figures, ``sparsity.json``, a picture."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,23 +13,32 @@ from hftune.core.files import atomic_write_json
 Pruned = Mapping[str, Mapping[str, int]]
 
 COLOURS = "Blues"
-#: More layers than this are told by colour alone.
+#: With more rows than this the cells show colours without numbers.
 WRITTEN_ROWS = 40
 
 
 def sparsity_figures(pruned: Pruned, model: nn.Module) -> dict[str, float]:
-    """Return what ``metrics.json`` tells.
+    """Return the figures of pruning for ``metrics.json``.
 
     Args:
-        pruned: Parameter to ``weights`` before, and those ``pruned``.
-        model: As it is saved.
+        pruned: Parameter -> number of its ``weights``, and number of them ``pruned``.
+        model: The model as it is saved.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = model.weight.copy_(torch.tensor([[0.0, 3.0]]))
+        >>> figures = sparsity_figures({"weight": {"weights": 2, "pruned": 1}}, model)
+        >>> figures["sparsity"], figures["saved_parameters"], figures["saved_zeros"]
+        (0.5, 2, 1)
     """
     weights = sum(row["weights"] for row in pruned.values())
-    gone = sum(row["pruned"] for row in pruned.values())
+    removed = sum(row["pruned"] for row in pruned.values())
     return {
-        "sparsity": gone / weights,
+        "sparsity": removed / weights,
         "prunable_weights": weights,
-        "pruned_weights": gone,
+        "pruned_weights": removed,
         "saved_parameters": sum(p.numel() for p in model.parameters()),
         "saved_zeros": sum(int((p == 0).sum()) for p in model.parameters()),
     }
@@ -49,7 +58,7 @@ def write_sparsity(pruned: Pruned, folder: Path) -> list[Path]:
 
 
 def _draw(shares: Mapping[str, float]) -> Figure:
-    """A row for each layer of the stack, a column for each matrix in it."""
+    """Draw a row for each layer and a column for each matrix of a layer."""
     cells = {_row_and_column(name): share for name, share in shares.items()}
     rows, columns = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
     table = np.full((len(rows), len(columns)), np.nan)
@@ -73,7 +82,7 @@ def _draw(shares: Mapping[str, float]) -> Figure:
 
 
 def _row_and_column(name: str) -> tuple[str, str]:
-    """Divide ``bert.encoder.layer.3.output.dense.weight`` behind the number of its layer."""
+    """Split ``bert.encoder.layer.3.output.dense.weight`` after the number of the layer."""
     parts = name.split(".")
     numbers = [index for index, part in enumerate(parts) if part.isdigit()]
     cut = numbers[0] + 1 if numbers else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables for the terminal: how a run went, class by class, and what to type next."""
+"""Print tables in the terminal: results of a run, metrics by class, the next command."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,7 +86,7 @@ def _print_next(folder: Path, example_file: str) -> None:
 
 
 def print_samples(samples: Sequence[Mapping[str, str]]) -> None:
-    """Print the first rows with what the model wrote; see ``samples.jsonl``."""
+    """Print the first rows with the texts that the model generated; see ``samples.jsonl``."""
     for row in samples[:SHOWN_SAMPLES]:
         table = Table(show_header=False, box=None)
         for name, text in row.items():
@@ -95,7 +95,7 @@ def print_samples(samples: Sequence[Mapping[str, str]]) -> None:
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Print the evaluation figures, each class on a line where there are classes."""
+    """Print the evaluation metrics, with a table of the classes if there are any."""
     per_class: Mapping[str, Mapping[str, float]] = metrics.get("eval_per_class", {})
     if per_class:
         decided = any("threshold" in row for row in per_class.values())

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves of a run: loss, rate and metrics over the steps, as SVG and PNG."""
+"""Draw loss, learning rate and metrics over the steps of a run, as SVG and PNG."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,12 +14,14 @@ EVALUATION = "#d62728"
 JUDGED = "#ff9896"
 
 
-def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draw what the log holds and return the files: loss, learning_rate and, if any, metrics.
+def draw_curves(log: Sequence[Mapping[str, float]], folder: Path) -> list[Path]:
+    """Draw the logged values and return the files: loss, learning_rate and metrics.
+
+    Values that no line of the log has are left out.
 
     Args:
         log: The lines of ``log.jsonl``.
-        folder: Where the pictures go.
+        folder: The folder of the pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     losses = {
@@ -41,13 +42,12 @@ def draw_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
 
 
 def _draw(
-    log: Iterable[Mapping[str, Any]],
+    log: Sequence[Mapping[str, float]],
     curves: Mapping[str, tuple[str, str | None]],
     ylabel: str,
     stem: Path,
     scale: str = "linear",
 ) -> list[Path]:
-    log = list(log)
     points = {
         label: [(line["step"], line[key]) for line in log if key in line]
         for label, (key, _) in curves.items()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hftune.report.attention_page import attention_page, pack, unpack
+from hftune.report.attention_page import attention_page, pack_weights, unpack_weights
 
 NASTY = 'a </script><script>alert("b")</script> {{script}} {{title}} <!-- & \u2028'
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -71,7 +71,7 @@ class Elements(HTMLParser):
 
 def test_packed_weights_are_off_by_less_than_they_are_shown_with() -> None:
     weights = np.linspace(0, 1, 20011, dtype=np.float32).reshape(-1, 1)
-    back = unpack(pack(weights), weights.shape)
+    back = unpack_weights(pack_weights(weights), weights.shape)
     assert np.abs(back - weights).max() < 0.00025
     small = weights < 0.01
     assert np.abs(back - weights)[small].max() < 0.000025
@@ -86,7 +86,7 @@ def test_a_text_cannot_break_the_page() -> None:
     read = json.loads(data)
     assert read["text"] == NASTY
     assert read["maps"][0]["keys"][1]["text"] == NASTY
-    shown = unpack(read["maps"][0]["weights"], (2, 3, 3, 3))
+    shown = unpack_weights(read["maps"][0]["weights"], (2, 3, 3, 3))
     np.testing.assert_allclose(shown, whole["maps"][0]["weights"], atol=2.5e-4)
     assert program.strip().startswith('"use strict"')
     assert [tag for tag, _ in found.tags].count("script") == 2
