@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrow tables that arrive piece by piece: one schema for all, and one file that is mapped."""
+"""Collect Arrow tables that arrive one after the other: one schema, one memory-mapped file."""
 
 import contextlib
 import os
@@ -7,7 +7,6 @@ import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,16 +20,25 @@ MISMATCH = (pa.ArrowInvalid, pa.ArrowTypeError)
 
 
 def unified(first: pa.Schema, second: pa.Schema) -> pa.Schema:
-    """Return the schema that holds both; integers beside floats become floats.
+    """Return the schema for rows of both; integers and floats together become floats.
 
     Raises:
         pyarrow.ArrowTypeError: A column has types that do not go together; see :func:`clashes`.
+
+    Example:
+        >>> unified(pa.schema({"n": pa.int64()}), pa.schema({"n": pa.float64()})).field("n").type
+        DataType(double)
     """
     return pa.unify_schemas([first, second], promote_options="permissive")
 
 
 def clashes(first: pa.Schema, second: pa.Schema) -> list[str]:
-    """Return the columns whose types do not go together."""
+    """Return the columns whose types do not go together.
+
+    Example:
+        >>> clashes(pa.schema({"n": pa.int64()}), pa.schema({"n": pa.string()}))
+        ['n']
+    """
     wrong = []
     for name in first.names:
         if name in second.names:
@@ -42,15 +50,20 @@ def clashes(first: pa.Schema, second: pa.Schema) -> list[str]:
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
-    """Return all rows as one table with the schema that holds them all."""
+    """Return the rows of all tables as one table.
+
+    Example:
+        >>> joined([pa.table({"n": [1]}), pa.table({"n": [0.5]})]).column("n").to_pylist()
+        [1.0, 0.5]
+    """
     return pa.concat_tables(tables, promote_options="permissive")
 
 
 def write_arrow(tables: Iterable[pa.Table], path: Path) -> int:
     """Write tables to one Arrow file, whole or not at all, and return the number of rows.
 
-    No more than one table is held in memory. Where a later table widens the schema, what came
-    before is rewritten with the final one.
+    Only one table is held in memory at a time. If a later table widens the schema, the earlier
+    rows are written again with the final schema.
     """
     rows = 0
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -82,24 +95,29 @@ def write_arrow(tables: Iterable[pa.Table], path: Path) -> int:
 
 
 def mapped(path: Path) -> pa.Table:
-    """Return the table of an Arrow file; its rows stay on the disk until they are read."""
+    """Return the table of an Arrow file; rows stay on the disk until they are read."""
     return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
 
 def as_dataset(columns: Mapping[str, pa.ChunkedArray]) -> Dataset:
-    """Return columns as a data set, without reading them for its fingerprint."""
+    """Return columns as a dataset, without reading them for its fingerprint.
+
+    Example:
+        >>> as_dataset({"n": pa.chunked_array([[1, 2]])})[1]
+        {'n': 2}
+    """
     return Dataset(pa.table(dict(columns)), fingerprint=secrets.token_hex(8))
 
 
 def column_array(rows: Dataset, name: str) -> pa.ChunkedArray:
-    """Return one column; without a copy where the rows have not been picked from others."""
+    """Return one column, without a copy if the dataset has no indices mapping."""
     if rows._indices is None:
         return rows.data.column(name)
     return pa.chunked_array(column_batches(rows, name), rows.data.schema.field(name).type)
 
 
 def column_batches(rows: Dataset, name: str) -> Iterator[pa.Array]:
-    """Yield one column as arrays of ``BATCH`` values, the last of what is left."""
+    """Yield one column as arrays of ``BATCH`` values; the last array has the rest."""
     column = rows.data.column(name)
     if rows._indices is None:
         for start in range(0, len(column), BATCH):
@@ -112,7 +130,12 @@ def column_batches(rows: Dataset, name: str) -> Iterator[pa.Array]:
 
 
 def picked(rows: Dataset, order: NDArray[np.int64]) -> Dataset:
-    """Return some of the rows; ``Dataset.select`` would look at each index in Python."""
+    """Return some of the rows; ``Dataset.select`` would look at each index in Python.
+
+    Example:
+        >>> picked(Dataset.from_dict({"n": [10, 20, 30]}), np.array([2, 0]))["n"][:]
+        [30, 10]
+    """
     if rows._indices is not None:
         order = rows._indices.column(0).take(pa.array(order)).to_numpy()
     places = InMemoryTable(pa.table({"indices": pa.array(order.astype(np.uint64))}))
@@ -122,19 +145,34 @@ def picked(rows: Dataset, order: NDArray[np.int64]) -> Dataset:
 
 
 def lengths(lists: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return how many items each list of a column has."""
+    """Return the number of items in each list of a column.
+
+    Example:
+        >>> lengths(pa.chunked_array([[[7, 8], [], [9]]])).tolist()
+        [2, 0, 1]
+    """
     return np.asarray(pc.list_value_length(lists), dtype=np.int64)
 
 
-def items(lists: pa.ChunkedArray) -> NDArray[Any]:
-    """Return what all lists of a column hold, one list behind the other."""
+def items(lists: pa.ChunkedArray) -> NDArray[np.generic]:
+    """Return the items of all lists of a column, one list after the other.
+
+    Example:
+        >>> items(pa.chunked_array([[[7, 8], [], [9]]])).tolist()
+        [7, 8, 9]
+    """
     return np.concatenate([np.asarray(chunk.flatten()) for chunk in lists.chunks])
 
 
 def codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[object]]:
-    """Return a number a value, and the distinct values in the order in which they first stand.
+    """Return a code for each value, and the distinct values in order of first appearance.
 
-    A missing value has the number after those.
+    The code of a missing value is the number of distinct values.
+
+    Example:
+        >>> numbers, distinct = codes(pa.chunked_array([["b", "a", None, "b"]]))
+        >>> numbers.tolist(), distinct
+        ([0, 1, 2, 0], ['b', 'a'])
     """
     if pa.types.is_nested(values.type):
         values = pa.chunked_array([[str(value) for value in c.to_pylist()] for c in values.chunks])
@@ -144,7 +182,7 @@ def codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[object]]:
 
 
 def _taken(column: pa.ChunkedArray, places: NDArray[np.int64]) -> pa.Array:
-    """Values by their places, chunk by chunk: ``ChunkedArray.take`` would first copy them all."""
+    """Return values by position, chunk by chunk; ``ChunkedArray.take`` would copy all first."""
     order = np.argsort(places, kind="stable")
     ends = np.cumsum([len(chunk) for chunk in column.chunks])
     cuts = np.searchsorted(places[order], ends)

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents cut into blocks of tokens, for training on plain text. No token is thrown away."""
+"""Cut documents into blocks of tokens for training on plain text. No token is dropped."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 
 def joined_blocks(documents: Iterable[Sequence[int]], block_size: int) -> Iterator[list[int]]:
-    """Yield blocks of exactly ``block_size`` tokens out of the documents put end to end.
+    """Yield blocks of ``block_size`` tokens from the concatenated documents.
 
-    What is left at the end is a shorter last block.
+    The last block has the remaining tokens and may be shorter.
 
     Args:
         documents: Token ids, each document with its own end token.
         block_size: Tokens of a block, at least 1.
+
+    Example:
+        >>> list(joined_blocks([[1, 2, 3], [4, 5]], block_size=2))
+        [[1, 2], [3, 4], [5]]
     """
     rest: list[int] = []
     for document in documents:
@@ -24,11 +28,15 @@ def joined_blocks(documents: Iterable[Sequence[int]], block_size: int) -> Iterat
 
 
 def separate_blocks(documents: Iterable[Sequence[int]], block_size: int) -> Iterator[list[int]]:
-    """Yield blocks of at most ``block_size`` tokens, none of which holds two documents.
+    """Yield blocks of at most ``block_size`` tokens, each from one document.
 
     Args:
         documents: Token ids of each document.
-        block_size: Tokens that a block may have, at least 1.
+        block_size: Largest number of tokens of a block, at least 1.
+
+    Example:
+        >>> list(separate_blocks([[1, 2, 3], [4, 5]], block_size=2))
+        [[1, 2], [3], [4, 5]]
     """
     for document in documents:
         for start in range(0, len(document), block_size):

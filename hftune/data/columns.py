@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which column plays which role: said by the user, or guessed where only one guess is possible."""
+"""Match columns with the roles of a task: named by the user, or guessed if only one fits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,12 @@ class Role:
     Attributes:
         name: The task's word for it.
         names: Column names that mean it, best first.
-        required: Whether the task cannot do without.
-        answer: Whether it is what a model predicts; rows to predict need not have it.
+        required: Whether the task needs it.
+        answer: Whether the model predicts it; rows to predict need not have it.
+
+    Example:
+        >>> Role("label", ("labels", "class"), answer=True).required
+        True
     """
 
     name: str
@@ -24,7 +28,7 @@ class Role:
     answer: bool = False
 
 
-#: Rows of one group, such as a patient or a document, never stand in both parts.
+#: Rows of one group, such as a patient or a document, all go to the same split.
 GROUP = Role("group", (), required=False)
 
 
@@ -33,12 +37,17 @@ def find_columns(
 ) -> dict[str, str]:
     """Return role -> column.
 
-    A role takes the column that the user names, else the column of its own name, else the only
-    column whose name means it.
+    A role takes the column that the user names; else the column with the name of the role; else the
+    only column with one of the other names of the role.
 
     Raises:
         HftuneError: A named role or column does not exist, a required one is not found, or two
             columns fit.
+
+    Example:
+        >>> roles = [Role("text", ("sentence",)), Role("label", ("class",))]
+        >>> find_columns(["id", "sentence", "class"], roles, given={})
+        {'text': 'sentence', 'label': 'class'}
     """
     roles = list(roles)
     known = [role.name for role in roles]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CoNLL files: one word a line, columns beside it, a blank line between sentences.
+"""Read CoNLL files: one word a line with its columns, a blank line between sentences.
 
-The first column is the word and the last one its tag. Columns are separated by tabs where the first
-word's line has one, else by any white space.
+The first column is the word and the last one its tag. Tabs separate the columns if the line of the
+first word has one; otherwise any white space does.
 """
 
 from collections import Counter
@@ -12,25 +12,33 @@ import pyarrow as pa
 
 from hftune.core.errors import HftuneError
 
-#: Suffixes of such files.
+#: Suffixes of CoNLL files.
 CONLL = (".conll", ".bio", ".iob")
 DOCUMENT_START = "-DOCSTART-"
 Line = tuple[int, list[str]]
 
 
 def read_conll(file: Path) -> pa.Table:
-    """Return ``tokens`` and ``tags``, lists, a row a sentence.
+    """Return a table with the lists ``tokens`` and ``tags``, one row for each sentence.
 
-    Columns between the two are kept as ``column_2``, ``column_3`` and so on. A file with the words
-    alone has no ``tags``. Lines that begin with ``-DOCSTART-`` are skipped, and so are comments: a
-    line at the start of a sentence that begins with ``# `` and either has another number of columns
-    than the words have, or an ``=`` as its third piece, as in ``# text = ...``.
+    Columns between the two are kept as ``column_2``, ``column_3`` and so on. A file that has only
+    words has no ``tags``. Lines that begin with ``-DOCSTART-`` are skipped, and so are comments. A
+    comment stands at the start of a sentence and begins with ``# ``; it has another number of
+    columns than the words, or ``=`` as its third piece, as in ``# text = ...``.
 
     Raises:
         HftuneError: The file is not UTF-8, or a line has another number of columns.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder, "rows.conll")
+        ...     _ = file.write_text("Ada B-PER\\nsings O\\n\\nYes O\\n")
+        ...     read_conll(file).to_pydict()
+        {'tokens': [['Ada', 'sings'], ['Yes']], 'tags': [['B-PER', 'O'], ['O']]}
     """
     try:
-        # Not splitlines: words may hold separators of lines such as U+2028.
+        # Not splitlines: a word may contain a line separator such as U+2028.
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise HftuneError(
@@ -59,7 +67,7 @@ def read_conll(file: Path) -> pa.Table:
 
 
 def _sentences(lines: list[str]) -> list[list[Line]]:
-    """The lines of each sentence, with their numbers, split into columns."""
+    """Return the numbered lines of each sentence, split into columns."""
     words = (line for line in lines if line.strip() and not line.startswith(("#", DOCUMENT_START)))
     separator = "\t" if "\t" in next(words, "") else None
     sentences: list[list[Line]] = [[]]
@@ -72,7 +80,7 @@ def _sentences(lines: list[str]) -> list[list[Line]]:
 
 
 def _width(sentences: list[list[Line]]) -> int:
-    """The number of columns that most lines have, those that may be comments apart."""
+    """Return the number of columns of most lines; possible comments do not count."""
     lines = (columns for sentence in sentences for _, columns in sentence)
     widths = Counter(len(columns) for columns in lines if columns[0].split()[:1] != ["#"])
     return widths.most_common(1)[0][0] if widths else 0

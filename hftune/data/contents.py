@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a column holds, told from its cells: text, labels, numbers, lists, conversations."""
+"""Tell from the cells of a column if it has text, labels, numbers, lists or conversations."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from hftune.data.conversations import is_sharegpt
 Kind = Literal["text", "labels", "numbers", "lists", "conversations", "names", "nothing"]
 
 LOOKED_AT = 5000
-#: A label is short, and stands in more than one row.
+#: A label is short and occurs in several rows.
 LABEL_CHARACTERS = 60
 LABEL_SHARE = 0.2
 FEW_LABELS = 20
@@ -24,13 +24,17 @@ DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 
 @dataclass(frozen=True)
 class Contents:
-    """A column's cells in short.
+    """A short description of the cells of a column.
 
     Attributes:
-        column: Its name.
+        column: Name of the column.
         kind: ``names`` are texts or numbers that hardly repeat, such as ids and titles of one word.
-        distinct: How many different cells it has.
-        length: Mean number of characters of a text, of items of a list.
+        distinct: Number of different cells.
+        length: Mean number of characters of a text, or of items of a list.
+
+    Example:
+        >>> Contents("team", "labels", distinct=4).describe()
+        '4 labels'
     """
 
     column: str
@@ -52,7 +56,13 @@ class Contents:
 
 
 def describe_columns(rows: Dataset) -> list[Contents]:
-    """Return what each column holds, from its first 5,000 rows; values are counted in all."""
+    """Describe each column from the first 5,000 rows; distinct values are counted in all rows.
+
+    Example:
+        >>> rows = Dataset.from_dict({"text": ["good day", "bad day"] * 3, "team": ["a", "b"] * 3})
+        >>> [contents.kind for contents in describe_columns(rows)]
+        ['labels', 'labels']
+    """
     head = rows[:LOOKED_AT]
     found = [_contents(column, head[column]) for column in rows.column_names]
     return [_counted(item, rows) if item.kind in ("labels", "names") else item for item in found]
@@ -65,14 +75,15 @@ def _counted(item: Contents, rows: Dataset) -> Contents:
     return replace(item, distinct=len(values))
 
 
-def _contents(column: str, cells: Sequence[Any]) -> Contents:
+def _contents(column: str, cells: Sequence[object]) -> Contents:
     present = [cell for cell in cells if cell is not None and cell != ""]
     if not present:
         return Contents(column, "nothing")
     if all(is_conversation(cell) or is_sharegpt(cell) for cell in present):
         return Contents(column, "conversations")
-    if all(isinstance(cell, list) for cell in present):
-        return Contents(column, "lists", 0, sum(map(len, present)) / len(present))
+    lists = [cell for cell in present if isinstance(cell, list)]
+    if len(lists) == len(present):
+        return Contents(column, "lists", 0, sum(map(len, lists)) / len(lists))
     texts = [str(cell) for cell in present]
     distinct = len(set(texts))
     length = sum(map(len, texts)) / len(texts)
