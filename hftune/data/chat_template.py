@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations as text, with the characters that the assistant wrote.
+"""Render conversations as text, with the character spans of the assistant's turns.
 
-The chat template renders the conversation; what an assistant turn adds to the rendering before it
-is that turn's span. This needs no ``{% generation %}`` mark in the template, only that earlier
-turns are rendered the same when later ones follow; a template that is not so is named, not guessed.
+The chat template renders the conversation. The text that an assistant turn adds to the rendering of
+the turns before it is the span of that turn. The template needs no ``{% generation %}`` mark, but
+must render earlier turns the same when later turns follow; otherwise an error names the turn.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,10 +29,10 @@ def render(
     prompt: bool = False,
     tools: Tools | None = None,
 ) -> str:
-    """Return the conversation as the template writes it.
+    """Return the conversation as the chat template renders it.
 
     Args:
-        tokenizer: Holds the template.
+        tokenizer: The tokenizer with the template.
         messages: ``{role, content}``, in order.
         prompt: Whether to end with the opening of an assistant turn.
         tools: JSON schemas of the functions that the template shows to the model.
@@ -44,7 +44,7 @@ def render(
         text = tokenizer.apply_chat_template(
             list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
         )
-    except Exception as error:  # whatever the template's own code raises
+    except Exception as error:  # the code of a template may raise anything
         raise HftuneError(f"the chat template refuses the conversation: {error}") from error
     return str(text)
 
@@ -58,18 +58,18 @@ def assistant_spans(
 ) -> tuple[str, list[Span]]:
     """Return the rendered conversation and the character spans of the assistant's turns.
 
-    A span starts after the turn's opening, which the prompt holds at generation, and ends with the
-    end-of-turn token, so that the model learns to stop.
+    A span starts after the opening of the turn, which belongs to the prompt at generation, and ends
+    with the end-of-turn token, so that the model learns to stop.
 
     Args:
-        tokenizer: Holds the template.
+        tokenizer: The tokenizer with the template.
         messages: ``{role, content}``, in order.
         tools: See :func:`render`.
-        first: Turns before this index have no span. Turn 0 never has one: it is a greeting, and
-            no prompt comes before it.
+        first: Turns before this index have no span. Turn 0 never has one, since no prompt comes
+            before it.
 
     Raises:
-        RewrittenTurnsError: The template rewrites earlier turns, so that no span can be told.
+        RewrittenTurnsError: The template rewrites earlier turns, so that spans are unknown.
     """
     text = render(tokenizer, messages, tools=tools)
     spans = []
@@ -87,8 +87,13 @@ def assistant_spans(
     return text, spans
 
 
-def is_conversation(value: Any) -> TypeGuard[list[Message]]:
-    """Tell whether a cell is a list of ``{role, content}``."""
+def is_conversation(value: object) -> TypeGuard[list[Message]]:
+    """Tell whether a cell is a list of ``{role, content}``.
+
+    Example:
+        >>> is_conversation([{"role": "user", "content": "Hello"}]), is_conversation("Hello")
+        (True, False)
+    """
     return (
         isinstance(value, list)
         and bool(value)
@@ -100,11 +105,23 @@ def is_conversation(value: Any) -> TypeGuard[list[Message]]:
 
 
 def open_question(messages: list[Message]) -> list[Message]:
-    """Return the turns that the assistant is to answer: all, but for an answer that stands last."""
+    """Return the turns before a last answer, or all turns if the last one is no answer.
+
+    Example:
+        >>> user = {"role": "user", "content": "2 + 2?"}
+        >>> open_question([user, {"role": "assistant", "content": "4"}]) == [user]
+        True
+    """
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def before_answer(messages: list[Message]) -> list[Message]:
-    """Return the turns before the assistant first speaks."""
+    """Return the turns before the first turn of the assistant.
+
+    Example:
+        >>> turns = [{"role": role, "content": ""} for role in ("system", "user", "assistant")]
+        >>> [turn["role"] for turn in before_answer(turns)]
+        ['system', 'user']
+    """
     first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
     return messages[:first]

@@ -19,7 +19,7 @@ Line = tuple[int, list[str]]
 
 
 def read_conll(file: Path) -> pa.Table:
-    """Return a table with the lists ``tokens`` and ``tags``, one row for each sentence.
+    r"""Return a table with the lists ``tokens`` and ``tags``, one row for each sentence.
 
     Columns between the two are kept as ``column_2``, ``column_3`` and so on. A file that has only
     words has no ``tags``. Lines that begin with ``-DOCSTART-`` are skipped, and so are comments. A
@@ -33,7 +33,7 @@ def read_conll(file: Path) -> pa.Table:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     file = Path(folder, "rows.conll")
-        ...     _ = file.write_text("Ada B-PER\\nsings O\\n\\nYes O\\n")
+        ...     _ = file.write_text("Ada B-PER\nsings O\n\nYes O\n")
         ...     read_conll(file).to_pydict()
         {'tokens': [['Ada', 'sings'], ['Yes']], 'tags': [['B-PER', 'O'], ['O']]}
     """

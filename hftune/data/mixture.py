@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources mixed by weight: what share of the rows each one gives."""
+"""Mix sources by weight: each gives its share of the rows."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,17 +14,23 @@ StoppingStrategy = Literal["first_exhausted", "all_exhausted"]
 
 
 def shares(weights: Sequence[float | None], sizes: Sequence[int]) -> list[float] | None:
-    """Return the share of each source, or None where no source has a weight.
+    """Return the share of each source, or None if no source has a weight.
 
-    Weights of all sources are made to add up to 1. Sources without a weight beside others with one
-    share what these leave of 1, in proportion to their rows.
+    If all sources have a weight, the weights are scaled to add up to 1. Sources without a weight
+    divide the remainder of 1 in proportion to their rows.
 
     Args:
-        weights: One a source.
+        weights: Weight of each source.
         sizes: Rows of each source.
 
     Raises:
         RecipeError: A weight is not above 0, or the weights leave nothing for the other sources.
+
+    Example:
+        >>> shares([3, 1], [10, 10])
+        [0.75, 0.25]
+        >>> shares([0.5, None, None], [10, 30, 10])
+        [0.5, 0.375, 0.125]
     """
     given = [weight for weight in weights if weight is not None]
     if not given:
@@ -51,10 +57,15 @@ def stacked(parts: Sequence[Dataset], names: Sequence[str]) -> Dataset:
 
     Args:
         parts: Selected rows of each source.
-        names: What the sources are called, for the message.
+        names: Names of the sources, for the message.
 
     Raises:
         HftuneError: Sources have other columns or other types of cells.
+
+    Example:
+        >>> one, two = (Dataset.from_dict({"text": [text]}) for text in ("a", "b"))
+        >>> stacked([one, two], ["one", "two"])["text"][:]
+        ['a', 'b']
     """
     for part, name in zip(parts, names, strict=True):
         shape, first = _shape(part), _shape(parts[0])
@@ -75,14 +86,14 @@ def stacked(parts: Sequence[Dataset], names: Sequence[str]) -> Dataset:
 def interleaved(
     parts: Sequence[Dataset], probabilities: list[float], strategy: StoppingStrategy, seed: int
 ) -> Dataset:
-    """Return rows drawn from the sources in turn, each time from one chosen by its share.
+    """Return rows of all sources, each drawn from a source that is chosen by its share.
 
     Args:
         parts: Rows of each source, with the same columns.
         probabilities: Share of each source.
         strategy: Whether to end with the first source that runs out, or to begin sources again
             until the last has run out once.
-        seed: Same seed, same draws.
+        seed: Seed of the draws.
     """
     mixed: Dataset = datasets.interleave_datasets(
         list(parts), probabilities=probabilities, seed=seed, stopping_strategy=strategy
@@ -91,5 +102,5 @@ def interleaved(
 
 
 def _shape(rows: Dataset) -> set[str]:
-    """The columns that every source of a mixture must have."""
+    """Return the columns that every source of a mixture must have."""
     return set(rows.column_names) - {"group", "tools", "context_turns"}

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows put into batches that hold so many tokens, in time linear in the rows.
+"""Put rows into batches of so many tokens, in time linear in the rows.
 
-An epoch's order is cut into windows of :data:`WINDOW` batches; a row stays in the window where
-chance has put it. Inside, rows are dealt: longest first, each into the batch that holds the least.
-So batches hold equally many tokens, of rows of every length, and a step counts as it would with
-rows drawn at random. Far longer rows are dealt apart, since outside the layers a batch is padded to
-its longest row. Where a batch would spill over, as with rows of half a batch, first-fit-decreasing
-packs the window. Where the layers work on padding too, rows of like length come together.
+The order of an epoch is cut into windows of :data:`WINDOW` batches; a row stays in its window. In a
+window, rows are dealt out: the longest first, each into the batch with the fewest tokens. So
+batches have equal numbers of tokens and rows of every length, and a step has the same weight as
+with rows drawn at random. Far longer rows are dealt out separately, since outside the layers a
+batch is padded to its longest row. If a batch would hold too much, as with rows of half a batch,
+first-fit-decreasing packs the window. If the layers process padding too, rows of similar length
+come together.
 
 Sources: Graham, "Bounds on Multiprocessing Timing Anomalies", 1969 (longest first); Johnson,
 "Near-Optimal Bin Packing Algorithms", 1973 (first-fit-decreasing).
@@ -16,7 +17,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapreplace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,29 +25,35 @@ Ints = NDArray[np.int64]
 
 #: Batches of a window.
 WINDOW = 256
-#: How full batches are meant to be. A little room lets rows find their place.
+#: Aimed share of a batch that is filled. Rows need a little room to find a place.
 FULL = 0.99
-#: Outside the layers a batch is padded, to no more than so many times the budget.
+#: Outside the layers a batch is padded, to at most this multiple of the budget.
 SPREAD = 8
-#: Rows are dealt out as if they were longer by up to this share, so that no two epochs are alike.
+#: Lengths are raised by up to this share, at random, so that epochs differ.
 CHANCE = 0.1
 
 
 def pack(sizes: Ints, budget: int, rng: np.random.Generator, *, padded: bool = False) -> list[Ints]:
-    """Return batches of rows, each row in one.
+    """Return batches that hold each row once.
 
     Args:
-        sizes: Tokens of the rows in the epoch's order, shape ``(N, parts)``: those of a source and
-            a target are counted apart, since they are padded apart.
-        budget: Tokens that a batch may hold, no fewer than the longest row has.
-        rng: Deals rows, and orders the batches of a window.
-        padded: Whether a batch holds its rows times the longest, in place of the sum.
+        sizes: Tokens of the rows in the order of the epoch, shape ``(N, parts)``. Source and target
+            are separate parts, since they are padded separately.
+        budget: Largest number of tokens of a batch, at least that of the longest row.
+        rng: Generator that deals out rows and orders the batches of a window.
+        padded: Whether padding counts: a batch has its number of rows times the longest row.
 
     Returns:
-        Places in the order, each batch's own.
+        For each batch, the positions of its rows in the order.
 
     Raises:
         ValueError: A row is longer than the budget.
+
+    Example:
+        >>> sizes = np.array([[3], [1], [2], [2]])
+        >>> batches = pack(sizes, budget=4, rng=np.random.default_rng(0))
+        >>> sorted(int(sizes[batch].sum()) for batch in batches)
+        [4, 4]
     """
     tokens = sizes.sum(1)
     if tokens.max(initial=0) > budget:
@@ -64,11 +70,15 @@ def pack(sizes: Ints, budget: int, rng: np.random.Generator, *, padded: bool = F
 
 
 def windows(tokens: Ints, budget: int) -> Iterator[tuple[int, int, int]]:
-    """Yield where each window begins and ends, and how many batches its rows should fill.
+    """Yield start and end of each window, and the number of batches that its rows should fill.
 
     Args:
-        tokens: Of the rows in their order, shape ``(N,)``.
-        budget: Tokens that a batch may hold.
+        tokens: Tokens of the rows in their order, shape ``(N,)``.
+        budget: Largest number of tokens of a batch.
+
+    Example:
+        >>> list(windows(np.array([3, 1, 2, 2]), budget=4))
+        [(0, 4, 3)]
     """
     whole = int(tokens.sum())
     batches = 1 if whole <= budget else math.ceil(whole / (FULL * budget))
@@ -83,12 +93,16 @@ def windows(tokens: Ints, budget: int) -> Iterator[tuple[int, int, int]]:
 
 
 def in_order(sizes: Ints, budget: int, *, padded: bool = False) -> list[Ints]:
-    """Return batches of rows that follow each other, as many in each as it holds.
+    """Return batches of consecutive rows, each as full as possible.
 
     Args:
         sizes: Tokens of the rows, shape ``(N, parts)``; see :func:`pack`.
-        budget: Tokens that a batch may hold.
-        padded: Whether a batch holds its rows times the longest.
+        budget: Largest number of tokens of a batch.
+        padded: Whether padding counts; see :func:`pack`.
+
+    Example:
+        >>> [batch.tolist() for batch in in_order(np.array([[3], [1], [2], [2]]), budget=4)]
+        [[0, 1], [2, 3]]
     """
     total, sums = len(sizes), np.cumsum(sizes.sum(1))
     starts = [0]
@@ -123,13 +137,13 @@ def _tight(
     ]
 
 
-def _descending(lengths: NDArray[Any], cut: Iterable[tuple[int, int, int]]) -> list[Ints]:
-    """The rows of each window, longest first."""
+def _descending(lengths: NDArray[np.number], cut: Iterable[tuple[int, int, int]]) -> list[Ints]:
+    """Return the rows of each window, longest first."""
     return [start + np.argsort(-lengths[start:end], kind="stable") for start, end, _ in cut]
 
 
 def _dealt(tokens: Ints, number: int, budget: int) -> Ints | None:
-    """Deal the strata of a window out, over one batch less, so many, or a hundredth more."""
+    """Deal out the strata of a window to one batch less, as many, or a hundredth more."""
     least = max(number - 1, math.ceil(tokens.sum() / budget))
     found, batches, spare = [], 0, number - least + number // 100
     for (start, since), (end, until) in pairwise(strata(tokens, least)):
@@ -145,7 +159,7 @@ def _dealt(tokens: Ints, number: int, budget: int) -> Ints | None:
 
 
 def _widest(tokens: Ints, batches: Ints) -> int:
-    """Return the most places that a batch has when it is padded."""
+    """Return the largest size of a batch after padding."""
     order = np.argsort(batches, kind="stable")
     starts = np.flatnonzero(np.diff(batches[order], prepend=-1))
     longest = np.maximum.reduceat(tokens[order], starts)
@@ -153,16 +167,20 @@ def _widest(tokens: Ints, batches: Ints) -> int:
 
 
 def strata(tokens: Ints, number: int) -> list[tuple[int, int]]:
-    """Return where rows end that are dealt together, and how many batches those before fill.
+    """Return the ends of strata: rows of one stratum are dealt out together.
 
-    Together means that a batch padded to the longest of them stays below :data:`SPREAD` budgets.
+    A batch of rows of one stratum, padded to the longest, stays below :data:`SPREAD` budgets.
 
     Args:
-        tokens: Of the rows, longest first but for chance, shape ``(N,)``.
-        number: Batches for all of them.
+        tokens: Tokens of the rows, about longest first, shape ``(N,)``.
+        number: Batches for all rows.
 
     Returns:
-        Numbers of rows and of batches, from ``(0, 0)`` to ``(N, number)``.
+        For each end the numbers of rows and batches before it, from ``(0, 0)`` to ``(N, number)``.
+
+    Example:
+        >>> strata(np.array([2, 2, 1, 1]), number=3)
+        [(0, 0), (4, 3)]
     """
     share = tokens.sum() / number
     rows = np.searchsorted(np.cumsum(tokens), np.arange(number + 1) * share, side="right")
@@ -177,18 +195,24 @@ def strata(tokens: Ints, number: int) -> list[tuple[int, int]]:
 
 
 def deal(tokens: Sequence[int], number: int, budget: int) -> Ints | None:
-    """Return the batch of each row: the one that holds the least when its turn comes.
+    """Return the batch of each row; a row goes to the batch with the fewest tokens.
 
     Args:
-        tokens: Of the rows; batches are most alike where the longest come first.
-        number: How many batches there are.
-        budget: Tokens that a batch may hold.
+        tokens: Tokens of the rows. Batches are most alike if the longest rows come first.
+        number: Number of batches.
+        budget: Largest number of tokens of a batch.
 
     Returns:
-        Their numbers, shape ``(N,)``; None where a batch would hold more than the budget.
+        Numbers of batches, shape ``(N,)``; None if a batch would exceed the budget.
+
+    Example:
+        >>> deal([3, 2, 2, 1], number=2, budget=4).tolist()
+        [0, 1, 1, 0]
     """
     bits = number.bit_length()
-    emptiest = list(range(number))  # a heap of numbers: what a batch holds, then which it is
+    emptiest = list(
+        range(number)
+    )  # a heap of integers: tokens of a batch in the high bits, its number in the low
     most, batches = (budget + 1) << bits, []
     for size in tokens:
         batch = emptiest[0] + (size << bits)
@@ -200,24 +224,28 @@ def deal(tokens: Sequence[int], number: int, budget: int) -> Ints | None:
 
 
 def first_fit_decreasing(windows: Sequence[Ints], budget: int) -> list[Ints]:
-    """Return the batch of each row: the first one that has room for it.
+    """Return the batch of each row: the first one with room for it.
 
-    The windows are packed side by side, so that the steps are those of the longest one.
+    All windows are packed side by side, so the number of steps is that of the longest window.
 
     Args:
         windows: Tokens of the rows of each window, longest first, at least 1.
-        budget: Tokens that a batch may hold; and it has no more than ``SPREAD * budget`` places
-            when it is padded to its first row.
+        budget: Largest number of tokens of a batch. Padded to its first row, a batch has at most
+            ``SPREAD * budget`` tokens.
 
     Returns:
-        Numbers of batches, an array as long as each window.
+        Numbers of batches, an array for each window.
+
+    Example:
+        >>> [batch.tolist() for batch in first_fit_decreasing([np.array([3, 2, 2, 1])], budget=4)]
+        [[0, 1, 1, 0]]
     """
     side = np.arange(len(windows))
     sizes = np.zeros((max(map(len, windows), default=0), len(windows)), dtype=np.int64)
     for window, tokens in enumerate(windows):
         sizes[: len(tokens), window] = tokens
     room = np.full((len(windows), 64), budget)
-    rows = np.full(room.shape, len(sizes))  # that may come in yet
+    rows = np.full(room.shape, len(sizes))  # rows that may still be added
     batches = np.zeros_like(sizes)
     used = 0
     for rank, tokens in enumerate(sizes):
@@ -236,11 +264,15 @@ def first_fit_decreasing(windows: Sequence[Ints], budget: int) -> list[Ints]:
 
 
 def as_many(batches: list[Ints], number: int) -> list[Ints]:
-    """Return ``number`` batches: those of most rows are halved until there are so many.
+    """Return ``number`` batches; the batches with the most rows are halved until there are enough.
 
     Args:
-        batches: No more than ``number``.
-        number: How many there shall be; fewer come back where no batch has two rows.
+        batches: At most ``number`` batches.
+        number: Wanted number of batches. The result has fewer if no batch has two rows.
+
+    Example:
+        >>> [batch.tolist() for batch in as_many([np.array([0, 1, 2]), np.array([3])], number=3)]
+        [[0, 2], [1], [3]]
     """
     batches = list(batches)
     while len(batches) < number:
@@ -253,6 +285,6 @@ def as_many(batches: list[Ints], number: int) -> list[Ints]:
 
 
 def _grouped(rows: Ints, batches: Ints) -> list[Ints]:
-    """The rows of each batch, in their order."""
+    """Return the rows of each batch, in order."""
     order = np.argsort(batches, kind="stable")
     return np.split(rows[order], np.flatnonzero(np.diff(batches[order])) + 1)
