@@ -110,9 +110,8 @@ def check_cut(kind: str, structure: str, sparsity: float, folder: Path) -> None:
     plain, report = AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     torch.testing.assert_close(hidden(plain.eval()), masked, atol=1e-5, rtol=1e-5)
-    rows = method.pruned().values()
-    assert sum(row["weights"] for row in rows) == held
-    assert sum(row["pruned"] for row in rows) == held * sparsity
+    results = method.results(cut, None)
+    assert (results["prunable_weights"], results["pruned_weights"]) == (held, held * sparsity)
 
 
 def test_a_unit_is_its_rows_and_columns() -> None:

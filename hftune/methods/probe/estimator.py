@@ -188,12 +188,12 @@ class Estimator:
 
     def bare(self, **candidate: Any) -> Any:
         """Return the classifier alone, not fitted."""
-        arguments = {**DEFAULTS.get(self.classifier, {}), **self.config.classifier_kwargs}
+        options = {**DEFAULTS.get(self.classifier, {}), **self.config.classifier_kwargs}
         if SEED in self.arguments:
-            arguments.setdefault(SEED, self.seed)
+            options.setdefault(SEED, self.seed)
         if self.balance == "class_weight":
-            arguments[WEIGHTS] = "balanced"
-        classifier = self.kind(**{**arguments, **candidate})
+            options[WEIGHTS] = "balanced"
+        classifier = self.kind(**{**options, **candidate})
         return OneVsRestClassifier(classifier) if self.labels.several else classifier
 
     def sampler(self) -> Any:

@@ -13,7 +13,8 @@ from hftune.methods import make_method
 from hftune.recipe.recipe import Recipe
 from hftune.regularization.regularizers import Regularization
 from hftune.tasks.task import Task
-from hftune.training.distributed.launcher import Launch, check_launch
+from hftune.training.distributed.launch_rules import check_launch
+from hftune.training.distributed.launcher import Launch
 from hftune.training.plan.arguments import for_device, training_arguments, with_fields
 from hftune.training.plan.optimization import Optimization, scaled_rate
 

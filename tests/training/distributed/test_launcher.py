@@ -12,8 +12,9 @@ import torch
 import hftune
 from hftune import Recipe
 from hftune.core.errors import HftuneError, RecipeError
-from hftune.training.distributed import launcher as launch
-from hftune.training.distributed.launcher import RULES, Launch, check_launch, precision
+from hftune.training.distributed import launch_rules as launch
+from hftune.training.distributed.launch_rules import RULES, check_launch
+from hftune.training.distributed.launcher import Launch, precision
 from hftune.training.distributed.sharding import in_a_line
 from hftune.training.plan.prepare import prepare
 from hftune.training.plan.resume import check_resumed
