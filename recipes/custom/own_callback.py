@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A callback of one's own: training ends when its time is up, wherever it is then.
+"""A custom callback: training ends after a given time, at any step.
 
     python recipes/custom/own_callback.py [MODEL] [SECONDS]
     accelerate launch --config_file accelerate_configs/multi_cpu.yaml recipes/custom/own_callback.py
 
-A callback is told of every event of a run and may change its course through ``control``. It sees
-the model, the optimizer and the schedule in ``kwargs``, and ``state`` tells how far the run is.
+A callback is called at every event of a run and may change the run through ``control``. It gets
+the model, the optimizer and the schedule in ``kwargs``, and the progress of the run in ``state``.
 """
 
 import sys
@@ -18,12 +18,12 @@ import hftune
 
 
 class TimeBudget(TrainerCallback):
-    """Ends training after a while.
+    """End training after a given time.
 
-    The epoch that is under way ends there too, so it is evaluated and saved like any other.
+    The current epoch ends then, too, so it is evaluated and saved like any other.
 
     Args:
-        seconds: How long training may take; it ends with the step that is under way then.
+        seconds: Time limit of training; the current step is completed.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -33,13 +33,13 @@ class TimeBudget(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at the clock."""
+        """Record the start time."""
         self.began = time.monotonic()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look again."""
+        """Stop training if the time is over."""
         if time.monotonic() - self.began > self.seconds:
             control.should_training_stop = True
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss and a data set of one's own: label-distribution-aware margins on handmade rows.
+"""A custom loss and a custom dataset: label-distribution-aware margins on handmade rows.
 
     python recipes/custom/own_loss.py [MODEL]
     accelerate launch --config_file accelerate_configs/multi_cpu.yaml recipes/custom/own_loss.py
@@ -40,7 +40,7 @@ def rows() -> Dataset:
     )
 
 
-# Loss: a sum, and what it is divided by. The Trainer does the rest, whatever the batch split.
+# Loss: a sum and its denominator. The Trainer divides once, for any split into batches.
 class MarginLoss(hftune.Loss):
     """Cross-entropy after lowering the true logit by the margin of its class.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A schedule of one's own, and the Trainer taken out of hftune: a rate that swings up and down.
+"""A custom schedule in a Trainer built by hftune: the rate goes up and down in triangles.
 
     python recipes/custom/own_schedule.py [MODEL]
 
@@ -7,8 +7,8 @@ Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, arXiv:1506.
 up and down in triangles. Here each triangle is half as high as the one before.
 
 ``prepare`` checks the recipe and reads the rows, ``load_model`` loads the weights and applies the
-method, ``build_trainer`` makes a ``transformers.Trainer``. What a Trainer takes in place of its own
-optimizer or schedule, this one takes too. No run folder is written.
+method, ``build_trainer`` creates a ``transformers.Trainer``. Replace its optimizer or schedule as
+in any Trainer. No run folder is written.
 """
 
 import sys
@@ -24,12 +24,12 @@ FOLDER = "runs/own_schedule"
 
 
 def triangles(step: int, half: int = 10, lowest: float = 0.1) -> float:
-    """Return the factor of the rate after so many optimizer steps.
+    """Return the factor of the rate after ``step`` optimizer steps.
 
     Args:
-        step: Steps that are done.
-        half: Steps from the foot of a triangle to its top.
-        lowest: Factor at the foot.
+        step: Completed steps.
+        half: Steps from the lowest to the highest rate of a triangle.
+        lowest: Factor at the lowest rate.
 
     Example:
         >>> [round(triangles(step), 3) for step in (0, 5, 10, 20, 30, 40)]
