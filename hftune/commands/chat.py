@@ -63,6 +63,12 @@ def chat(
     loaded, tokenizer = _load(model)
     talk = Conversation(loaded, tokenizer, sampling, max_new_tokens=max_new_tokens)
     talk.set_system(system)
+    _converse(talk, lines, seed)
+    return talk.messages
+
+
+def _converse(talk: Conversation, lines: Iterable[str] | None, seed: int | None) -> None:
+    """Answer the lines, or what is typed, until there are no more."""
     if seed is not None:
         set_seed(seed)
     typed = lines is None and sys.stdin.isatty()
@@ -76,7 +82,6 @@ def chat(
                 break
         elif text.strip():
             _answer(talk, text, go_on=typed)
-    return talk.messages
 
 
 def _answer(talk: Conversation, text: str, *, go_on: bool) -> None:

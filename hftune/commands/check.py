@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hftune check``: a recipe and its data, looked at before any time is spent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,16 +63,22 @@ def check(
     choose_folder(recipe)
     check_push(plan.settings.recipe, plan.settings.arguments)
     fitting = prepare_runner(plan)
+    _print_data(plan)
+    plan = _print_training(plan) if fitting is None else _print_fitting(plan, fitting.options)
+    say("the recipe is fine")
+    return plan
+
+
+def _print_data(plan: Plan) -> None:
     _print_rows(plan)
     _print_texts(plan)
     _print_classes(plan)
     _print_examples(plan)
-    if fitting is None:
-        plan = _print_training(plan)
-    else:
-        said = ", ".join(f"{name} {value}" for name, value in fitting.options.items())
-        say(f"no Trainer runs; a probe: {said}")
-    say("the recipe is fine")
+
+
+def _print_fitting(plan: Plan, options: Mapping[str, object]) -> Plan:
+    said = ", ".join(f"{name} {value}" for name, value in options.items())
+    say(f"no Trainer runs; a probe: {said}")
     return plan
 
 

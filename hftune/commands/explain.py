@@ -89,18 +89,50 @@ def explain(
         HftuneError: The model has no attention to show, or an option does not go with its task.
     """
     run = load(run) if not isinstance(run, Run) else run
+    _check(run, text, text_pair, generate=generate, raw=raw, output=output)
+    reading = _read(run, text, text_pair, generate=generate, raw=raw, max_length=max_length)
+    maps, prediction = _explained(run, reading)
+    folder = output if output is not None else _free_folder(run, text)
+    record = _record(run, text, text_pair, prediction, maps, hide_special=hide_special)
+    _write(folder, record, maps)
+    return Explanation(folder=folder, maps=maps, prediction=prediction)
+
+
+def _check(
+    run: Run,
+    text: str,
+    text_pair: str | None,
+    *,
+    generate: int | None,
+    raw: bool,
+    output: Path | None,
+) -> None:
     method = run.metadata.method
     if method_row(method).saves == "classifier":
         raise HftuneError(f"explain cannot tell yet what a {method} reads from its frozen trunk")
     _check_options(run.metadata.task, text, text_pair, generate=generate, raw=raw)
     if output is not None and output.exists() and not output.is_dir():
         raise HftuneError(f"--output: {output} is a file; a folder is needed")
-    reading = _read(run, text, text_pair, generate=generate, raw=raw, max_length=max_length)
+
+
+def _explained(run: Run, reading: Reading) -> tuple[list[AttentionMap], dict[str, Any]]:
+    """Run the model, and return its attention and its prediction."""
     inputs = {name: value.to(run.model.device) for name, value in reading.inputs.items()}
     maps, outputs = attention_maps(run.model, inputs, reading.tokens, reading.decoder_tokens)
-    prediction = reading.prediction or prediction_of(run, outputs.logits)
-    folder = output if output is not None else _free_folder(run, text)
-    record: dict[str, Any] = {
+    return maps, reading.prediction or prediction_of(run, outputs.logits)
+
+
+def _record(
+    run: Run,
+    text: str,
+    text_pair: str | None,
+    prediction: dict[str, Any],
+    maps: list[AttentionMap],
+    *,
+    hide_special: bool,
+) -> dict[str, Any]:
+    """Return the content of attention.json, its weights still arrays."""
+    return {
         "note": NOTE,
         "model": str(run.path),
         "task": run.metadata.task,
@@ -112,12 +144,6 @@ def explain(
         "look_first": _look_first(maps[-1]),  # of an encoder-decoder what the answer reads
         "maps": [_as_record(one) for one in maps],
     }
-    shown = [one.without_special() for one in maps] if hide_special else maps
-    pictures = _write(folder, record, shown, text)
-    for remark in record["remarks"]:
-        warn(remark)
-    _say(folder, record, pictures)
-    return Explanation(folder=folder, maps=maps, prediction=prediction)
 
 
 def _check_options(
@@ -169,8 +195,17 @@ def _as_record(one: AttentionMap) -> dict[str, Any]:
     }
 
 
-def _write(
-    folder: Path, record: dict[str, Any], shown: list[AttentionMap], text: str
+def _write(folder: Path, record: dict[str, Any], maps: list[AttentionMap]) -> None:
+    """Write all files, and say where they are."""
+    shown = [one.without_special() for one in maps] if record["hide_special"] else maps
+    pictures = _write_files(folder, record, shown)
+    for remark in record["remarks"]:
+        warn(remark)
+    _say(folder, record, pictures)
+
+
+def _write_files(
+    folder: Path, record: dict[str, Any], shown: list[AttentionMap]
 ) -> list[list[Path]]:
     """Write all files and return the pictures, those of each map together."""
     try:
@@ -184,7 +219,7 @@ def _write(
     whole = json.dumps({**record, "maps": numbers}, ensure_ascii=False, separators=(",", ":"))
     atomic_write(folder / "attention.json", whole + "\n")
     atomic_write(folder / "attention.html", attention_page(record))
-    words = " ".join(text.split())
+    words = " ".join(record["text"].split())
     if len(shown) == 1:
         return [draw_attention_grid(shown[0].weights, shown[0].layers, words, folder / "attention")]
     return [

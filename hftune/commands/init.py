@@ -62,6 +62,21 @@ def init(
         HftuneError: The data cannot be read, suit no task, or the file exists.
         RecipeError: The model or method given makes no valid recipe.
     """
+    data, output = _places(data, task, output, force=force, ask=ask)
+    rows, validation = load_splits(data)
+    _say_rows(data, rows)
+    guess = _choose_guess(_guesses(rows, columns, task, ask=ask), columns, rows, ask=ask)
+    chosen = _choose_model(guess.task, model, ask=ask), _choose_method(method, ask=ask)
+    _write(
+        output, _draft(data, output, guess, *chosen, rows, has_validation=validation is not None)
+    )
+    return output
+
+
+def _places(
+    data: str | None, task: str | None, output: Path | None, *, force: bool, ask: bool
+) -> tuple[str, Path]:
+    """Return the data and the file of the recipe, named, asked for or made up."""
     if task is not None and task not in TASKS:
         raise HftuneError(
             f"--task: unknown task {task!r}{did_you_mean(task, TASKS)}", hint=", ".join(TASKS)
@@ -75,22 +90,35 @@ def init(
         output = Path(_prompt("Recipe", str(output)))
     if output.exists() and not force:
         raise HftuneError(f"{output} exists", hint="name another with --output, or add --force")
-    rows, validation = load_splits(data)
-    _say_rows(data, rows)
-    guess = _choose_guess(_guesses(rows, columns, task, ask=ask), columns, rows, ask=ask)
-    draft = Draft(
+    return data, output
+
+
+def _draft(
+    data: str,
+    output: Path,
+    guess: Guess,
+    model: str,
+    method: str,
+    rows: Dataset,
+    *,
+    has_validation: bool,
+) -> Draft:
+    return Draft(
         file=str(output),
         schema=_schema_path(output),
         task=guess.task,
-        model=_choose_model(guess.task, model, ask=ask),
-        method=_choose_method(method, ask=ask),
+        model=model,
+        method=method,
         data=data,
         rows=len(rows),
         columns=guess.columns,
         reasons=guess.reasons,
         labels=_labels(guess, rows),
-        has_validation=validation is not None,
+        has_validation=has_validation,
     )
+
+
+def _write(output: Path, draft: Draft) -> None:
     _say_labels(draft)
     text = write_recipe(draft)
     _check(text)
@@ -98,7 +126,6 @@ def init(
     _write_schema(output)
     say(f"recipe: {output}")
     say(f"next:  hftune check {output}")
-    return output
 
 
 def _stem(data: str) -> str:

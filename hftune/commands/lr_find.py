@@ -15,6 +15,7 @@ from hftune.optimization.optimizers import DEFAULT, OPTIMIZERS
 from hftune.recipe.recipe import Recipe
 from hftune.report.lr_sweep_plot import draw_range_test
 from hftune.training.lr_sweep import LEAST, sweep
+from hftune.training.plan.plan import Plan
 from hftune.training.plan.prepare import prepare
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -57,15 +58,9 @@ def lr_find(
     path = None if plot is None else Path(plot)
     _check(recipe, start, end, steps, path)
     plan = prepare(recipe, train_dataset=train_dataset, loss=loss, own_model=model)
-    if plan.settings.arguments.world_size > 1:
-        raise HftuneError("lr_find runs in one process", hint="leave out the launcher")
-    say(f"range test: {steps} optimizer steps, rates {start:.1e} to {end:.1e}; nothing is saved")
+    _begin(plan, start, end, steps)
     found = sweep(plan, start=start, end=end, steps=steps, model=model)
-    given: float = recipe.training["learning_rate"]
-    _report(found, given, scaled=plan.settings.arguments.learning_rate / given)
-    if path is not None:
-        draw_range_test(found, path)
-        say(f"picture: {path}")
+    _report(found, plan, path)
     return found
 
 
@@ -87,13 +82,31 @@ def _check(recipe: Recipe, start: float, end: float, steps: int, path: Path | No
         raise HftuneError(f"training.optim: {optim} {why}, so there is no rate to sweep")
 
 
-def _report(found: RangeTest, given: float, scaled: float) -> None:
+def _begin(plan: Plan, start: float, end: float, steps: int) -> None:
+    if plan.settings.arguments.world_size > 1:
+        raise HftuneError("lr_find runs in one process", hint="leave out the launcher")
+    say(f"range test: {steps} optimizer steps, rates {start:.1e} to {end:.1e}; nothing is saved")
+
+
+def _report(found: RangeTest, plan: Plan, path: Path | None) -> None:
+    _say_curve(found)
+    given: float = plan.settings.recipe.training["learning_rate"]
+    _say_suggestion(found, given, scaled=plan.settings.arguments.learning_rate / given)
+    if path is not None:
+        draw_range_test(found, path)
+        say(f"picture: {path}")
+
+
+def _say_curve(found: RangeTest) -> None:
     say("      rate   loss")
     every = max(1, len(found.rates) // SHOWN)
     for rate, loss in list(zip(found.rates, found.smoothed, strict=True))[::every]:
         say(f"  {rate:8.1e}   {loss:.4f}")
     if found.diverged is not None:
         say(f"stopped at {found.diverged:.1e}, where the loss diverged")
+
+
+def _say_suggestion(found: RangeTest, given: float, scaled: float) -> None:
     if found.suggestion is None:
         say("the loss did not fall, so there is nothing to suggest: sweep higher, or longer")
         return

@@ -3,6 +3,8 @@
 
 import shlex
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -48,37 +50,62 @@ def push(
             not write there.
         RunError: A fresh process does not get the run's logits, or sending failed.
     """
+    run = _checked(run, repo, base)
+    again = push_command(run.path, repo, base=base, revision=revision, public=public)
+    with _unchanged(run, again):
+        target = _target(repo, revision, public=public, dry_run=dry_run)
+        address = _send(run, target, repo, base, None if dry_run else message)
+    if address is not None:
+        say(f"pushed: {address}")
+    return address
+
+
+def _checked(run: Run | str | Path, repo: str, base: str | None) -> Run:
     run = load(run) if not isinstance(run, Run) else run
     run.check_finished()
     check_repo_id(repo)
     if base is not None:
         check_repo_id(base, "--base")
-    run = Run(run.path)  # a model in memory may be in half precision, and is not what is sent
-    offline = dry_run and constants.is_offline_mode()
+    return Run(run.path)  # a model in memory may be in half precision, and is not what is sent
+
+
+@contextmanager
+def _unchanged(run: Run, again: str) -> Iterator[None]:
+    """Add to an error that the run is as it was, and the command to try again."""
     try:
-        if offline:
-            warn(f"HF_HUB_OFFLINE is set: nobody was asked whether {repo} may be written")
-            target = Target(repo=repo, private=not public, exists=None, revision=revision)
-        else:
-            target = check_target(repo, public=public, revision=revision)
-        with tempfile.TemporaryDirectory(prefix="hftune-push-") as folder:
-            staged = stage(
-                run.model_path, run.metadata, Path(folder), repo=repo, revision=revision, base=base
-            )
-            check_fits(staged, target)
-            _print(staged, target)
-            _check_loads(run, staged, offline)
-            if dry_run:
-                say("a dry run: nothing was sent")
-                return None
-            say(f"sending to {target.repo} ...")
-            address = send(staged, target, message)
+        yield
     except RunError as error:
-        again = push_command(run.path, repo, base=base, revision=revision, public=public)
         hint = f"{error.hint}; then: {again}" if error.hint else f"again: {again}"
         raise RunError(f"{error.message}; {run.path} is as it was", hint=hint) from error
-    say(f"pushed: {address}")
-    return address
+
+
+def _target(repo: str, revision: str | None, *, public: bool, dry_run: bool) -> Target:
+    """Ask the Hub whether the repository may be written; offline a dry run asks nobody."""
+    if not (dry_run and constants.is_offline_mode()):
+        return check_target(repo, public=public, revision=revision)
+    warn(f"HF_HUB_OFFLINE is set: nobody was asked whether {repo} may be written")
+    return Target(repo=repo, private=not public, exists=None, revision=revision)
+
+
+def _send(run: Run, target: Target, repo: str, base: str | None, message: str | None) -> str | None:
+    """Send the run, and return the address of the commit; without a message do all but send."""
+    with tempfile.TemporaryDirectory(prefix="hftune-push-") as folder:
+        staged = stage(
+            run.model_path,
+            run.metadata,
+            Path(folder),
+            repo=repo,
+            revision=target.revision,
+            base=base,
+        )
+        check_fits(staged, target)
+        _print(staged, target)
+        _check_loads(run, staged, message is None and constants.is_offline_mode())
+        if message is None:
+            say("a dry run: nothing was sent")
+            return None
+        say(f"sending to {target.repo} ...")
+        return send(staged, target, message)
 
 
 def push_command(

@@ -168,28 +168,11 @@ def write(
     Raises:
         OSError: The disk is full, or cannot be written.
     """
-    folder = cache_folder(kind)
-    place = folder / key
+    place = cache_folder(kind) / key
     with _locked(kind, key):
         if (found := find(kind, key, about)) is not None:
             return found
-        partial = folder / f".{key}.{'resumed' if resumable else secrets.token_hex(4)}{PARTIAL}"
-        for left in folder.glob(f".{key}.*{PARTIAL}"):  # by a process that was killed
-            if left != partial:
-                _remove(left)
-        partial.mkdir(exist_ok=resumable)
-        _hold(partial)
-        try:
-            fill(partial)
-            manifest.write(partial, about)
-            _set_aside(place)
-            partial.replace(place)
-        except BaseException:
-            if not resumable:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
-        finally:
-            _release(partial)
+        _fill(place, fill, about, resumable=resumable)
         _named.discard(place)
         _hold(place)
         _touch(place)
@@ -238,6 +221,34 @@ def empty() -> tuple[list[Entry], list[Entry]]:
     for entry in entries():
         (gone if _remove(entry.place) else used).append(entry)
     return gone, used
+
+
+def _fill(
+    place: Path,
+    fill: Callable[[Path], object],
+    about: Mapping[str, object] | None,
+    *,
+    resumable: bool,
+) -> None:
+    """Fill a folder beside the place of an entry, and rename it when it is whole."""
+    token = "resumed" if resumable else secrets.token_hex(4)
+    partial = place.with_name(f".{place.name}.{token}{PARTIAL}")
+    for left in place.parent.glob(f".{place.name}.*{PARTIAL}"):  # by a process that was killed
+        if left != partial:
+            _remove(left)
+    partial.mkdir(exist_ok=resumable)
+    _hold(partial)
+    try:
+        fill(partial)
+        manifest.write(partial, about)
+        _set_aside(place)
+        partial.replace(place)
+    except BaseException:
+        if not resumable:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        _release(partial)
 
 
 def _keep_limit() -> None:

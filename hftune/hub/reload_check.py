@@ -13,17 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from hftune.core.errors import RunError
 from hftune.hub.model_card import loading_code
 from hftune.methods import method_row
+from hftune.models.sample_logits import logits_of, probe_ids
 from hftune.models.save import ModelMetadata
 
 TOLERANCE = 1e-5
-LENGTHS = (3, 8, 13)
 TEXTS = (
     "Does it come back as it left?",
     "Zwölf Boxkämpfer, 3.14 % — naïve\ttabs, 日本語 and 🙂\n",
@@ -119,34 +117,6 @@ def _base_hint(metadata: ModelMetadata) -> str:
         f"on another machine the base model is {metadata.base_model} on the Hub: does it hold "
         "the weights that the run started from, and may your token read it?"
     )
-
-
-def probe_ids(tokenizer: Any) -> list[list[int]]:
-    """Rows of several lengths whose ids are spread over the whole vocabulary."""
-    size = len(tokenizer)
-    ids = torch.linspace(0, size - 1, sum(LENGTHS)).long().tolist()
-    special = set(tokenizer.all_special_ids)
-    plain = next(index for index in range(size) if index not in special)
-    ids = [plain if index in special else index for index in ids]
-    return [row.tolist() for row in torch.tensor(ids).split(LENGTHS)]
-
-
-def logits_of(model: Any, ids: list[list[int]], *, decodes: bool = False) -> dict[str, Tensor]:
-    """Return the logits of each row, by its number.
-
-    Args:
-        model: In evaluation mode.
-        ids: The rows; see :func:`probe_ids`.
-        decodes: Whether it is an encoder-decoder, whose decoder reads the same row.
-    """
-    rows = {}
-    with torch.no_grad():
-        for index, row in enumerate(ids):
-            batch = torch.tensor([row], device=model.device)
-            more = {"decoder_input_ids": batch} if decodes else {}
-            output = model(input_ids=batch, attention_mask=torch.ones_like(batch), **more)
-            rows[str(index)] = output.logits.float().cpu().contiguous()
-    return rows
 
 
 def _plain_environment() -> dict[str, str]:

@@ -13,6 +13,7 @@ from hftune.core.files import sha256_of
 from hftune.data import DEMO_DATA
 from hftune.data.arrow import picked
 from hftune.data.load_rows import DEMO, load_split, load_splits
+from hftune.data.section import SourceItem
 from hftune.data.select import blank_rows
 from hftune.data.slices import is_slice
 from hftune.data.source_files import source_files
@@ -73,13 +74,7 @@ def read_examples(
     """
     data, seed = recipe.data, recipe.training["seed"]
     if train is None and (items := source_items(data.path)):
-        mixture = read_mixture(recipe, task, items, validation)
-        mixture.train = _sample(mixture.train, data.max_train_samples, seed)
-        if mixture.validation is not None:
-            mixture.validation = _sample(mixture.validation, data.max_eval_samples, seed)
-        bare = unlabelled_rows(data, task, None, mixture.validation)
-        return Examples(mixture.train, mixture.validation, mixture.columns, mixture.sources,
-                     unlabelled=bare)  # fmt: skip
+        return _examples_of_sources(recipe, task, items, validation)
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
     columns = find_columns(task, given.column_names, named)
@@ -99,6 +94,23 @@ def read_examples(
         sources=HANDED_OVER if train is not None else _sources(recipe),
         drawn_by=drawn_by,
         unlabelled=unlabelled_rows(data, task, bare, selected),
+    )
+
+
+def _examples_of_sources(
+    recipe: Recipe, task: Task, items: list[SourceItem], validation: Dataset | None
+) -> Examples:
+    data, seed = recipe.data, recipe.training["seed"]
+    mixture = read_mixture(recipe, task, items, validation)
+    held_out = mixture.validation
+    if held_out is not None:
+        held_out = _sample(held_out, data.max_eval_samples, seed)
+    return Examples(
+        train=_sample(mixture.train, data.max_train_samples, seed),
+        validation=held_out,
+        columns=mixture.columns,
+        sources=mixture.sources,
+        unlabelled=unlabelled_rows(data, task, None, held_out),
     )
 
 

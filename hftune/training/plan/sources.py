@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several sources in one run: each selected by its own columns, split before they are mixed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from hftune.core.files import sha256_of
 from hftune.data.arrow import picked
 from hftune.data.load_rows import load_split, load_splits
 from hftune.data.mixture import interleaved, shares, stacked
-from hftune.data.section import SourceItem
+from hftune.data.section import DataSection, SourceItem
 from hftune.data.source_files import source_files
 from hftune.data.split import Keys, split_indices
 from hftune.recipe.recipe import Recipe
@@ -41,6 +42,35 @@ class Mixture:
     sources: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class SelectedSource:
+    """A source and its rows in the task's columns."""
+
+    item: SourceItem
+    name: str
+    rows: Dataset
+    columns: dict[str, str]
+
+    def record(self, train_rows: int, drawn_rows: int, total: int) -> dict[str, Any]:
+        """Return what data.json tells of the source.
+
+        Args:
+            train_rows: Rows that are not held out.
+            drawn_rows: Of these in the mixture, where a row may stand more than once.
+            total: Rows of the mixture.
+        """
+        return {
+            "path": self.name,
+            "files": {str(file): sha256_of(file) for file in source_files(self.item.path)},
+            "columns": self.columns,
+            "rows": len(self.rows),
+            "train_rows": train_rows,
+            "drawn_rows": drawn_rows,
+            "weight": self.item.weight,
+            "share": drawn_rows / total,
+        }
+
+
 def source_items(path: Any) -> list[SourceItem]:
     """Return the sources of a list that has a mapping in it; none for anything else."""
     if not isinstance(path, list) or all(isinstance(item, str) for item in path):
@@ -64,57 +94,74 @@ def read_mixture(
     Raises:
         HftuneError: A source is missing or broken, or sources do not go together.
     """
-    data, seed = recipe.data, recipe.training["seed"]
+    _check_keys(recipe.data)
+    sources = [
+        _selected(item, name, task, recipe.data.columns)
+        for item, name in zip(items, _names(items), strict=True)
+    ]
+    sizes = [len(source.rows) for source in sources]
+    rows = _grouped(stacked([source.rows for source in sources], [one.name for one in sources]))
+    origins = np.repeat(np.arange(len(sources)), sizes)
+    chances = shares([item.weight for item in items], sizes)
+    train, validation = _held_out(recipe, task, rows, origins, given)
+    of_source = [train[origins[train] == number] for number in range(len(sources))]
+    _check_rows_left(sources, of_source)
+    if chances is None:
+        drawn, counts = picked(rows, train), [len(indices) for indices in of_source]
+    else:
+        drawn, counts = _drawn(rows, origins, of_source, chances, recipe)
+    records = [
+        source.record(len(indices), count, len(drawn))
+        for source, indices, count in zip(sources, of_source, counts, strict=True)
+    ]
+    agreed = set.intersection(*(set(source.columns.items()) for source in sources))
+    return Mixture(drawn, validation, dict(sorted(agreed)), records)
+
+
+def _check_keys(data: DataSection) -> None:
     for key in ("name", "split", "revision"):
         if getattr(data, key) is not None:
             raise RecipeError([f"data.{key}: say it in the item of data.path that it is for"])
-    names = _names(items)
-    parts, columns = [], []
-    for item, name in zip(items, names, strict=True):
-        rows, found = _selected(item, name, task, data.columns)
-        parts.append(rows)
-        columns.append(found)
-    rows = _grouped(stacked(parts, names))
-    origins = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    chances = shares([item.weight for item in items], [len(part) for part in parts])
-    train, validation = np.arange(len(rows)), None
+
+
+def _check_rows_left(
+    sources: Sequence[SelectedSource], of_source: Sequence[NDArray[np.int64]]
+) -> None:
+    for source, indices in zip(sources, of_source, strict=True):
+        if not len(indices):
+            raise HftuneError(
+                f"{source.name}: all its rows are held out, or stand in another source"
+            )
+
+
+def _held_out(
+    recipe: Recipe, task: Task, rows: Dataset, origins: NDArray[np.int64], given: Dataset | None
+) -> tuple[NDArray[np.int64], Dataset | None]:
+    """Return the indices of the training rows, and the validation rows."""
+    data = recipe.data
     if given is None and data.validation is not None:
         given = load_split(data.validation, "validation")
     if given is not None:
-        validation = read_more_rows(task, given, data.columns)
-    elif data.validation_size:
-        train, held_out = hold_out(rows, task, data.validation_size, seed, origins)
-        validation = picked(rows, held_out)
-    of_source = [train[origins[train] == number] for number in range(len(parts))]
-    empty = [name for name, indices in zip(names, of_source, strict=True) if not len(indices)]
-    if empty:
-        raise HftuneError(f"{empty[0]}: all its rows are held out, or stand in another source")
-    if chances is None:
-        drawn = picked(rows, train)
-        counts = [len(indices) for indices in of_source]
-    else:
-        numbered = rows.add_column(ORIGIN, origins)
-        pieces = [numbered.select(indices) for indices in of_source]
-        drawn = interleaved(pieces, chances, data.stopping_strategy, seed)
-        counts = np.bincount(drawn[ORIGIN][:], minlength=len(parts)).tolist()
-        drawn = drawn.remove_columns(ORIGIN)
-    records = [
-        {
-            "path": name,
-            "files": {str(file): sha256_of(file) for file in source_files(item.path)},
-            "columns": found,
-            "rows": len(part),
-            "train_rows": len(indices),
-            "drawn_rows": count,
-            "weight": item.weight,
-            "share": count / len(drawn),
-        }
-        for item, name, found, part, indices, count in zip(
-            items, names, columns, parts, of_source, counts, strict=True
-        )
-    ]
-    agreed = set.intersection(*(set(found.items()) for found in columns))
-    return Mixture(drawn, validation, dict(sorted(agreed)), records)
+        return np.arange(len(rows)), read_more_rows(task, given, data.columns)
+    if not data.validation_size:
+        return np.arange(len(rows)), None
+    train, held_out = hold_out(rows, task, data.validation_size, recipe.training["seed"], origins)
+    return train, picked(rows, held_out)
+
+
+def _drawn(
+    rows: Dataset,
+    origins: NDArray[np.int64],
+    of_source: list[NDArray[np.int64]],
+    chances: list[float],
+    recipe: Recipe,
+) -> tuple[Dataset, list[int]]:
+    """Draw from the sources by their shares; return the rows, and their number by source."""
+    numbered = rows.add_column(ORIGIN, origins)
+    pieces = [numbered.select(indices) for indices in of_source]
+    drawn = interleaved(pieces, chances, recipe.data.stopping_strategy, recipe.training["seed"])
+    counts: list[int] = np.bincount(drawn[ORIGIN][:], minlength=len(pieces)).tolist()
+    return drawn.remove_columns(ORIGIN), counts
 
 
 def hold_out(
@@ -168,9 +215,7 @@ def _nothing_held_out(rows: Dataset, keys: Keys, strata: Keys | None, size: floa
     return f"{start}none of the {apart} blocks that this makes fits the {wanted} rows wanted"
 
 
-def _selected(
-    item: SourceItem, name: str, task: Task, general: dict[str, str]
-) -> tuple[Dataset, dict[str, str]]:
+def _selected(item: SourceItem, name: str, task: Task, general: dict[str, str]) -> SelectedSource:
     """The item's rows in the task's columns; its own columns go over those of the section."""
     try:
         rows, _ = load_splits(item.path, name=item.name, split=item.split, revision=item.revision)
@@ -179,7 +224,7 @@ def _selected(
         known = error.message.startswith(name)
         message = error.message if known else f"{name}: {error.message}"
         raise HftuneError(message, hint=error.hint) from error
-    return _text_groups(selected), columns
+    return SelectedSource(item, name, _text_groups(selected), columns)
 
 
 def _grouped(rows: Dataset) -> Dataset:
