@@ -98,5 +98,6 @@ class GradientNoise(TrainerCallback):
         std = math.sqrt(self.eta / (1 + state.global_step) ** self.gamma)
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
-                words = (self.seed, "gradient_noise", int(state.global_step), name)
-                parameter.grad.add_(normal_like(parameter.grad, *words), alpha=std)
+                step = int(state.global_step)
+                noise = normal_like(parameter.grad, self.seed, "gradient_noise", step, name)
+                parameter.grad.add_(noise, alpha=std)

@@ -48,14 +48,18 @@ DIFFICULTIES: dict[Difficulty, SamplingRow] = {
 
 #: Values of ``data.curriculum.pacing``: how the share of known rows grows.
 PACINGS: dict[Pacing, PacingRow] = {
-    "linear": PacingRow(summary="In a straight line; the default.", target=f"{_CURRICULUM}linear"),
-    "root": PacingRow(summary="As a square root: fast at first.", target=f"{_CURRICULUM}root"),
+    "linear": PacingRow(
+        summary="In a straight line; the default.", target=f"{_CURRICULUM}linear_pacing"
+    ),
+    "root": PacingRow(
+        summary="As a square root: fast at first.", target=f"{_CURRICULUM}root_pacing"
+    ),
     "exponential": PacingRow(
-        summary="As a power: slow at first.", target=f"{_CURRICULUM}exponential"
+        summary="As a power: slow at first.", target=f"{_CURRICULUM}exponential_pacing"
     ),
     "staged": PacingRow(
         summary="In equal steps, after equal times or when the metric stands still.",
-        target=f"{_CURRICULUM}staged",
+        target=f"{_CURRICULUM}staged_pacing",
         in_stages=True,
     ),
 }

@@ -139,48 +139,48 @@ def known_share(pacing: Pacing, passed: float, start: float, stages: int) -> flo
         stages: Number of stages.
 
     Example:
-        >>> known_share("linear", 0.5, 0.2, 3), known_share("staged", 0.5, 0.25, 4)
-        (0.6, 0.75)
+        >>> known_share("linear", 0.5, 0.5, 4), known_share("staged", 0.5, 0.5, 4)
+        (0.75, 0.75)
     """
     share: float = named(PACINGS[pacing].target)(passed, start, stages)
     return share
 
 
-def linear(passed: float, start: float, stages: int) -> float:
+def linear_pacing(passed: float, start: float, stages: int) -> float:
     """Return ``s + (1 - s) x``; see :func:`known_share`.
 
     Example:
-        >>> [linear(passed, 0.2, 3) for passed in (0, 0.5, 1)]
-        [0.2, 0.6, 1.0]
+        >>> [linear_pacing(passed, 0.5, 3) for passed in (0, 0.5, 1)]
+        [0.5, 0.75, 1.0]
     """
     return start + (1 - start) * passed
 
 
-def root(passed: float, start: float, stages: int) -> float:
+def root_pacing(passed: float, start: float, stages: int) -> float:
     """Return ``sqrt(s^2 + (1 - s^2) x)``; see :func:`known_share`.
 
     Example:
-        >>> [round(root(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
+        >>> [round(root_pacing(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
         [0.2, 0.72, 1.0]
     """
     return math.sqrt(start**2 + (1 - start**2) * passed)
 
 
-def exponential(passed: float, start: float, stages: int) -> float:
+def exponential_pacing(passed: float, start: float, stages: int) -> float:
     """Return ``s^(1 - x)``; see :func:`known_share`.
 
     Example:
-        >>> [round(exponential(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
+        >>> [round(exponential_pacing(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
         [0.2, 0.45, 1.0]
     """
     return float(start ** (1 - passed))
 
 
-def staged(passed: float, start: float, stages: int) -> float:
+def staged_pacing(passed: float, start: float, stages: int) -> float:
     """Return a share that grows in equal steps, from the first stage; see :func:`known_share`.
 
     Example:
-        >>> [round(staged(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
+        >>> [round(staged_pacing(passed, 0.2, 3), 2) for passed in (0, 0.5, 1)]
         [0.33, 0.67, 1.0]
     """
     return min(1.0, (math.floor(stages * passed + ROUNDING) + 1) / stages)
