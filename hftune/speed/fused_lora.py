@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA's linear layers in one step: fewer passes over large tensors, the same numbers.
+"""Compute LoRA's linear layers in one step, with fewer passes over large tensors.
 
-PEFT computes ``base(x) + B(A(x)) * scaling`` one operation after the other, and autograd keeps and
-adds up what each needs. Here the low-rank product is added to the base's output where that lies,
-scaled at the rank's width, and the same on the way back. On a CPU that saves some 5 % of a step;
-results differ by rounding alone.
+PEFT computes ``base(x) + B(A(x)) * scaling`` one operation after the other, and autograd stores
+tensors for each of them. Here the low-rank product is added in place to the output of the base and
+scaled while it is as narrow as the rank; the backward pass does the same. On a CPU this saves some
+5 % of a step; results differ only by rounding.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,16 +22,21 @@ from torch.autograd.function import once_differentiable
 def fused_lora(model: nn.Module, wanted: bool = True) -> Iterator[int]:
     """Compute plain LoRA layers in one step while the context lasts.
 
-    A layer takes part if it is PEFT's own around ``torch.nn.Linear``. A call goes PEFT's way with
-    weights of several types, under autocast, with several active adapters or a merged one, and
-    where a variant such as DoRA computes.
+    A layer takes part if it is PEFT's own LoRA layer around ``torch.nn.Linear``. PEFT's code runs
+    for weights of several dtypes, under autocast, with several active adapters or a merged one, and for
+    variants such as DoRA.
 
     Args:
-        model: With an adapter of PEFT, or any other.
-        wanted: Whether to do it at all.
+        model: A model, with or without an adapter of PEFT.
+        wanted: False to change nothing.
 
     Yields:
-        How many layers take part.
+        The number of layers that take part.
+
+    Example:
+        >>> with fused_lora(nn.Linear(2, 2)) as layers:
+        ...     layers
+        0
     """
     layers = [part for part in model.modules() if type(part) is Linear and wanted]
     layers = [layer for layer in layers if type(layer.base_layer) is nn.Linear]
@@ -45,7 +50,7 @@ def fused_lora(model: nn.Module, wanted: bool = True) -> Iterator[int]:
 
 
 def _forward_of(layer: Any, ordinary: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a forward pass of a layer that is computed in one step where that is possible."""
+    """Return a forward function for a layer that takes one step if possible."""
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         active = [name for name in layer.active_adapters if name in layer.lora_A]
@@ -66,7 +71,7 @@ def _forward_of(layer: Any, ordinary: Callable[..., Tensor]) -> Callable[..., Te
 
 
 class _Fused(torch.autograd.Function):
-    """``x W' + b + s (d A') B'``, with ``d`` the input behind dropout, which may be ``x``."""
+    """Compute ``x W' + b + s (d A') B'``; ``d`` is the input after dropout and may be ``x``."""
 
     @staticmethod
     def forward(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of packed rows: each token sees its own row alone.
+"""Compute attention of packed rows: each token attends only to tokens of its own row.
 
-Four ways give the same. On a GPU all rows go through one call of PyTorch's kernel for rows of any
-length, which is flash attention 2, where it knows the case: half precision, no dropout, every
-token, those before, or a window. What it does not know is put back into its padded places for the
-length of one call. A CPU takes row by row; with dropout, for which PyTorch has no kernel there, it
-takes rows of like length together.
+Four ways give the same result. On a GPU, one call of PyTorch's kernel for rows of any length (flash
+attention 2) handles all rows, if it supports the case: half precision, no dropout, and full, causal
+or sliding-window attention. Other cases are unpacked to padded places for one call. A CPU computes
+one row after the other. PyTorch has no CPU kernel with dropout, so there rows of similar length are
+computed together.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-#: What adds to the scores of attention, which a call of ours would lose.
+#: Arguments that change the scores of attention, which these functions do not support.
 UNKNOWN = ("position_bias", "softcap", "s_aux")
-#: What the kernel takes: the width of a head at most and in steps of, and the GPU's generation.
+#: Limits of the kernel: largest width of a head, its step, and the oldest generation of GPU.
 WIDEST_HEAD, HEAD_STEP, AMPERE = 256, 8, (8, 0)
 
-#: How many scores a head may waste on padding to save a call: what one costs on a CPU.
+#: Scores of a head that may be wasted on padding to save a call: the cost of a call on a CPU.
 SPARE = 1500
 
 Way = Literal["flash", "padded", "rows", "alike"]
@@ -32,14 +32,14 @@ Way = Literal["flash", "padded", "rows", "alike"]
 
 @dataclass(frozen=True, eq=False)
 class Alike:
-    """Rows of like length, which attend in one call.
+    """Rows of similar length that attend in one call.
 
     Attributes:
-        tokens: Of each row, the longest one's number of them, shape ``(g, T)``; where a row is
-            shorter its first token stands in.
-        inside: Which of them are the row's, shape ``(g, T)``, bool.
-        bias: What adds to the scores, shape ``(g, 1 or T, T)``: next to infinity below zero where
-            a token is not seen; None if all are.
+        tokens: Positions of the tokens of each row, as many as the longest row has, shape
+            ``(g, T)``; a shorter row repeats its first token.
+        inside: Whether a position belongs to the row, shape ``(g, T)``, bool.
+        bias: Added to the scores, shape ``(g, 1 or T, T)``: the lowest float32 where a token may
+            not be seen; None if all tokens are seen.
     """
 
     tokens: Tensor
@@ -49,15 +49,24 @@ class Alike:
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Which places of a padded batch hold tokens; handed to the layers in place of a mask.
+    """The positions of tokens in a padded batch; the layers receive it in place of a mask.
 
     Attributes:
-        here: Whether there is a token, shape ``(B, T)``, bool.
-        places: Those places, counted over ``B * T``, shape ``(N,)``.
-        lengths: Tokens of each row that has any; ``N`` in all.
-        causal: Whether a token sees no later one.
-        make_mask: Makes the mask of the padded batch, shape ``(B, 1, T, T)``, bool.
-        patterned: Whether it says more than ``causal`` and ``here`` do, as a sliding window does.
+        here: Whether a position holds a token, shape ``(B, T)``, bool.
+        places: Positions of tokens, counted over ``B * T``, shape ``(N,)``.
+        lengths: Number of tokens of each row that has any; they sum to ``N``.
+        causal: Whether a token sees no later token.
+        make_mask: Function that returns the mask of the padded batch, shape ``(B, 1, T, T)``, bool.
+        patterned: Whether the mask says more than ``causal`` and ``here``, as sliding windows do.
+
+    Example:
+        >>> here = torch.tensor([[True, True], [True, False]])
+        >>> packing = Packing(here, torch.tensor([0, 1, 2]), [2, 1], causal=True)
+        >>> packing.pack(torch.tensor([[5, 6], [7, 0]]))
+        tensor([[5, 6, 7]])
+        >>> packing.unpack(torch.tensor([[5, 6, 7]]))
+        tensor([[5, 6],
+                [7, 0]])
     """
 
     here: Tensor
@@ -69,24 +78,24 @@ class Packing:
 
     @property
     def width(self) -> int:
-        """Places of a row, padding included."""
+        """Length of a row, padding included."""
         return self.here.shape[1]
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Return the tokens alone, ``(B or 1, T, ...)`` to ``(1, N, ...)``."""
+        """Return the tokens without padding, ``(B or 1, T, ...)`` to ``(1, N, ...)``."""
         if padded.shape[0] == 1 and self.here.shape[0] > 1:  # one row stands for all
             return padded[0].index_select(0, self.places % self.width)[None]
         return padded.flatten(0, 1).index_select(0, self.places)[None]
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """Return them at their places, ``(1, N, ...)`` to ``(B, T, ...)``, zero at padding."""
+        """Return tokens at padded places, ``(1, N, ...)`` to ``(B, T, ...)``, zero at padding."""
         padded = packed.new_zeros(self.here.numel(), *packed.shape[2:])
         padded = padded.index_copy(0, self.places, packed[0])
         return padded.view(*self.here.shape, *packed.shape[2:])
 
     @cached_property
     def ends(self) -> Tensor:
-        """Where each row ends among the tokens, and 0 before them, shape ``(B + 1,)``, int32."""
+        """0 and the end of each row among the packed tokens, shape ``(B + 1,)``, int32."""
         return F.pad(self.here.sum(1).cumsum(0), (1, 0)).int()
 
     @cached_property
@@ -97,13 +106,13 @@ class Packing:
 
     @cached_property
     def masks(self) -> list[Tensor]:
-        """Which tokens of a row see which, for each row that has any, shape ``(1, 1, n, n)``."""
+        """The mask of each row that has tokens, without padding, shape ``(1, 1, n, n)``."""
         rows = self.here.any(1).nonzero().flatten().tolist()
         return [self.mask[row : row + 1, :, self.here[row]][..., self.here[row]] for row in rows]
 
     @cached_property
     def alike(self) -> list[Alike]:
-        """The rows, those of like length together."""
+        """Groups of rows of similar length."""
         starts = torch.tensor([0, *accumulate(self.lengths)])
         return [self._together(rows, starts) for rows in of_like_length(self.lengths, SPARE)]
 
@@ -123,21 +132,23 @@ class Packing:
 
     @cached_property
     def gathered(self) -> tuple[Tensor, Tensor]:
-        """The tokens of all that is :attr:`alike`, and among these where each token is."""
+        """Positions of the tokens of all groups in :attr:`alike`, and each token's place there."""
         tokens = torch.cat([group.tokens.flatten() for group in self.alike])
         there = torch.cat([group.inside.flatten() for group in self.alike]).nonzero()[:, 0]
         return tokens, there[tokens[there].argsort()]
 
     @cached_property
     def window(self) -> tuple[int, int] | None:
-        """How many tokens before and after itself a token sees, -1 for all of them.
+        """Number of tokens before and after itself that a token sees, -1 for all.
 
-        None where no such numbers say it, as where rows are divided into chunks.
+        None if two numbers cannot describe the mask, as with attention in chunks.
         """
         if not self.patterned:
             return (-1, 0) if self.causal else (-1, -1)
         rank = self.here.cumsum(1)
-        later = rank[:, None] - rank[:, :, None]  # of each token, seen from each other of its row
+        later = (
+            rank[:, None] - rank[:, :, None]
+        )  # distance from each token to each other token of its row
         both = self.here[:, None] & self.here[:, :, None]
         seen = self.mask[:, 0] & both
         bounds = torch.stack([(-later * seen).max(), (later * seen).max()])
@@ -156,20 +167,20 @@ def attend(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within rows where they are packed, else as ``sdpa`` does.
+    """Compute attention within packed rows; without a packing, call ``sdpa``.
 
     Args:
         module: The layer's attention.
         query: Shape ``(1, heads, N, d)``.
         key: Shape ``(1, heads, N, d)``, or with fewer heads that queries share.
-        value: As ``key``.
-        attention_mask: A :class:`Packing`, or what ``sdpa`` takes.
-        dropout: Of attention weights.
-        scaling: Of the scores.
-        more: For ``sdpa``.
+        value: Shape of ``key``.
+        attention_mask: A :class:`Packing`, or a mask for ``sdpa``.
+        dropout: Dropout probability of attention weights.
+        scaling: Factor of the scores.
+        more: Further arguments of ``sdpa``.
 
     Returns:
-        What each token took, shape ``(1, N, heads, d)``, and no weights.
+        The output, shape ``(1, N, heads, d)``, and None in place of attention weights.
     """
     if not isinstance(attention_mask, Packing):
         return sdpa_attention_forward(
@@ -195,10 +206,14 @@ def attend(
 
 
 def as_autocast(*parts: Tensor) -> list[Tensor]:
-    """Return them in autocast's precision, as ``scaled_dot_product_attention`` takes them there.
+    """Return tensors in the precision of autocast on a GPU, as ``sdpa`` would convert them.
 
-    The kernel of :func:`in_one_call` is not known to autocast, and rotary embeddings of a model in
-    single precision leave queries and keys in it.
+    Autocast does not know the kernel of :func:`in_one_call`, and rotary embeddings of a model in
+    single precision return queries and keys in single precision.
+
+    Example:
+        >>> as_autocast(torch.ones(1))[0].dtype
+        torch.float32
     """
     if not parts[0].is_cuda or not torch.is_autocast_enabled("cuda"):
         return [*parts]
@@ -206,7 +221,7 @@ def as_autocast(*parts: Tensor) -> list[Tensor]:
 
 
 def way_of(query: Tensor, value: Tensor, dropout: float, packing: Packing) -> Way:
-    """Choose how to attend."""
+    """Choose one of the four ways to compute attention."""
     if query.device.type == "cpu":
         return "alike" if dropout else "rows"
     known = (
@@ -279,14 +294,18 @@ def _rows_alike(
 
 
 def of_like_length(lengths: list[int], spare: int) -> list[list[int]]:
-    """Group rows of like length, the longest first.
+    """Group rows of similar length, the longest first.
 
     Args:
         lengths: Tokens of each row.
-        spare: How many scores, ``T * T`` for ``T`` tokens, a group may waste on shorter rows.
+        spare: Largest number of scores, ``T * T`` for ``T`` tokens, wasted on shorter rows.
 
     Returns:
-        The rows' numbers, each once.
+        Groups of row numbers; each row is in one group.
+
+    Example:
+        >>> of_like_length([2, 9, 10, 3], spare=20)
+        [[2, 1], [3, 0]]
     """
     groups: list[list[int]] = []
     waste = 0

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No work on padding: a batch's tokens are packed on entry to the layers, and unpacked on exit.
+"""Skip padding: pack the tokens of a batch before the first layer and unpack them after the last.
 
-Batches stay as they are, padded, so tasks, losses, embeddings and heads see nothing of it. Between
-the first layer and the last the hidden states are ``(1, N, D)``, the ``N`` tokens of all rows one
-after the other, and attention keeps to the rows. What a layer computes for a token is the same but
-for rounding; at padding the hidden states are zero in place of numbers that nobody reads.
+Batches stay padded, so tasks, losses, embeddings and heads need no change. Between the first layer
+and the last, hidden states have the shape ``(1, N, D)``: the ``N`` tokens of all rows, one row
+after the other. Attention stays within a row. Layers compute the same for a token, up to rounding. At
+padding the hidden states are zero; nothing reads them there.
 
-It stands on three seams of Transformers: an attention function and a mask function of our own,
-registered under :data:`NAME`, and hooks on the layers. In place of a mask the layers are given a
-:class:`Packing`. A forward pass with a cache, or one that returns all hidden states or attention
-maps, runs padded, as with ``sdpa``.
+The code uses three seams of Transformers: its own attention function and mask function, registered
+under :data:`NAME`, and hooks on the layers. The layers receive a :class:`Packing` in place of a
+mask. A forward pass that uses a cache, or returns hidden states or attention maps, runs padded with
+``sdpa``.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,23 +42,23 @@ from hftune.speed.packed_attention import Packing, attend
 
 NAME = "hftune_padding_free"
 
-#: Whether the forward pass that is under way may be packed.
+#: Whether the current forward pass may be packed.
 _wanted: ContextVar[bool] = ContextVar("padding_free", default=False)
 
 
 @contextmanager
 def padding_free(model: nn.Module, wanted: bool | None) -> Iterator[str | None]:
-    """Let a model work on tokens alone while the context lasts.
+    """Let the layers of a model skip padding while the context lasts.
 
     Args:
         model: With or without an adapter.
-        wanted: None where that is exact, True to insist, False for padded batches.
+        wanted: None to pack if results are the same, True to insist, False for padded batches.
 
     Yields:
-        Why batches stay padded; None if they do not.
+        The reason why batches stay padded; None if they are packed.
 
     Raises:
-        HftuneError: It is insisted on and cannot be.
+        HftuneError: ``wanted`` is True and the model cannot be packed.
     """
     reason, take_out = None, None
     if wanted is not False:
@@ -80,7 +80,7 @@ def padding_free(model: nn.Module, wanted: bool | None) -> Iterator[str | None]:
 
 
 def never_packed(model: nn.Module) -> str | None:
-    """Return why models of this kind stay padded; None where only a trial with weights can tell.
+    """Return why models of this kind stay padded; None if only a trial with weights can tell.
 
     Args:
         model: With weights or without.
@@ -93,7 +93,7 @@ def never_packed(model: nn.Module) -> str | None:
 
 
 def _put_in(model: nn.Module) -> Callable[[], None]:
-    """Hook a model up, try it, and return what undoes it."""
+    """Add the hooks, try the model, and return a function that removes the hooks."""
     base = base_of(model)
     layers, seen = _packable(base), list[Packing]()
     undo = ExitStack()
@@ -132,7 +132,7 @@ def _put_in(model: nn.Module) -> Callable[[], None]:
 
 
 def _packable(base: PreTrainedModel) -> list[nn.Module]:
-    """Return the layers of a model of a kind that may be packed."""
+    """Return the layers of a model; raise :class:`StackError` if its kind cannot be packed."""
     layers = layers_of(base)
     attention = base.config.get_text_config()._attn_implementation
     if attention != "sdpa":
@@ -143,19 +143,21 @@ def _packable(base: PreTrainedModel) -> list[nn.Module]:
 
 
 def make_mask(**asked: Any) -> Any:
-    """Return a :class:`Packing` where the pass under way can be packed, else the mask of ``sdpa``.
+    """Return a :class:`Packing` if the current pass can be packed, else the mask of ``sdpa``.
 
     Args:
-        asked: What Transformers hands a mask function; see :func:`sdpa_mask`.
+        asked: The arguments of a mask function of Transformers; see :func:`sdpa_mask`.
     """
-    here: Tensor | None = asked["attention_mask"]  # as wide as q_length, where that is kv_length
+    here: Tensor | None = asked["attention_mask"]  # shape (B, q_length), if q_length is kv_length
     known = not asked["use_vmap"] and asked["q_length"] == asked["kv_length"]
     if here is None or not known or not _wanted.get() or bool(here.all()):
         return sdpa_mask(**asked)
     rule = asked["mask_function"]
     both_ways = bool(rule(0, 0, torch.tensor(0), torch.tensor(1)))
     if both_ways and not bool((here[:, 0] | ~here.any(1)).all()):
-        return sdpa_mask(**asked)  # an encoder's head reads the first place, be it padding
+        return sdpa_mask(
+            **asked
+        )  # the head of an encoder reads the first position, even if that is padding
     whole = asked | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return Packing(
         here=here,
@@ -168,7 +170,7 @@ def make_mask(**asked: Any) -> Any:
 
 
 def _begin(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-    """See whether a forward pass can be packed."""
+    """Find out if a forward pass can be packed."""
     _wanted.set(is_closed(cast(PreTrainedModel, model), args, kwargs))
     if _wanted.get() and "use_cache" in takes(model):
         kwargs["use_cache"] = False
@@ -180,7 +182,7 @@ def _end(model: nn.Module, args: Any, output: Any) -> None:
 
 
 def _before(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Pack what stands beside the hidden states: positions and their embeddings."""
+    """Pack the other inputs of a layer: position ids and position embeddings."""
     packing = _packing(args, kwargs)
     if packing is None:
         return None
@@ -211,7 +213,7 @@ def _enter(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _leave(layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    """Unpack them after the last."""
+    """Unpack the hidden states after the last layer."""
     packing = _packing(args, kwargs)
     if packing is None:
         return None
