@@ -22,9 +22,9 @@ from torch.autograd.function import once_differentiable
 def fused_lora(model: nn.Module, wanted: bool = True) -> Iterator[int]:
     """Compute plain LoRA layers in one step while the context lasts.
 
-    A layer takes part if it is PEFT's own LoRA layer around ``torch.nn.Linear``. PEFT's code runs
-    for weights of several dtypes, under autocast, with several active adapters or a merged one, and for
-    variants such as DoRA.
+    A layer takes part if it is PEFT's own LoRA layer around ``torch.nn.Linear``. For weights of
+    several dtypes, under autocast, with several active adapters or a merged one, and for variants
+    such as DoRA, PEFT's code runs.
 
     Args:
         model: A model, with or without an adapter of PEFT.

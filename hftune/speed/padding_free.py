@@ -3,8 +3,8 @@
 
 Batches stay padded, so tasks, losses, embeddings and heads need no change. Between the first layer
 and the last, hidden states have the shape ``(1, N, D)``: the ``N`` tokens of all rows, one row
-after the other. Attention stays within a row. Layers compute the same for a token, up to rounding. At
-padding the hidden states are zero; nothing reads them there.
+after the other. Attention stays within a row. Layers compute the same for a token, up to rounding.
+At padding the hidden states are zero; nothing reads them there.
 
 The code uses three seams of Transformers: its own attention function and mask function, registered
 under :data:`NAME`, and hooks on the layers. The layers receive a :class:`Packing` in place of a
