@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every method does: check itself, change the model, name its callbacks."""
+"""The contract of methods: a method checks itself, changes the model and names its callbacks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from hftune.tasks.context import RunContext
 
 
 class Method(ABC):
-    """Decides which parameters train.
+    """Decides on the parameters that train.
 
     Attributes:
         state_is_whole: Whether :meth:`state` has all that trains, so that nothing else is read of a
@@ -47,18 +47,18 @@ class Method(ABC):
 
     @abstractmethod
     def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
-        """Return the model ready to train, with ``requires_grad`` set on what trains."""
+        """Return the model ready to train, with ``requires_grad`` set on its parameters."""
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """Return what the method adds to the loss of each optimizer step, shape ``()``."""
+        """Return a term for the loss of each optimizer step, shape ``()``; None without one."""
         return None
 
     def rate_factor(self) -> Callable[[int], float] | None:
-        """Return what the schedule's rate is multiplied by after a number of steps, if anything."""
+        """Return the factor of the scheduled rate by optimizer step; None without one."""
         return None
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold beside what Transformers and PEFT save by themselves.
+        """Return tensors for a checkpoint that Transformers and PEFT do not save by themselves.
 
         Args:
             model: Not wrapped.
@@ -66,7 +66,7 @@ class Method(ABC):
         return {}
 
     def restore(self, model: nn.Module, state: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state` returned; called only if that was not empty."""
+        """Put the tensors of :meth:`state` back; called only if there are any."""
         return None
 
     def finish(self, model: nn.Module) -> nn.Module:
@@ -96,7 +96,7 @@ class Method(ABC):
 
     @classmethod
     def load_saved(cls, folder: Path, metadata: ModelMetadata, auto_model: Any) -> Any:
-        """Return what a run saved, in evaluation mode, on the first accelerator or the CPU.
+        """Load the model of a run in evaluation mode, on the first accelerator or the CPU.
 
         Args:
             folder: The ``model/`` folder of the run.

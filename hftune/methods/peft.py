@@ -133,7 +133,7 @@ class Peft(Method):
         return adapted
 
     def _spared_heads(self, model: PreTrainedModel, context: RunContext) -> dict[str, Any]:
-        """Keep all-linear, which is some types' default, off the head of a tagger: it trains whole.
+        """Leave the head of a tagger out of all-linear, the default of some types: it trains whole.
 
         PEFT does so by itself for classifiers of sequences and for language models.
         """

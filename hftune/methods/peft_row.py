@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rows of PEFT types have in common; one row a type is in :mod:`.peft_types`."""
+"""Parts that rows of PEFT types share; the rows are in :mod:`.peft_types`."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each PEFT type trains, in one line, and what it cannot do. The names say little."""
+"""Rows of the PEFT types: a line on the trained parameters, and facts. The names say little."""
 
 from hftune.core.rules import Rule, option
 from hftune.methods.adalora.row import ADALORA

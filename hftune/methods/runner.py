@@ -29,7 +29,7 @@ class FitRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What fitting gives.
+    """The results of a fit.
 
     Attributes:
         model: The fitted classifier; it can be saved and knows its ``metadata``.

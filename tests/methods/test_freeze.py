@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 import hftune
 from hftune import HftuneError, Recipe, Run
 from hftune.methods.freeze.method import Freeze, FreezeConfig, trained_layers
-from hftune.methods.freeze.unfreezing import Phases, Unfreezing
+from hftune.methods.freeze.unfreezing import Unfreezing, UnfreezingPhases
 from hftune.tasks.context import RunContext
 from hftune.training.build import build_trainer
 from hftune.training.checkpoints import latest_checkpoint
@@ -164,7 +164,7 @@ def test_the_turns_of_a_run() -> None:
     every = set(range(7))
 
     def begins(turns: set[int], **given: Any) -> list[int]:
-        phases = Phases.of(Unfreezing(**given), turns, context)
+        phases = UnfreezingPhases.of(Unfreezing(**given), turns, context)
         return [next(step for step in range(101) if phases.turn(step) >= turn) for turn in every]
 
     assert begins(every, unfreeze_every=10) == [0, 10, 20, 30, 40, 50, 60]
@@ -189,17 +189,19 @@ def test_a_schedule_longer_than_the_run_names_one_that_fits(
 ) -> None:
     context = RunContext(task="x", num_training_steps=100, steps_per_epoch=40)
     with pytest.raises(HftuneError, match="the run has 100") as raised:
-        Phases.of(Unfreezing(**given), set(range(7)), context)
+        UnfreezingPhases.of(Unfreezing(**given), set(range(7)), context)
     assert raised.value.hint == f"train longer, or unfreeze_every: {fits}"
-    Phases.of(Unfreezing(**{**given, "unfreeze_every": fits}), set(range(7)), context)
+    UnfreezingPhases.of(Unfreezing(**{**given, "unfreeze_every": fits}), set(range(7)), context)
     with pytest.raises(HftuneError, match="the run has 100"):
-        Phases.of(Unfreezing(**{**given, "unfreeze_every": fits + 1}), set(range(7)), context)
+        UnfreezingPhases.of(
+            Unfreezing(**{**given, "unfreeze_every": fits + 1}), set(range(7)), context
+        )
 
 
 def test_a_stream_has_no_epochs() -> None:
     context = RunContext(task="x", num_training_steps=100)
     with pytest.raises(HftuneError, match="no epochs"):
-        Phases.of(Unfreezing(unfreeze_every="epoch"), {0, 1, 2}, context)
+        UnfreezingPhases.of(Unfreezing(unfreeze_every="epoch"), {0, 1, 2}, context)
 
 
 class Changes(TrainerCallback):

@@ -26,7 +26,7 @@ from hftune import HftuneError, Recipe, Run
 from hftune.methods.prune.method import Prune, forget_pruned
 from hftune.methods.prune.schedule import Sparsities
 from hftune.methods.prune.units import FEED_FORWARD, HEADS, unit_layers
-from hftune.methods.prune.weights import keep_largest, keep_two_of_four, prunable_weights
+from hftune.methods.prune.weights import drop_smallest, keep_two_of_four, prunable_weights
 from hftune.tasks.context import RunContext
 from hftune.training.checkpoints import latest_checkpoint
 from tests.stop_at import StopAt
@@ -157,23 +157,23 @@ def test_masks_are_those_of_torch(amount: float) -> None:
     parts = [(layer, "weight") for layer in theirs]
     torch_prune.global_unstructured(parts, torch_prune.L1Unstructured, amount=amount)
     sizes = [layer.weight.abs().detach() for layer in net]
-    ours = keep_largest(sizes, round(amount * sum(size.numel() for size in sizes)))
+    ours = drop_smallest(sizes, round(amount * sum(size.numel() for size in sizes)))
     for mask, layer in zip(ours, theirs, strict=True):
         assert torch.equal(mask, layer.weight_mask.bool())
 
     theirs = plain_net()
     for size, layer in zip(sizes, theirs, strict=True):
         torch_prune.l1_unstructured(layer, "weight", amount=amount)
-        (mask,) = keep_largest([size], round(amount * size.numel()))
+        (mask,) = drop_smallest([size], round(amount * size.numel()))
         assert torch.equal(mask, layer.weight_mask.bool())
 
 
 def test_of_equal_scores_exactly_so_many_go() -> None:
     scores = [torch.tensor([1.0, 2, 2]), torch.tensor([[2.0, 2], [3, 0]])]
     for pruned in range(8):
-        kept = keep_largest(scores, pruned)
+        kept = drop_smallest(scores, pruned)
         assert sum(int(mask.sum()) for mask in kept) == 7 - pruned
-    first, second = keep_largest(scores, 4)
+    first, second = drop_smallest(scores, 4)
     assert first.tolist() == [False, False, False]
     assert second.tolist() == [[True, True], [True, False]]
 

@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 import hftune
 from hftune import Recipe, Run
-from hftune.methods.prune.weights import keep_largest, prunable_weights
+from hftune.methods.prune.weights import drop_smallest, prunable_weights
 
 SPARSITY = 0.5
 CUBIC = {"schedule": "cubic", "begin_step": 1, "end_step": 4}
@@ -87,6 +87,6 @@ def test_a_layer_that_is_drawn_anew_is_pruned_and_learns(
     above = [float(value) for key, value in kept.items() if "layer.1." in key]
     assert len(below) == len(above) == 6
     assert max(below) < 0.02 < 0.1 < min(above)  # one trained on, the other began elsewhere
-    old = dict(zip(start, keep_largest([w.abs() for w in start.values()], count_zeros(end)),
+    old = dict(zip(start, drop_smallest([w.abs() for w in start.values()], count_zeros(end)),
                    strict=True))  # fmt: skip
     assert any(not torch.equal(old[key], end[key] != 0) for key in start if "layer.1." in key)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdaLoRA: low-rank updates that share a budget of ranks, which falls and moves between layers.
+"""AdaLoRA: low-rank updates share a budget of ranks; it falls and moves between layers.
 
 Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", 2023,
 arXiv:2303.10512. The update of each matrix is ``P E Q`` with a diagonal ``E``. PEFT scores every
@@ -112,7 +112,7 @@ class AdaLora(Peft):
                 allocator.ipt[name] = torch.zeros_like(value)  # PEFT begins anew without it
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
-        """Return what moves the budget."""
+        """Return the callback that moves the budget."""
         assert isinstance(model, PeftModel)
         return [AllocateRanks(model, self)]
 
@@ -133,7 +133,7 @@ class AllocateRanks(TrainerCallback):
         self.config: Any = model.active_peft_config
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Update the scores and mask what is over the budget."""
+        """Update the scores and mask the triplets over the budget."""
         self.config.rank_pattern = self.method.ranks
         self.tuner.update_and_allocate(state.global_step + 1)  # steps that are done, this one too
         self.method.ranks, self.config.rank_pattern = self.config.rank_pattern, None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bottleneck adapter may be told."""
+"""Options of a bottleneck adapter."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args

@@ -26,7 +26,7 @@ NO_MERGE = (
 
 
 class InputTap:
-    """A forward pre-hook that keeps what goes into one module until another asks for it.
+    """A forward pre-hook that keeps the input of one module until another asks for it.
 
     Each thread has its own: ``torch.nn.DataParallel`` runs replicas side by side.
     """
@@ -39,7 +39,7 @@ class InputTap:
         self.kept[threading.get_ident()] = args[0]
 
     def take(self) -> Tensor:
-        """Return what went in last, shape ``(B, T, D)``, and let go of it."""
+        """Return the last input, shape ``(B, T, D)``, and let go of it."""
         return self.kept.pop(threading.get_ident())
 
 
@@ -107,7 +107,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             nn.init.zeros_(up.bias)
 
     def listen_to(self, module: nn.Module, name: str) -> None:
-        """Keep what goes into ``module``, which runs before this layer, for the adapters here.
+        """Keep the input of ``module`` for the adapters here; it runs before this layer.
 
         Raises:
             ValueError: Another adapter here reads another module.
@@ -170,7 +170,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return [name for name in self.active_adapters if self.reads.get(name) == reads]
 
     def _adapted(self, hidden: Tensor, read: Tensor, adapters: list[str]) -> Tensor:
-        """Add to ``hidden`` what the adapters make of ``read``, both of shape ``(B, T, D)``."""
+        """Add the output of the adapters for ``read`` to ``hidden``, both ``(B, T, D)``."""
         for name in adapters:
             down: Any = self.bottleneck_down[name]
             inner = self.bottleneck_act[name](down(self._cast_input_dtype(read, down.weight.dtype)))

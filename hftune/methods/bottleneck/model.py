@@ -91,7 +91,7 @@ class BottleneckModel(BaseTuner):
         return partner(key, names)
 
     def _width(self, module: nn.Module, key: str) -> int:
-        """The last dimension of what a module returns.
+        """Return the last dimension of the output of a module.
 
         Raises:
             ValueError: It cannot be known.
@@ -123,7 +123,7 @@ class BottleneckModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Refuse what PEFT would otherwise ignore."""
+        """Refuse arguments that PEFT would ignore."""
         if kwargs.get("adapter_names") is not None:
             raise ValueError(
                 "adapter_names: bottleneck adapters cannot be chosen row by row; set_adapter "
@@ -165,7 +165,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _in_features(module: nn.Module) -> int | None:
-    """The last dimension of what a linear layer takes; None for anything else."""
+    """Return the input width of a linear layer; None for anything else."""
     if isinstance(module, Conv1D):
         return int(module.nx)
     features = getattr(module, "in_features", None)

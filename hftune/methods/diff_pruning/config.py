@@ -11,7 +11,7 @@ from hftune.methods.peft_tuners import OwnPeftType
 
 @dataclass
 class DiffPruningConfig(PeftConfig):
-    """What trains, how it becomes sparse, and when.
+    """Options of diff pruning: the modules that train, and how and when they become sparse.
 
     The phases are shares of the run: gates and penalty first, then the projection at once, then
     what is left of the run with a fixed mask.

@@ -14,7 +14,7 @@ KEPT_WITH_GATES, KEPT_WITHOUT = 16, 4
 
 
 class Difference(nn.Module):
-    """What is added to a weight.
+    """The difference that is added to a weight.
 
     It is dense while it trains: ``delta`` times gates first, and after :meth:`project` times the
     mask ``kept``. :meth:`finish` leaves ``indices`` into the flat weight and their ``values``.
@@ -91,7 +91,7 @@ class Difference(nn.Module):
         return delta
 
     def counted_gates(self) -> Tensor:
-        """Return what the penalty counts, shape ``()``: expected open gates, the group's as one.
+        """Return the expected number of open gates, shape ``()``; a group counts as one.
 
         It is above :meth:`expected_nonzero`, and what the authors' program takes. The product would
         push the one gate of a matrix with the weight of all its entries, and close whole matrices
@@ -111,7 +111,7 @@ class Difference(nn.Module):
 
     @torch.no_grad()
     def magnitudes(self) -> Tensor:
-        """Return what the projection compares: the difference times how likely it is let through.
+        """Return the difference times the probability of its gates, for the projection.
 
         A gate without noise is zero below one half, where many entries end; so would they be.
         """
@@ -125,7 +125,7 @@ class Difference(nn.Module):
 
     @torch.no_grad()
     def project(self, kept: Tensor) -> None:
-        """Fix the mask; what it drops is zero from here on, and gates are out of the game."""
+        """Fix the mask; dropped entries are zero from here on, and gates have no effect."""
         self.delta.copy_(self.dense() * kept / self.config.finishing_lr_ratio)
         self.kept.copy_(kept)
         self.projected.fill_(True)
@@ -145,7 +145,7 @@ class Difference(nn.Module):
         self.register_buffer("indices", indices)
 
     def working_bytes(self) -> int:
-        """Return the bytes of what a training step keeps for its backward pass."""
+        """Return the bytes that a training step keeps for its backward pass."""
         kept = KEPT_WITH_GATES if self.config.mode == "l0" else KEPT_WITHOUT
         return self.shape.numel() * kept
 

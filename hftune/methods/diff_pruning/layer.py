@@ -92,7 +92,7 @@ class DiffPruningLayer(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Write the differences into the base, and remember what they replace.
+        """Write the differences into the base, and remember the replaced weights.
 
         Args:
             safe_merge: Whether to look for numbers that are not finite first.

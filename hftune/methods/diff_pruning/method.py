@@ -57,11 +57,11 @@ class DiffPruning(Peft):
         return StepCost(extra_bytes=_tuner(meta_model).working_bytes())
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
-        """Return what leads through the phases."""
-        return [Phases(_tuner(model))] if isinstance(model, PeftModel) else []
+        """Return the callback that leads through the phases."""
+        return [DiffPruningPhases(_tuner(model))] if isinstance(model, PeftModel) else []
 
 
-class Phases(TrainerCallback):
+class DiffPruningPhases(TrainerCallback):
     """Moves the allowed share of open gates, projects once, and leaves the difference sparse.
 
     All follows from the step and the stored tensors, so a resumed run goes the same way.
@@ -117,7 +117,7 @@ class Phases(TrainerCallback):
 
 
 def projection_step(ratio: float, steps: int) -> int:
-    """Return after which optimizer step the projection comes."""
+    """Return the number of optimizer steps before the projection."""
     return max(1, round(ratio * steps))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tuner: which modules get a difference, the phases over all of them, and the file."""
+"""The tuner: the modules that get a difference, the phases over all of them, and the file."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ class DiffPruningModel(BaseTuner):
         return torch.stack(counts).sum() / self.num_weights(adapter_name)
 
     def penalty(self, adapter_name: str = "default") -> Tensor | None:
-        """Return what the loss of an optimizer step gets; None once the mask is fixed."""
+        """Return the penalty for the loss of an optimizer step; None once the mask is fixed."""
         config = self.peft_config[adapter_name]
         if self.is_projected(adapter_name) or config.penalty_weight == 0:
             return None
@@ -73,7 +73,7 @@ class DiffPruningModel(BaseTuner):
         return penalty
 
     def working_bytes(self, adapter_name: str = "default") -> int:
-        """Return the bytes of the masks and of what a training step keeps for its backward pass.
+        """Return the bytes of the masks and of tensors kept for the backward pass.
 
         Of an embedding that is little: the rows of one batch.
         """
@@ -99,7 +99,7 @@ class DiffPruningModel(BaseTuner):
         return sum(int(mask.sum()) for mask in masks)
 
     def finish(self, adapter_name: str = "default") -> None:
-        """Leave indices and values; what is saved from here on is sparse."""
+        """Leave indices and values; saved differences are sparse from here on."""
         config = self.peft_config[adapter_name]
         if config.finished:
             return
@@ -200,7 +200,7 @@ def default_targets(model: nn.Module, *, include_norm: bool) -> set[str]:
 
 
 def _unwrapped(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules as they are without adapters, which may be there already."""
+    """Yield the modules as they are without adapters, some of them already adapted."""
     wrapped: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if name.startswith(wrapped):

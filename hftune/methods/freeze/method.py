@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
-from hftune.methods.freeze.unfreezing import Phases, Unfreeze, Unfreezing
+from hftune.methods.freeze.unfreezing import Unfreeze, Unfreezing, UnfreezingPhases
 from hftune.methods.method import Method
 from hftune.models.module_names import (
     Pattern,
@@ -40,7 +40,7 @@ NOTHING_FROZEN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is frozen for good.
+    """The options that freeze parameters for good.
 
     Args:
         freeze_layers: A layer, a range with both ends (``0-8``), or a list of these.
@@ -76,11 +76,11 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeConfig(Unfreezing, Selection):
-    """What a recipe may say: what is frozen for good, and when the rest begins to train."""
+    """Options of a recipe: the parts frozen for good, and when the rest begins to train."""
 
 
 class Freeze(Method):
-    """Trains a whole model but for what is frozen.
+    """Trains a whole model except for its frozen parts.
 
     Args:
         options: Fields of :class:`FreezeConfig`.
@@ -88,7 +88,7 @@ class Freeze(Method):
 
     def __init__(self, **options: Any) -> None:
         self.options = FreezeConfig(**options)
-        self.phases: Phases | None = None
+        self.phases: UnfreezingPhases | None = None
         self.turns: dict[str, int] = {}
 
     @property
@@ -97,7 +97,7 @@ class Freeze(Method):
         return bool(self.options.head_only_steps or self.options.unfreeze_every)
 
     def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
-        """Switch on what trains at some time; see :class:`Method`.
+        """Switch on all parameters that train at some time; see :class:`Method`.
 
         Raises:
             HftuneError: The options do not fit the model, one another, or the run.
@@ -118,7 +118,7 @@ class Freeze(Method):
             turns: dict[Place, int] = {"head": 0, "other": 1, "embeddings": max(len(numbers), 1)}
             turns |= {number: len(numbers) - at for at, number in enumerate(numbers)}
             self.turns = {name: 0 if name in new else turns[where[name]] for name in chosen}
-            self.phases = Phases.of(self.options, set(self.turns.values()), context)
+            self.phases = UnfreezingPhases.of(self.options, set(self.turns.values()), context)
         return model
 
     def rate_factor(self) -> Callable[[int], float] | None:
@@ -129,7 +129,7 @@ class Freeze(Method):
         return lambda step: rate if step < start else 1.0
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
-        """Return what unfreezes."""
+        """Return the callback that unfreezes."""
         return [] if self.phases is None else [Unfreeze(model, self.phases, self.turns)]
 
 

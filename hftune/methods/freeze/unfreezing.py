@@ -21,7 +21,7 @@ from hftune.tasks.context import RunContext
 
 @dataclass(frozen=True, kw_only=True)
 class Unfreezing:
-    """When what begins to train. Numbers of steps below 1 are shares of the run.
+    """Schedule of gradual unfreezing. Numbers of steps below 1 are shares of the run.
 
     Args:
         head_only_steps: Optimizer steps at the start in which the head trains alone; if absent,
@@ -41,7 +41,7 @@ class Unfreezing:
 
 
 @dataclass(frozen=True)
-class Phases:
+class UnfreezingPhases:
     """Turn 0 is the head's, turn 1 the top layer's, and so on down; a turn joins those before it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Phases:
     last: int
 
     @classmethod
-    def of(cls, given: Unfreezing, turns: set[int], context: RunContext) -> "Phases":
+    def of(cls, given: Unfreezing, turns: set[int], context: RunContext) -> "UnfreezingPhases":
         """Turn shares and epochs into steps.
 
         Args:
@@ -127,12 +127,12 @@ class Unfreeze(TrainerCallback):
         turns: The turn of each parameter that trains at some time.
     """
 
-    def __init__(self, model: nn.Module, phases: Phases, turns: dict[str, int]) -> None:
+    def __init__(self, model: nn.Module, phases: UnfreezingPhases, turns: dict[str, int]) -> None:
         self.phases = phases
         self.turns = {model.get_parameter(name): turn for name, turn in turns.items()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let train what trains in the phase that the run is in."""
+        """Switch on the parameters that train in the phase of the run."""
         self._reach(self.phases.turn(state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

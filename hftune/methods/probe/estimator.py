@@ -63,7 +63,7 @@ WEIGHTS = "class_weight"
 
 
 class Estimator:
-    """What is fitted on features, checked before there are any.
+    """A scikit-learn pipeline that is checked before there are features to fit it on.
 
     Args:
         config: What the recipe says.

@@ -27,7 +27,7 @@ FEATURES_FILE = "features.npy"
 
 
 def weights_fingerprint(location: str, commit: str | None) -> str:
-    """Return what changes with a model's weights: the Hub's commit, or hashes of a folder's files.
+    """Return a text that changes with a model's weights: the Hub's commit, or hashes of the files.
 
     Args:
         location: Hub id or folder.

@@ -21,7 +21,7 @@ from hftune.core.processes import peak_memory
 from hftune.methods.probe.estimator import Estimator
 from hftune.methods.probe.features import cached_features, embed, features_key, weights_fingerprint
 from hftune.methods.probe.method import Probe, default_pooling
-from hftune.methods.probe.saved_probe import Head, Reading, load_trunk
+from hftune.methods.probe.saved_probe import FeatureConfig, FittedClassifier, load_trunk
 from hftune.methods.runner import FitRows, Fitted, Fitting
 from hftune.models.fingerprint import fingerprint
 from hftune.models.load import checkpoint_pooling
@@ -63,7 +63,7 @@ class ProbeFitting(Fitting):
     options: Mapping[str, Any]
 
     def fit(self) -> Fitted:
-        """Embed what the cache lacks, choose, fit, and measure; see :class:`Fitting`."""
+        """Embed the rows that the cache lacks, choose, fit, and measure; see :class:`Fitting`."""
         estimator, start = self.estimator, time.perf_counter()
         embedder = Embedder(self)
         X = embedder(self.rows.train)
@@ -79,7 +79,7 @@ class ProbeFitting(Fitting):
                 "the classifier stopped before it converged; raise "
                 "method.classifier_kwargs.max_iter"
             )
-        head = Head(
+        head = FittedClassifier(
             pipeline=pipeline,
             reading=embedder.reading,
             problem_type=str(self.task.problem_type),
@@ -220,7 +220,7 @@ class Embedder:
         dtype: Any = context.dtype
         if dtype == "auto":
             dtype = self.config.dtype or torch.float32
-        self.reading = Reading(
+        self.reading = FeatureConfig(
             base_model_name_or_path=context.path,
             revision=context.revision,
             config=dict(context.config_changes),

@@ -32,7 +32,7 @@ Balance = Literal["class_weight", "smote", "none"]
 
 @dataclass(kw_only=True)
 class ProbeConfig:
-    """What a recipe may say. The ``_kwargs`` are scikit-learn's own arguments.
+    """Options of a recipe. The ``_kwargs`` are scikit-learn's own arguments.
 
     Args:
         classifier: What is fitted; logistic regression for labels and ridge for numbers if absent.
@@ -118,7 +118,7 @@ class Probe(Method):
         return kind.probe_logits.replace("NUM_LABELS", str(len(metadata.label_names)))
 
     def settle(self, pooling: Pooling, classifier: Classifier, balance: Balance) -> dict[str, Any]:
-        """Put in what the recipe left open.
+        """Fill in the options that the recipe leaves open.
 
         Returns:
             All options that say something, to be written down.

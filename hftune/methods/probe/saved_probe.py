@@ -46,8 +46,8 @@ AGAIN = "copy the folder again, or fit the probe again"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What turns a text into features.
+class FeatureConfig:
+    """The settings that turn a text into features.
 
     Attributes:
         base_model_name_or_path: The trunk, as PEFT's adapters name theirs.
@@ -69,8 +69,8 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
-    """A fitted classifier and what it reads.
+class FittedClassifier:
+    """A fitted classifier and the settings of its features.
 
     Attributes:
         pipeline: scikit-learn's, fitted.
@@ -80,12 +80,12 @@ class Head:
     """
 
     pipeline: Any
-    reading: Reading
+    reading: FeatureConfig
     problem_type: str
     num_labels: int
 
     def logits(self, X: NDArray[Any]) -> Tensor:
-        """Return what softmax or sigmoid makes probabilities of, or numbers, ``(rows, labels)``.
+        """Return logits, or numbers for regression, shape ``(rows, labels)``.
 
         A label without a training row has the least probability.
         """
@@ -93,7 +93,7 @@ class Head:
         return kind.logits_of(self.pipeline, X, self.num_labels)
 
     def metadata(self) -> dict[str, Any]:
-        """Return what ``hftune.json`` and the model card must know of it."""
+        """Return the metadata for ``hftune.json`` and the model card."""
         import skops.io
 
         return {
@@ -129,7 +129,7 @@ class ProbedModel(nn.Module):
         head: Fitted.
     """
 
-    def __init__(self, trunk: Any, head: Head) -> None:
+    def __init__(self, trunk: Any, head: FittedClassifier) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
@@ -198,7 +198,7 @@ def load_probe(folder: Path, metadata: ModelMetadata) -> ProbedModel:
         revision=metadata.base_revision,
     )
     check_base(folder, metadata.base_model, metadata.base_fingerprint, trunk.named_parameters())
-    head = Head(
+    head = FittedClassifier(
         pipeline=pipeline,
         reading=reading,
         problem_type=metadata.task_options["problem_type"],
@@ -214,12 +214,12 @@ def check_skops() -> None:
         raise HftuneError("a probe needs skops", hint="pip install 'hftune[probe]'")
 
 
-def _read_config(folder: Path) -> tuple[Reading, dict[str, Any]]:
+def _read_config(folder: Path) -> tuple[FeatureConfig, dict[str, Any]]:
     path = folder / PROBE_CONFIG
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        names = Reading.__dataclass_fields__
-        return Reading(**{name: said.pop(name) for name in names}), said
+        names = FeatureConfig.__dataclass_fields__
+        return FeatureConfig(**{name: said.pop(name) for name in names}), said
     except DAMAGE as error:
         raise HftuneError(f"{path}: missing or damaged: {error!r}", hint=AGAIN) from error
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe may say of pruning, and what of it contradicts itself."""
+"""Options of pruning, and checks that they do not contradict each other."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ TWO_OF_FOUR = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """What a recipe may say. Steps below 1 are shares of the run, as in Transformers.
+    """Options of a recipe. Steps below 1 are shares of the run, as in Transformers.
 
     Args:
         sparsity: Share of the prunable weights, or of each layer's units, that is gone in the end.
@@ -90,7 +90,7 @@ class PruneConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself or would have no effect.
+        """Refuse options that contradict each other or have no effect.
 
         Raises:
             HftuneError: Names the option.

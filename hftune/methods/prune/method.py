@@ -29,7 +29,7 @@ from hftune.methods.prune.units import (
 )
 from hftune.methods.prune.weights import (
     check_widths,
-    keep_largest,
+    drop_smallest,
     keep_two_of_four,
     prunable_weights,
 )
@@ -39,7 +39,7 @@ MASK, SCORE = "mask.", "score."
 
 
 class Prune(Method):
-    """Full fine-tuning under masks; what is saved is a plain, whole model.
+    """Full fine-tuning under masks; the saved model is plain and whole.
 
     Args:
         options: Fields of :class:`PruneConfig`.
@@ -60,7 +60,7 @@ class Prune(Method):
         self._pruned: dict[str, dict[str, int]] = {}
 
     def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
-        """Refuse what cannot be pruned so, or is never pruned; see :class:`Method`."""
+        """Refuse models that cannot be pruned so, and runs without pruning; see ``Method``."""
         model = self.apply(skeleton, context)
         if self.config.cuts:
             check_loads(skeleton, self.units, units_left(self.units, self.config.sparsity))
@@ -80,11 +80,11 @@ class Prune(Method):
         return model.requires_grad_(True)
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
-        """Return what prunes and keeps the masks; nothing where a model came as it is."""
+        """Return the callback that prunes and keeps the masks; none for a model of one's own."""
         return [] if self.sparsities is None else [KeepPruned(model, self, self.sparsities)]
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return masks and what importance has gathered; see :class:`Method`."""
+        """Return masks and gathered scores of importance; see :class:`Method`."""
         return {
             **{MASK + name: mask for name, mask in self.masks.items()},
             **{SCORE + name: score for name, score in self.scores.items()},
@@ -125,7 +125,7 @@ class Prune(Method):
 
     @torch.no_grad()
     def prune(self, model: nn.Module, sparsity: float) -> None:
-        """Make masks that leave ``sparsity`` of what is there, and set the rest to zero."""
+        """Mask the least important weights and set them to zero: the share ``sparsity`` of all."""
         if self.config.cuts:
             for layer in self.units:
                 score = self.scores.get(layer.key)
@@ -133,7 +133,7 @@ class Prune(Method):
                 if layer.key in self.masks:  # what is gone comes first, and stays gone
                     gone = ~layer.by_unit(self.masks[layer.key].flatten(), 0)[:, 0]
                     score.masked_fill_(gone, -1)
-                (keep,) = keep_largest([score], round(sparsity * layer.count))
+                (keep,) = drop_smallest([score], round(sparsity * layer.count))
                 self.masks |= dict(layer.masks(model, keep))
         else:
             self._prune_weights(model, sparsity)
@@ -146,21 +146,21 @@ class Prune(Method):
             self.masks = {n: keep_two_of_four(s, self.weights[n]) for n, s in scores.items()}
         elif self.config.scope == "layer":
             self.masks = {
-                n: keep_largest([s], round(sparsity * s.numel()))[0] for n, s in scores.items()
+                n: drop_smallest([s], round(sparsity * s.numel()))[0] for n, s in scores.items()
             }
         else:
             number = round(sparsity * sum(score.numel() for score in scores.values()))
-            kept = keep_largest(list(scores.values()), number)
+            kept = drop_smallest(list(scores.values()), number)
             self.masks = dict(zip(scores, kept, strict=True))
 
     def _score(self, model: nn.Module, name: str) -> Tensor:
-        """What a weight's importance is told by; below zero for one that is gone."""
+        """Return the importance of each entry of a weight; below zero for entries that are gone."""
         score = self.scores.get(name)
         score = model.get_parameter(name).detach().abs() if score is None else score
         return score if name not in self.masks else score.masked_fill(~self.masks[name], -1)
 
     def gather_scores(self, model: nn.Module) -> None:
-        """Add up what the gradients of this step say, if importance is told by them."""
+        """Add up the scores of this step, if importance depends on gradients."""
         if self.config.importance != "taylor":
             return
         found = {layer.key: layer.effects(model) for layer in self.units}
@@ -173,7 +173,7 @@ class Prune(Method):
             self.scores[name] = self.scores[name] + finite if name in self.scores else finite
 
     def clear_pruned(self, model: nn.Module) -> None:
-        """Set what is masked to zero."""
+        """Set masked weights to zero."""
         with torch.no_grad():
             for name, mask in self.masks.items():
                 model.get_parameter(name).masked_fill_(~mask, 0)
@@ -204,7 +204,7 @@ class KeepPruned(TrainerCallback):
             self.method.gather_scores(self.model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set to zero what the step has moved, or prune more."""
+        """Set masked weights to zero again, or prune more."""
         if state.global_step > 0 and self.sparsities.prunes_at(state.global_step):
             optimizer = kwargs["optimizer"]
             self._prune(state, getattr(optimizer, "optimizer", optimizer))
@@ -248,7 +248,7 @@ class KeepPruned(TrainerCallback):
 def forget_pruned(
     model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Set to zero what an optimizer has averaged of masked weights; quantized averages stay.
+    """Set the averages of masked weights in an optimizer to zero; quantized averages stay.
 
     Args:
         model: Not wrapped.

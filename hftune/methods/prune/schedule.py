@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much is pruned after which optimizer step: once, or rising as a cubic.
+"""The sparsity by optimizer step: reached at once, or rising as a cubic.
 
 Zhu and Gupta, "To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression",
 2017, arXiv:1710.01878, equation 1.

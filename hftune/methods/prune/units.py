@@ -93,7 +93,7 @@ class UnitLayer:
 
     @property
     def key(self) -> str:
-        """The weight whose columns are the units, which stands for the layer."""
+        """The weight whose columns are the units; it stands for the layer."""
         return f"{self.out}.weight"
 
     def parameters(self, model: nn.Module) -> Iterator[tuple[str, int]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single weights: which ones may be pruned, and which of them stay.
+"""Single weights: the ones that may be pruned, and masks of those that stay.
 
 A mask is true where a weight stays.
 """
@@ -58,7 +58,7 @@ def prunable_weights(
     return {f"{n}.weight": 0 if isinstance(linear[n], Conv1D) else 1 for n in chosen}
 
 
-def keep_largest(scores: Sequence[Tensor], pruned: int) -> list[Tensor]:
+def drop_smallest(scores: Sequence[Tensor], pruned: int) -> list[Tensor]:
     """Mark all but the smallest scores of all tensors together.
 
     Of equal scores the first ones go, so that the number is exact and every process agrees.

@@ -69,7 +69,7 @@ class Restarts:
 
 @dataclass(kw_only=True)
 class ReLoraConfig(LoraConfig, Restarts):
-    """What a recipe may say: LoRA's fields, and when to begin anew."""
+    """Options of a recipe: LoRA's fields, and the steps between restarts."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Cycles:
         return done > 0 and done % self.length == 0 and left >= max(self.rewarm, 1)
 
     def rate_factor(self, step: int) -> float:
-        """What the schedule's rate is multiplied by after ``step`` steps, in [0, 1]."""
+        """Return the factor of the scheduled learning rate after ``step`` steps, in [0, 1]."""
         done = max(step - self.start, 0)
         begun = self.start + done // self.length * self.length
         while begun > self.start and not self.merges_at(begun):
@@ -131,7 +131,7 @@ class Cycles:
 
 
 class ReLora(Peft):
-    """LoRA with restarts; what is saved is the whole model.
+    """LoRA with restarts; the saved model is whole.
 
     Args:
         options: Fields of :class:`ReLoraConfig`.
@@ -150,7 +150,7 @@ class ReLora(Peft):
         return bool(self.restarts.warm_start_steps)
 
     def check(self, skeleton: PreTrainedModel, context: RunContext) -> nn.Module | None:
-        """Refuse what cannot be merged and begun anew; see :class:`Method`."""
+        """Refuse options whose update cannot be merged and begun anew; see :class:`Method`."""
         for option, why in CONTRADICTING.items():
             if self.options.get(option):
                 raise HftuneError(f"method.{option}: it does not go with relora: {why}")
@@ -185,7 +185,7 @@ class ReLora(Peft):
         return self.cycles.rate_factor
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
-        """Return what merges."""
+        """Return the callback that merges."""
         assert isinstance(model, PeftModel)
         return [Restart(model, self)]
 
@@ -231,7 +231,7 @@ class Restart(TrainerCallback):
         self.drift: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say what trains in the phase that the run is in."""
+        """Switch on the parameters that train in the phase of the run."""
         if self.cycles.start:
             self._train_whole(state.global_step < self.cycles.start)
 
