@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 #: Base names of files that may stand in several packages: each means the same in all of them.
 SHARED_BASE_NAMES = {"__init__", "section", "rules", "row", "config", "layer", "model", "method"}
+#: A verb of commands/ and the loop of runs/ that it calls.
+SHARED_BASE_NAMES |= {"evaluate", "predict"}
 #: A package holds at most so many files beside its sub-packages.
 MAX_FILES = 25
 LONG, VERY_LONG = 40, 60

@@ -245,7 +245,7 @@ def _emptied() -> Iterator[Finding]:
     yield Finding(about="emptied cache", state="ok", verdict=verdict)
 
 
-def _counted(found: list[cache.Entry]) -> str:
+def _counted(found: list[cache.CacheEntry]) -> str:
     size = sum(entry.size for entry in found)
     return f"{number_of(len(found), 'entry', 'entries')}, {size / 2**20:,.1f} MiB"
 

@@ -49,7 +49,7 @@ _named: set[Path] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CacheEntry:
     """An entry as the limit counts it.
 
     Attributes:
@@ -146,7 +146,7 @@ def find(kind: Kind, key: str, about: Mapping[str, object] | None = None) -> Pat
     return None
 
 
-def write(
+def write_entry(
     kind: Kind,
     key: str,
     fill: Callable[[Path], object],
@@ -181,8 +181,8 @@ def write(
 
 
 def found_or_written(kind: Kind, key: str, fill: Callable[[Path], object]) -> Path:
-    """Return the folder of an entry that is found, or written now; see :func:`write`."""
-    return find(kind, key) or write(kind, key, fill)
+    """Return the folder of an entry that is found, or written now; see :func:`write_entry`."""
+    return find(kind, key) or write_entry(kind, key, fill)
 
 
 @contextmanager
@@ -199,10 +199,10 @@ def adopt(kind: Kind, key: str) -> None:
     place = cache_folder(kind) / key
     if place.is_dir() and not (place / manifest.FILE).exists():
         with _locked(kind, key), suppress(OSError):
-            manifest.write(place, None)
+            manifest.write_manifest(place, None)
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CacheEntry]:
     """Return all entries, the longest unused first."""
     found = []
     for kind in KINDS:
@@ -210,14 +210,14 @@ def entries() -> list[Entry]:
         for place in folder.iterdir() if folder.is_dir() else ():
             with suppress(FileNotFoundError):  # removed meanwhile
                 used = place.stat().st_mtime
-                found.append(Entry(place=place, kind=kind, size=_bytes_of(place), used=used))
+                found.append(CacheEntry(place=place, kind=kind, size=_bytes_of(place), used=used))
     return sorted(found, key=lambda entry: entry.used)
 
 
-def empty() -> tuple[list[Entry], list[Entry]]:
+def empty() -> tuple[list[CacheEntry], list[CacheEntry]]:
     """Remove all entries; return those that are gone, and those that a process uses."""
-    gone: list[Entry] = []
-    used: list[Entry] = []
+    gone: list[CacheEntry] = []
+    used: list[CacheEntry] = []
     for entry in entries():
         (gone if _remove(entry.place) else used).append(entry)
     return gone, used
@@ -240,7 +240,7 @@ def _fill(
     _hold(partial)
     try:
         fill(partial)
-        manifest.write(partial, about)
+        manifest.write_manifest(partial, about)
         _set_aside(place)
         partial.replace(place)
     except BaseException:

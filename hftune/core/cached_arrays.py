@@ -93,13 +93,13 @@ class CachedArrays:
         return {name: torch.from_numpy(part[chosen]) for name, part in self.parts.items()}
 
 
-def read(key: str, layout: ArrayLayout) -> CachedArrays | None:
+def read_arrays(key: str, layout: ArrayLayout) -> CachedArrays | None:
     """Return the arrays of a key; None where they are absent, damaged or of another layout."""
     folder = cache.find(layout.kind, key, layout.about())
     return None if folder is None else CachedArrays(folder, layout)
 
 
-def write(
+def write_arrays(
     key: str,
     layout: ArrayLayout,
     batches: Iterable[tuple[Sequence[int], Mapping[str, Tensor]]],
@@ -131,4 +131,4 @@ def write(
                         file.seek(int(layout.starts[row]) * layout.bytes_of(name))
                         file.write(piece.tobytes())
 
-    cache.write(layout.kind, key, fill, about=layout.about())
+    cache.write_entry(layout.kind, key, fill, about=layout.about())

@@ -33,7 +33,7 @@ class Manifest(TypedDict):
     checked: float
 
 
-def write(folder: Path, about: Mapping[str, object] | None) -> None:
+def write_manifest(folder: Path, about: Mapping[str, object] | None) -> None:
     """Bring all files of a folder to the disk, and write the manifest behind them."""
     files: dict[str, FileRecord] = {}
     for path in sorted(folder.rglob("*")):
@@ -59,6 +59,17 @@ def is_whole(folder: Path, about: Mapping[str, object] | None) -> bool | None:
 
     Returns:
         None if there is no manifest.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "numbers").write_text("123"), is_whole(folder, None)
+        (3, None)
+        >>> write_manifest(folder, None)
+        >>> is_whole(folder, None)
+        True
+        >>> (folder / "numbers").write_text("124"), is_whole(folder, None)
+        (3, False)
     """
     try:
         text = (folder / FILE).read_text(encoding="utf-8")

@@ -274,7 +274,7 @@ def cached_teacher(loss: Distillation, teaching: Teaching, rows: Dataset) -> Kep
     key, layout = answers_key(loss, teaching, rows), answers_layout(loss, teaching, rows)
     found = found_or_computed(
         teaching.context,
-        lambda: cached_arrays.read(key, layout),
+        lambda: cached_arrays.read_arrays(key, layout),
         lambda: _compute(loss, teaching, rows, key, layout),
         f"teacher: answers to {len(rows)} rows, out of the cache",
     )
@@ -359,7 +359,7 @@ def _compute(
                 yield indices, top_k_of(target, section.top_k)._asdict()
 
     try:
-        cached_arrays.write(key, layout, batches())
+        cached_arrays.write_arrays(key, layout, batches())
     except OSError as error:
         warn(f"the teacher's answers are not kept: {error.strerror}; it runs in every step")
         return False

@@ -112,7 +112,7 @@ def _cached(name: str, model: DemoModel) -> Path:
             f"demo:{name} comes as GGUF, and the package gguf is not installed",
             hint='pip install "hftune[demo]"',
         )
-    return cache.write("models", key, lambda folder: _prepare(model, folder))
+    return cache.write_entry("models", key, lambda folder: _prepare(model, folder))
 
 
 def _prepare(model: DemoModel, folder: Path) -> None:

@@ -71,7 +71,9 @@ def recipe_schema() -> Schema:
     schema = build_schema()
     if _fingerprint() == fingerprint:  # else a source changed while it was read
         content = json.dumps(schema)
-        cache.write("schema", fingerprint, lambda place: (place / SCHEMA_FILE).write_text(content))
+        cache.write_entry(
+            "schema", fingerprint, lambda place: (place / SCHEMA_FILE).write_text(content)
+        )
     return schema
 
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from hftune.tasks.task import Task
 
 
-def find_columns(task: Task, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+def choose_columns(task: Task, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """Return role -> column.
 
     Args:
@@ -23,6 +23,11 @@ def find_columns(task: Task, names: Sequence[str], given: Mapping[str, str]) -> 
 
     Raises:
         HftuneError: A named column is missing, or a required role has no column, or two.
+
+    Example:
+        >>> from hftune.tasks.text_classification import TextClassification
+        >>> choose_columns(TextClassification(), ["body", "team"], {"label": "team"})["text"]
+        'body'
     """
     return task.columns(names, given)
 
@@ -37,6 +42,12 @@ def select_rows(task: Task, rows: Dataset, columns: Mapping[str, str]) -> Datase
 
     Raises:
         HftuneError: A cell does not suit the task; the message names the row.
+
+    Example:
+        >>> from hftune.tasks.text_classification import TextClassification
+        >>> rows = Dataset.from_dict({"body": ["late again"], "page": [7]})
+        >>> select_rows(TextClassification(), rows, {"text": "body"}).to_list()
+        [{'text': 'late again'}]
     """
     return task.select(rows, columns)
 
@@ -44,7 +55,7 @@ def select_rows(task: Task, rows: Dataset, columns: Mapping[str, str]) -> Datase
 def read_rows(
     task: Task, rows: Dataset, given: Mapping[str, str]
 ) -> tuple[Dataset, dict[str, str]]:
-    """Return selected rows, and role -> column; see :func:`find_columns` and :func:`select_rows`.
+    """Return selected rows, and role -> column; see :func:`choose_columns` and :func:`select_rows`.
 
     Example:
         >>> from hftune.tasks.text_classification import TextClassification
@@ -53,7 +64,7 @@ def read_rows(
         >>> columns["text"], selected["text"][:]
         ('body', ['late again'])
     """
-    columns = find_columns(task, rows.column_names, given)
+    columns = choose_columns(task, rows.column_names, given)
     return select_rows(task, rows, columns), columns
 
 
@@ -71,6 +82,13 @@ def read_more_rows(
 
     Raises:
         HftuneError: A required role has no column, or a cell does not suit the task.
+
+    Example:
+        >>> from hftune.tasks.text_classification import TextClassification
+        >>> rows = Dataset.from_dict({"message": ["late again"]})
+        >>> known = {"text": "body", "label": "team"}
+        >>> read_more_rows(TextClassification(), rows, known, answers=False).to_list()
+        [{'text': 'late again'}]
     """
     present = {role: name for role, name in known.items() if name in rows.column_names}
     return task.select(rows, task.columns(rows.column_names, present, answers=answers))

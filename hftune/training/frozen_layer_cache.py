@@ -251,7 +251,7 @@ def _kept(
 
     return found_or_computed(
         plan.settings.arguments,
-        lambda: cached_arrays.read(key, layout),
+        lambda: cached_arrays.read_arrays(key, layout),
         compute,
         f"{layers}: {rows}, out of the cache",
     )
@@ -273,7 +273,7 @@ def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: ArrayLa
     trouble = layout.room()
     try:
         if trouble is None:
-            cached_arrays.write(key, layout, batches())
+            cached_arrays.write_arrays(key, layout, batches())
     except OSError as error:
         trouble = str(error.strerror)
     if trouble is not None:

@@ -115,7 +115,9 @@ def test_the_cache_is_shown_and_emptied(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HFTUNE_CACHE", str(tmp_path))
     monkeypatch.setenv("HFTUNE_CACHE_LIMIT", "0.5")
     for key in "abc":
-        folder = cache.write("rows", key, lambda place: (place / "file").write_bytes(bytes(2**20)))
+        folder = cache.write_entry(
+            "rows", key, lambda place: (place / "file").write_bytes(bytes(2**20))
+        )
         if key != "c":
             cache._release(folder)
     found = {finding.about: finding.verdict for finding in module._folders()}

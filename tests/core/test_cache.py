@@ -32,7 +32,7 @@ def content(text: str) -> Fill:
 
 def add(key: str) -> Path:
     """Write an entry of ``SIZE`` bytes and some, and do not use it."""
-    with cache.until_read(cache.write("rows", key, content("x" * SIZE))) as folder:
+    with cache.until_read(cache.write_entry("rows", key, content("x" * SIZE))) as folder:
         return folder
 
 
@@ -71,7 +71,7 @@ def test_an_entry_is_written_once_and_found_by_kind_and_key() -> None:
     folder = cache.found_or_written("rows", "a", content("one"))
     assert (folder / "file").read_text() == "one"
     assert cache.found_or_written("rows", "a", pytest.fail) == folder
-    assert cache.write("rows", "a", pytest.fail) == folder
+    assert cache.write_entry("rows", "a", pytest.fail) == folder
     assert cache.find("tokens", "a") is None
     assert keys() == {"a"}
 
@@ -88,10 +88,10 @@ def test_a_fault_before_the_rename_leaves_nothing(
         if step != "fill":
             patched.setattr(os if step == "fsync" else Path, step, crash)
         with pytest.raises(type(fault), match=str(fault)):
-            cache.write("rows", "a", crash if step == "fill" else content("half"))
+            cache.write_entry("rows", "a", crash if step == "fill" else content("half"))
     assert keys() == set()
     assert cache.find("rows", "a") is None
-    assert (cache.write("rows", "a", content("whole")) / "file").read_text() == "whole"
+    assert (cache.write_entry("rows", "a", content("whole")) / "file").read_text() == "whole"
 
 
 def test_a_killed_process_leaves_nothing_that_is_read(root: Path) -> None:
@@ -101,14 +101,14 @@ def test_a_killed_process_leaves_nothing_that_is_read(root: Path) -> None:
         "def fill(folder):\n"
         "    (folder / 'file').write_text('half')\n"
         "    Path.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "cache.write('rows', 'a', fill)\n"
+        "cache.write_entry('rows', 'a', fill)\n"
     )
     child.communicate(timeout=60)
     assert child.returncode == -9
     (left,) = keys()
     assert left.startswith(".a.")
     assert cache.find("rows", "a") is None
-    cache.write("rows", "a", content("whole"))
+    cache.write_entry("rows", "a", content("whole"))
     assert keys() == {"a"}
     assert list((root / "locks").iterdir()) == []
 
@@ -120,9 +120,9 @@ def test_what_was_written_before_a_fault_is_resumed() -> None:
 
     for resumable, kept in ((False, []), (True, ["first"])):
         with pytest.raises(OSError, match="no space"):
-            cache.write("rows", "a", broken, resumable=resumable)
+            cache.write_entry("rows", "a", broken, resumable=resumable)
         found: list[str] = []
-        cache.write(
+        cache.write_entry(
             "rows",
             "a",
             lambda folder, found=found: found.extend(path.name for path in folder.iterdir()),
@@ -140,7 +140,7 @@ def test_what_was_written_before_a_fault_is_resumed() -> None:
 def test_a_flipped_byte_is_named_once_and_computed_anew(
     size: int, process_is_new: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = cache.write("rows", "a", content("x" * size))
+    folder = cache.write_entry("rows", "a", content("x" * size))
     with (folder / "file").open("r+b") as file:
         file.seek(size // 2)
         file.write(b"y")
@@ -149,7 +149,7 @@ def test_a_flipped_byte_is_named_once_and_computed_anew(
     assert cache.find("rows", "a") is None
     assert cache.find("rows", "a") is None
     assert capsys.readouterr().err.count("damaged, or not what is expected") == 1
-    cache.write("rows", "a", content("x" * size))
+    cache.write_entry("rows", "a", content("x" * size))
     assert (folder / "file").read_text() == "x" * size
     assert cache.find("rows", "a") == folder
     assert capsys.readouterr().err == ""
@@ -167,8 +167,8 @@ def test_small_files_are_hashed_each_time_and_large_ones_once_a_day(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(manifest, "HASHED_EACH_TIME", 100)
-    small = cache.write("rows", "small", content("x" * 100))
-    large = cache.write("rows", "large", content("x" * 101))
+    small = cache.write_entry("rows", "small", content("x" * 100))
+    large = cache.write_entry("rows", "large", content("x" * 101))
     for folder in (small, large):
         flip_as_a_disk_does(folder / "file")
     assert cache.find("rows", "small") is None
@@ -180,7 +180,7 @@ def test_small_files_are_hashed_each_time_and_large_ones_once_a_day(
 
 def test_a_day_later_a_whole_file_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "HASHED_EACH_TIME", 0)
-    cache.write("rows", "a", content("x"))
+    cache.write_entry("rows", "a", content("x"))
     hashed: list[Path] = []
     plain = manifest.sha256_of
     monkeypatch.setattr(manifest, "sha256_of", lambda path: hashed.append(path) or plain(path))
@@ -202,14 +202,14 @@ def test_a_day_later_a_whole_file_is_hashed_once(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_other_damage(damage: Fill, capsys: pytest.CaptureFixture[str]) -> None:
-    damage(cache.write("rows", "a", content("x")))
+    damage(cache.write_entry("rows", "a", content("x")))
     assert cache.find("rows", "a") is None
     assert "it is computed again" in capsys.readouterr().err
-    assert (cache.write("rows", "a", content("x")) / "file").read_text() == "x"
+    assert (cache.write_entry("rows", "a", content("x")) / "file").read_text() == "x"
 
 
 def test_another_description_is_not_what_is_expected(capsys: pytest.CaptureFixture[str]) -> None:
-    cache.write("rows", "a", content("x"), about={"shape": (1, 2)})
+    cache.write_entry("rows", "a", content("x"), about={"shape": (1, 2)})
     assert cache.find("rows", "a", {"shape": [1, 2]})
     assert capsys.readouterr().err == ""
     assert cache.find("rows", "a", {"shape": [2, 1]}) is None
@@ -243,7 +243,7 @@ def test_the_longest_unused_go_first_and_the_limit_holds(monkeypatch: pytest.Mon
     cache._release(used)
     add("d")
     assert keys() == {"a", "c", "d"}
-    with cache.until_read(cache.write("tokens", "e", content("x" * 2 * SIZE))):
+    with cache.until_read(cache.write_entry("tokens", "e", content("x" * 2 * SIZE))):
         pass  # all kinds have one limit
     assert (keys(), keys("tokens")) == ({"d"}, {"e"})
     assert sum(entry.size for entry in cache.entries()) <= cache.cache_limit()
@@ -287,7 +287,7 @@ def test_an_entry_that_another_process_reads_stays_and_then_goes(
 
 def test_an_entry_that_this_process_uses_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(0, monkeypatch)
-    mine = cache.write("rows", "mine", content("x" * SIZE))
+    mine = cache.write_entry("rows", "mine", content("x" * SIZE))
     add("other")
     assert keys() == {"mine", "other"}, "what was just written is read before it goes"
     add("third")
@@ -302,7 +302,7 @@ def test_two_processes_write_once() -> None:
         "    print('fills', flush=True)\n"
         "    time.sleep(1)\n"
         "    (folder / 'file').write_text('x')\n"
-        "folder = cache.write('rows', 'a', fill)\n"
+        "folder = cache.write_entry('rows', 'a', fill)\n"
         "print((folder / 'file').read_text())\n"
     )
     processes = [in_a_process(code) for _ in range(2)]
@@ -325,9 +325,9 @@ def test_without_locks_both_write_and_one_stays(
 
     def fill(folder: Path) -> None:
         (folder / "file").write_text("outer")
-        cache.write("rows", "a", content("inner"))  # the other process is as fast
+        cache.write_entry("rows", "a", content("inner"))  # the other process is as fast
 
-    folder = cache.write("rows", "a", fill)
+    folder = cache.write_entry("rows", "a", fill)
     assert (folder / "file").read_text() == "outer"
     assert cache.find("rows", "a") == folder
     assert keys() == {"a"}
@@ -361,16 +361,16 @@ def batches() -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
 
 def test_arrays_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     made = layout([0, 2, 2, 3])
-    assert cached_arrays.read("k", made) is None
-    cached_arrays.write("k", made, batches())
-    found = cached_arrays.read("k", made)
+    assert cached_arrays.read_arrays("k", made) is None
+    cached_arrays.write_arrays("k", made, batches())
+    found = cached_arrays.read_arrays("k", made)
     assert found is not None
     assert isinstance(found.parts["x"], np.memmap)
     items = found.of_rows([2, 0, 1])
     assert items["x"].tolist() == [[5, 6], [1, 2], [3, 4]]
     assert items["n"].tolist() == [3, 1, 2]
     assert found.of_rows([])["n"].tolist() == []
-    assert cached_arrays.read("k", layout([0, 1, 1, 3])) is None
+    assert cached_arrays.read_arrays("k", layout([0, 1, 1, 3])) is None
     assert made.size == 3 * (8 + 8)
     assert made.room() is None
     monkeypatch.setenv("HFTUNE_CACHE_LIMIT", str(47 / cache.GIB))

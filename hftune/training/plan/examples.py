@@ -19,7 +19,7 @@ from hftune.data.slices import is_slice
 from hftune.data.source_files import source_files
 from hftune.distillation.unlabelled import set_unlabelled_apart, unlabelled_rows
 from hftune.recipe.recipe import Recipe
-from hftune.tasks.reader import find_columns, read_more_rows, select_rows
+from hftune.tasks.reader import choose_columns, read_more_rows, select_rows
 from hftune.tasks.task import Task
 from hftune.training.plan.choose_sampler import beside, set_aside
 from hftune.training.plan.sources import hold_out, read_mixture, source_items
@@ -77,7 +77,7 @@ def read_examples(
         return _examples_of_sources(recipe, task, items, validation)
     given, held_out = _given_rows(recipe, train, validation)
     named = data.columns if train is not None else _named_columns(recipe)
-    columns = find_columns(task, given.column_names, named)
+    columns = choose_columns(task, given.column_names, named)
     given, bare = set_unlabelled_apart(recipe.distillation, data, task, given, columns)
     rows = beside(select_rows(task, given, columns), given, data)
     if held_out is not None:

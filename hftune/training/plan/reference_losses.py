@@ -177,7 +177,7 @@ def _judged(
     folder = cache.find("difficulty", key)
     if folder is None:
         judge = partial(_judge, reference, rows, arguments, size)
-        folder = cache.write("difficulty", key, judge, resumable=True)
+        folder = cache.write_entry("difficulty", key, judge, resumable=True)
     with cache.until_read(folder):
         losses: NDArray[np.float64] = np.load(folder / LOSSES_FILE, allow_pickle=False)
     return losses

@@ -23,7 +23,7 @@ from hftune.data.shapes import NothingToTrainError
 from hftune.data.source_files import source_files
 from hftune.data.stream import PLACE, stream_files, stream_hub
 from hftune.recipe.recipe import Recipe
-from hftune.tasks.reader import find_columns, read_more_rows, select_rows
+from hftune.tasks.reader import choose_columns, read_more_rows, select_rows
 from hftune.tasks.task import Task
 from hftune.training.plan.examples import Examples
 
@@ -171,7 +171,7 @@ def open_stream(recipe: Recipe, task: Task) -> Examples:
     head = list(islice(rows, held_out + HEAD))
     if len(head) <= held_out:
         raise HftuneError(f"{path}: {len(head)} rows, of which {held_out} are to be held out")
-    columns = find_columns(task, [name for name in head[0] if name != PLACE], data.columns)
+    columns = choose_columns(task, [name for name in head[0] if name != PLACE], data.columns)
     validation = None
     if given is not None:
         validation = read_more_rows(task, given, columns)
