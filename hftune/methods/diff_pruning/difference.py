@@ -9,9 +9,6 @@ from torch import Tensor, nn
 from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.gates import open_probability, sample_gates
 
-#: Bytes that autograd keeps of each weight: the changed weight, and three tensors of its gate.
-KEPT_WITH_GATES, KEPT_WITHOUT = 16, 4
-
 
 class Difference(nn.Module):
     """The difference that is added to a weight.
@@ -143,11 +140,6 @@ class Difference(nn.Module):
             self._buffers.pop(name)
         self.values = nn.Parameter(flat[indices].clone(), requires_grad=trains)
         self.register_buffer("indices", indices)
-
-    def working_bytes(self) -> int:
-        """Return the bytes that a training step keeps for its backward pass."""
-        kept = KEPT_WITH_GATES if self.config.mode == "l0" else KEPT_WITHOUT
-        return self.shape.numel() * kept
 
     def resize(self, indices: Tensor) -> None:
         """Make room for a stored difference."""

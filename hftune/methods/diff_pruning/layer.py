@@ -83,7 +83,10 @@ class DiffPruningLayer(nn.Module, BaseTunerLayer):
 
     def _embed(self, base: nn.Embedding, ids: Tensor) -> Tensor:
         """Look up tokens; only the rows that occur get gates, few of a large table."""
-        rows, positions = ids.unique(return_inverse=True)
+        if ids.is_meta:  # without numbers the rows are unknown, and their number is at most this
+            rows, positions = ids.flatten()[: base.num_embeddings], ids
+        else:
+            rows, positions = ids.unique(return_inverse=True)
         table = base.weight[rows]
         for adapter_name in self.active_adapters:
             if adapter_name in self.diffp_weight:

@@ -50,11 +50,11 @@ class DiffPruning(Peft):
         return _tuner(model).penalty()
 
     def step_cost(self, meta_model: nn.Module) -> StepCost:
-        """Return masks, and what the backward pass reads: changed weights, noise and drawn gates.
+        """Return the masks, and the gates' share of the penalty; see :class:`Method`.
 
-        With recomputed activations the second is less: one layer's at a time.
+        What a layer computes of weights, noise and gates counts as activations of the layer.
         """
-        return StepCost(extra_bytes=_tuner(meta_model).working_bytes())
+        return _tuner(meta_model).step_cost()
 
     def callbacks(self, model: nn.Module) -> list[TrainerCallback]:
         """Return the callback that leads through the phases."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hftune.core.cost import StepCost
 from hftune.methods.diff_pruning import mask_packing as packing
 from hftune.methods.diff_pruning.difference import Difference
 from hftune.methods.diff_pruning.gates import keep_largest, num_kept
@@ -72,17 +73,15 @@ class DiffPruningModel(BaseTuner):
         penalty: Tensor = config.penalty_weight * counted
         return penalty
 
-    def working_bytes(self, adapter_name: str = "default") -> int:
-        """Return the bytes of the masks and of tensors kept for the backward pass.
+    def step_cost(self, adapter_name: str = "default") -> StepCost:
+        """Return the bytes of the masks, and what the penalty computes of each gate or difference.
 
-        Of an embedding that is little: the rows of one batch.
+        The penalty has its gradient before that of the loss, while activations are there.
         """
-        kept = self.num_weights(adapter_name)
-        for layer in self.model.modules():
-            if isinstance(layer, DiffPruningLayer) and not layer.is_table:
-                differences = layer.differences(adapter_name).values()
-                kept += sum(difference.working_bytes() for difference in differences)
-        return kept
+        number, penalized = self.num_weights(adapter_name), 0
+        if self.peft_config[adapter_name].penalty_weight:
+            penalized = 2 * number * torch.float32.itemsize
+        return StepCost(other_weights=number, extra_bytes=penalized)
 
     def project(self, adapter_name: str = "default") -> int:
         """Keep the largest entries of the whole difference, ``1 - target_sparsity`` of all.

@@ -117,12 +117,19 @@ def _activations_of_pass(model: Any, rows: int, length: int, recompute: bool) ->
     layers: int = text.num_hidden_layers * (2 if model.config.is_encoder_decoder else 1)
     kept = kept_bytes(model, rows, length, on_cpu=not torch.accelerator.is_available())
     if kept is None:
-        inner = text.to_dict().get("intermediate_size") or 4 * text.hidden_size
-        kept = FLOAT32 * rows * length * (8 * text.hidden_size + 3 * inner) * layers
+        widths = 8 * text.hidden_size + 3 * _inner_size(text)
+        kept = FLOAT32 * rows * length * widths * layers
     if not recompute:
-        return int(kept)
+        # At least what one layer computes and its gradients are there, whether kept or not.
+        working = FLOAT32 * rows * length * (2 * _inner_size(text) + 3 * int(text.hidden_size))
+        return int(kept - kept // layers + max(kept // layers, working))
     inputs = FLOAT32 * rows * length * int(text.hidden_size) * layers
     return int(inputs + kept // layers)  # and all of one layer
+
+
+def _inner_size(text: Any) -> int:
+    """Return the width inside of a layer's feed-forward network."""
+    return int(text.to_dict().get("intermediate_size") or 4 * text.hidden_size)
 
 
 def _logits(model: Any, tokens: int, cost: StepCost) -> int:

@@ -119,9 +119,18 @@ def test_no_key_is_forgotten() -> None:
     assert REGULARIZED.keys() | NO_TEXTS == REGULARIZATIONS.keys()
 
 
-@pytest.mark.parametrize("method", ["lora", "diff_pruning"])
-def test_a_method_says_what_it_takes(method: str, ratio: Ratio) -> None:
-    assert LEAST < ratio(CLASSIFICATION, method=method) < MOST
+@pytest.mark.parametrize(
+    ("method", "task"),
+    [
+        ("lora", CLASSIFICATION),
+        ("head_only", CLASSIFICATION),
+        ({"name": "diff_pruning", "projection_ratio": 1.0}, CLASSIFICATION),
+        ({"name": "diff_pruning", "projection_ratio": 1.0}, WRITING),
+    ],
+    ids=str,
+)
+def test_a_method_says_what_it_takes(method: Any, task: str, ratio: Ratio) -> None:
+    assert LEAST < ratio(task, method=method) < MOST
 
 
 def test_gradients_of_several_micro_batches_are_there_with_activations(
