@@ -72,7 +72,7 @@ def main() -> None:
 def measure(work: str, side: str) -> Cell:
     """Train, and return the seconds it took and the last loss that was logged."""
     from hftune.training.build import build_trainer
-    from hftune.training.frozen_layer_cache import kept_trunk
+    from hftune.training.frozen_layer_cache import cached_frozen_layers
     from hftune.training.load_model import LoadedModel, load_model
     from hftune.training.plan.prepare import prepare
     from hftune.training.speedups import without_padding
@@ -84,7 +84,7 @@ def measure(work: str, side: str) -> Cell:
         if side == "hftune":
             trainer: Any = build_trainer(plan, LoadedModel(model))
             begun = time.process_time(), time.perf_counter()
-            with without_padding(plan, trainer), kept_trunk(plan, trainer):
+            with without_padding(plan, trainer), cached_frozen_layers(plan, trainer):
                 trainer.train()
         else:
             trainer = plain(plan, model)

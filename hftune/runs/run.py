@@ -157,7 +157,7 @@ def _check_free(folder: Path) -> None:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def locked_run_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process.
 
     Raises:

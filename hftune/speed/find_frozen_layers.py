@@ -21,7 +21,7 @@ from hftune.models.layer_stack import (
     layers_of,
     rows_to_try,
 )
-from hftune.speed.frozen_layers import Trunk, hidden_of, left_out, row_digests
+from hftune.speed.frozen_layers import FrozenLayers, hidden_of, row_digests, skip_frozen_layers
 
 
 def why_nothing_is_frozen(model: nn.Module) -> str | None:
@@ -41,7 +41,7 @@ def why_nothing_is_frozen(model: nn.Module) -> str | None:
     return None
 
 
-def find_trunk(model: nn.Module) -> Trunk:
+def find_frozen_layers(model: nn.Module) -> FrozenLayers:
     """Return what of a model can be left out; tried on a few rows.
 
     Args:
@@ -54,17 +54,17 @@ def find_trunk(model: nn.Module) -> Trunk:
     layers = layers_of(base)
     training = base.training
     try:
-        trunk = _watched(base, layers)
-        _try(trunk)
+        frozen_layers = _watched(base, layers)
+        _try(frozen_layers)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         why = f"{type(base).__name__} cannot do without its frozen layers: {first_line(error)}"
         raise StackError(why) from error
     finally:
         base.train(training)
-    return trunk
+    return frozen_layers
 
 
-def _watched(base: PreTrainedModel, layers: Sequence[nn.Module]) -> Trunk:
+def _watched(base: PreTrainedModel, layers: Sequence[nn.Module]) -> FrozenLayers:
     """Run a few rows and see what happens before anything that trains."""
     begun: list[nn.Module] = []
     made: list[tuple[nn.Module, Any]] = []
@@ -103,7 +103,7 @@ def _watched(base: PreTrainedModel, layers: Sequence[nn.Module]) -> Trunk:
             base.eval()(**rows_to_try(base))
     if not frozen:
         raise StackError("nothing is frozen below the first layer that trains")
-    trunk = Trunk(
+    frozen_layers = FrozenLayers(
         base=base,
         layers=layers,
         frozen=frozen,
@@ -111,13 +111,16 @@ def _watched(base: PreTrainedModel, layers: Sequence[nn.Module]) -> Trunk:
         embeddings=embeddings[-1] if embeddings else None,
         returned=len(returned) if isinstance(returned, tuple) else None,
     )
-    whole = [[part] if trunk.is_around(part) else part.modules() for part in trunk.parts]
-    trunk = replace(trunk, parts=list(dict.fromkeys(chain(*whole))))  # some are read, not called
-    alone = frozen == len(layers) and _reads_first_alone(trunk)
-    return replace(trunk, first_alone=alone, exact=_draws_nothing(trunk))
+    whole = [
+        [part] if frozen_layers.is_around(part) else part.modules() for part in frozen_layers.parts
+    ]
+    parts = list(dict.fromkeys(chain(*whole)))  # some are read, not called
+    frozen_layers = replace(frozen_layers, parts=parts)
+    alone = frozen == len(layers) and _reads_first_alone(frozen_layers)
+    return replace(frozen_layers, first_alone=alone, exact=_draws_nothing(frozen_layers))
 
 
-def _reads_first_alone(trunk: Trunk) -> bool:
+def _reads_first_alone(frozen_layers: FrozenLayers) -> bool:
     """Whether no other token's state moves an answer."""
     leaves: list[Tensor] = []
 
@@ -126,10 +129,10 @@ def _reads_first_alone(trunk: Trunk) -> bool:
         leaves.append(hidden.detach().requires_grad_())
         return (leaves[0], *more) if isinstance(output, tuple) else leaves[0]
 
-    hook = trunk.layers[-1].register_forward_hook(cut_off)
+    hook = frozen_layers.layers[-1].register_forward_hook(cut_off)
     try:
         with torch.enable_grad():
-            logits = trunk.base(**rows_to_try(trunk.base))[0]
+            logits = frozen_layers.base(**rows_to_try(frozen_layers.base))[0]
             (slope,) = torch.autograd.grad(logits.float().pow(2).sum(), leaves)
     finally:
         hook.remove()
@@ -137,24 +140,24 @@ def _reads_first_alone(trunk: Trunk) -> bool:
 
 
 @torch.no_grad()
-def _draws_nothing(trunk: Trunk) -> bool:
-    """Whether the trunk answers while it trains as it does without."""
-    batch, device = rows_to_try(trunk.base), trunk.base.device
-    still = trunk.states(batch)
-    trunk.base.train()
+def _draws_nothing(frozen_layers: FrozenLayers) -> bool:
+    """Tell whether the frozen layers answer in training mode as in evaluation mode."""
+    batch, device = rows_to_try(frozen_layers.base), frozen_layers.base.device
+    still = frozen_layers.states(batch)
+    frozen_layers.base.train()
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type):
-        moved = trunk.states(batch)
-    trunk.base.eval()
+        moved = frozen_layers.states(batch)
+    frozen_layers.base.eval()
     return torch.allclose(still, moved, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def _try(trunk: Trunk) -> None:
-    """Raise :class:`ValueError` if the model answers otherwise where the trunk is left out."""
-    batch = rows_to_try(trunk.base)
-    whole, here = answers(trunk.base, batch), batch["attention_mask"].bool()
-    states = trunk.states(batch)
+def _try(frozen_layers: FrozenLayers) -> None:
+    """Raise :class:`ValueError` if skipping the frozen layers changes the model's answers."""
+    batch = rows_to_try(frozen_layers.base)
+    whole, here = answers(frozen_layers.base, batch), batch["attention_mask"].bool()
+    states = frozen_layers.states(batch)
     known = dict.fromkeys(row_digests(batch, here))
     asked: list[Sequence[bytes]] = []
 
@@ -162,7 +165,7 @@ def _try(trunk: Trunk) -> None:
         asked.append(rows)
         return states
 
-    with left_out(trunk, lookup):
-        check_alike(answers(trunk.base, batch), whole)
+    with skip_frozen_layers(frozen_layers, lookup):
+        check_alike(answers(frozen_layers.base, batch), whole)
     if asked != [list(known)]:
         raise ValueError("its rows are not given to it as they are")

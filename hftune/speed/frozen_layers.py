@@ -41,7 +41,7 @@ class _ReachedError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Trunk:
+class FrozenLayers:
     """What of a model is frozen and runs before anything that trains.
 
     Attributes:
@@ -115,29 +115,31 @@ class Trunk:
 
 
 @contextmanager
-def left_out(trunk: Trunk, lookup: Lookup, *, still: bool = False) -> Iterator[None]:
-    """Have a trunk's states looked up while the context lasts, wherever all rows are known.
+def skip_frozen_layers(
+    frozen_layers: FrozenLayers, lookup: Lookup, *, still: bool = False
+) -> Iterator[None]:
+    """Look up the states of frozen layers in the context, in passes whose rows are all known.
 
     Args:
-        trunk: See :func:`hftune.speed.find_frozen_layers.find_trunk`.
+        frozen_layers: See :func:`hftune.speed.find_frozen_layers.find_frozen_layers`.
         lookup: Of the states.
-        still: Whether the trunk draws nothing in the passes that run whole, either.
+        still: Whether the frozen layers draw nothing in the passes that run whole, either.
     """
-    skipping = _Skipping(trunk, lookup, still)
-    lower = trunk.layers[: trunk.frozen]
+    skipping = _Skipping(frozen_layers, lookup, still)
+    lower = frozen_layers.layers[: frozen_layers.frozen]
     with ExitStack() as undo:
 
         def put_in(add: Callable[..., Any], function: Any, **options: Any) -> None:
             undo.callback(add(function, **options).remove)
 
-        put_in(trunk.base.register_forward_pre_hook, skipping.begin, with_kwargs=True)
-        put_in(trunk.base.register_forward_hook, skipping.end, always_call=True)
-        if trunk.embeddings is None:
+        put_in(frozen_layers.base.register_forward_pre_hook, skipping.begin, with_kwargs=True)
+        put_in(frozen_layers.base.register_forward_hook, skipping.end, always_call=True)
+        if frozen_layers.embeddings is None:
             put_in(
                 lower[0].register_forward_pre_hook, skipping.enter, with_kwargs=True, prepend=True
             )
         else:
-            undo.enter_context(_in_place(trunk.embeddings, skipping.embed))
+            undo.enter_context(_in_place(frozen_layers.embeddings, skipping.embed))
         for layer in lower:
             undo.enter_context(_in_place(layer, skipping.hand_on))
         yield
@@ -156,20 +158,24 @@ def row_digest(*columns: Any) -> bytes:
 
 
 class _Skipping:
-    """The pass under way, and the states that stand for its rows; see :func:`left_out`."""
+    """The current pass, and the states of its rows; see :func:`skip_frozen_layers`."""
 
-    def __init__(self, trunk: Trunk, lookup: Lookup, still: bool) -> None:
-        self.trunk, self.lookup = trunk, lookup
+    def __init__(self, frozen_layers: FrozenLayers, lookup: Lookup, still: bool) -> None:
+        self.frozen_layers, self.lookup = frozen_layers, lookup
         self.states: Tensor | None = None
         #: What draws nothing in a pass that runs whole.
-        self.still = [part for part in trunk.parts if not trunk.is_around(part)] if still else []
+        self.still = (
+            [part for part in frozen_layers.parts if not frozen_layers.is_around(part)]
+            if still
+            else []
+        )
 
     def begin(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Look up the rows of a pass; where first tokens alone are read, it is one token long."""
         for part in self.still:
             part.training = False
         self.states = None
-        if self.trunk.trains or not is_closed(self.trunk.base, args, kwargs):
+        if self.frozen_layers.trains or not is_closed(self.frozen_layers.base, args, kwargs):
             return None
         given = inputs_of(model, args, kwargs)
         self.states = self._found(given)
@@ -177,7 +183,7 @@ class _Skipping:
             return None
         if "use_cache" in takes(model):
             given["use_cache"] = False
-        if self.trunk.first_alone:
+        if self.frozen_layers.first_alone:
             for name in (*TOKENS, MASK):
                 if given.get(name) is not None:
                     given[name] = given[name][:, :1]
@@ -204,7 +210,7 @@ class _Skipping:
         if self.states is None:
             return run(*args, **kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
-        returned = self.trunk.returned
+        returned = self.frozen_layers.returned
         return hidden if returned is None else (hidden, *[None] * (returned - 1))
 
     def _found(self, given: dict[str, Any]) -> Tensor | None:
@@ -217,7 +223,7 @@ class _Skipping:
         if here.shape != ids.shape or bool((here[:, 1:] & ~here[:, :-1]).any()):
             return None  # positions are counted from the first place
         found = self.lookup(row_digests(given, here))
-        if found is None or self.trunk.first_alone:
+        if found is None or self.frozen_layers.first_alone:
             return None if found is None else found.to(ids.device)[:, None]
         padded = found.new_zeros(*here.shape, found.shape[-1], device=ids.device)
         padded[here] = found.to(ids.device)

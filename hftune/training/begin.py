@@ -11,7 +11,11 @@ from hftune.core.processes import on_main_process
 from hftune.recipe.recipe import Recipe
 from hftune.runs.run import RECIPE_FILE, Run, choose_folder, environment
 from hftune.training.distributed.launcher import Launch
-from hftune.training.distributed.sharding import distribution, in_a_line, precision_in_force
+from hftune.training.distributed.sharding import (
+    describe_environment,
+    distribution,
+    precision_in_force,
+)
 from hftune.training.load_model import LoadedModel
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.resume import check_resumed, check_resumed_base
@@ -56,7 +60,7 @@ def write_story(plan: Plan, folder: Path, environment: dict[str, Any], resolved:
         environment: For ``environment.json``.
         resolved: The recipe with everything that was left open.
     """
-    atomic_write(folder / RECIPE_FILE, f"# {in_a_line(environment)}\n{resolved}")
+    atomic_write(folder / RECIPE_FILE, f"# {describe_environment(environment)}\n{resolved}")
     atomic_write_json(folder / "environment.json", environment)
     atomic_write_json(folder / "data.json", plan.report())
     say(f"run folder: {folder}")

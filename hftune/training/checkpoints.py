@@ -22,7 +22,7 @@ STAGING = ".staging"
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def publish(staged: Path, place: Path) -> None:
+def finalize_checkpoint(staged: Path, place: Path) -> None:
     """Give a staged checkpoint its manifest, sync it to disk, and rename it into place."""
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     for path in files:
@@ -34,7 +34,7 @@ def publish(staged: Path, place: Path) -> None:
     _sync(place.parent)
 
 
-def damage(checkpoint: Path) -> str | None:
+def find_damage(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None when every file is as it was written."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def latest_checkpoint(folder: Path) -> Path:
     """
     found = [path for path in folder.glob("checkpoint-*") if NAME.fullmatch(path.name)]
     for path in sorted(found, key=lambda path: -int(path.name.rpartition("-")[2])):
-        problem = damage(path)
+        problem = find_damage(path)
         if problem is None:
             return path
         warn(f"{path}: {problem}; passed over")
@@ -67,13 +67,13 @@ def latest_checkpoint(folder: Path) -> Path:
     )
 
 
-def kept_in(checkpoint: str, name: str) -> dict[str, Tensor]:
+def read_checkpoint_file(checkpoint: str, name: str) -> dict[str, Tensor]:
     """Return what a file of a checkpoint holds; nothing where it is not there."""
     path = Path(checkpoint) / name
     return load_file(path) if path.is_file() else {}
 
 
-class WholeCheckpoints(Trainer):
+class AtomicCheckpoints(Trainer):
     """A Trainer that writes a checkpoint beside its place, and renames it when it is whole.
 
     ``_get_output_dir`` and ``_save_checkpoint`` are overridden, each held by a test of its
@@ -82,7 +82,7 @@ class WholeCheckpoints(Trainer):
 
     _staging: Path | None = None
 
-    def kept_beside(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    def extra_checkpoint_files(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
         """Return what a checkpoint holds beside the model: tensors by file and name."""
         return {}
 
@@ -109,11 +109,11 @@ class WholeCheckpoints(Trainer):
             self.state.best_model_checkpoint = str(folder / name)
         if self.args.should_save:
             self.state.save_to_json(str(staging / name / "trainer_state.json"))
-            for file, state in self.kept_beside(model).items():
+            for file, state in self.extra_checkpoint_files(model).items():
                 if state:
                     whole = {key: value.contiguous() for key, value in state.items()}
                     save_file(whole, staging / name / file)
-            publish(staging / name, folder / name)
+            finalize_checkpoint(staging / name, folder / name)
             staging.rmdir()
             rotate_checkpoints(
                 output_dir=str(folder),
@@ -123,7 +123,7 @@ class WholeCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
 
 
-class FindBest(TrainerCallback):
+class RelocateBestCheckpoint(TrainerCallback):
     """Finds the best checkpoint of a resumed run where the run lies now.
 
     The state remembers a path, which means nothing after a move or from another folder; the step

@@ -16,7 +16,7 @@ from hftune.models.save import ModelMetadata, save_model
 from hftune.report.summary import print_samples, print_summary
 from hftune.runs.run import Run
 from hftune.tasks import TASKS
-from hftune.training.distributed.sharding import is_sharded, whole_weights
+from hftune.training.distributed.sharding import full_state_dict, is_sharded
 from hftune.training.load_model import base_quantization, parameter_counts
 from hftune.training.plan.plan import Plan
 from hftune.training.trainer import HftuneTrainer
@@ -47,7 +47,7 @@ def finish(
     main = plan.settings.arguments.process_index == 0
     throughput = trainer.throughput.summary(accelerator)
     counts = parameter_counts(trainer.model)
-    weights = whole_weights(accelerator, trainer.model_wrapped)
+    weights = full_state_dict(accelerator, trainer.model_wrapped)
     model: Any = method.finish(cast(nn.Module, trainer.model))
     results = method.results(model, run.path if main else None)
     figures = {**trained, **_steps(trainer), **throughput, **evaluated, **counts, **results}

@@ -27,8 +27,8 @@ from hftune.losses import LOSSES
 from hftune.methods.probe.features import features_key
 from hftune.models.layer_stack import StackError, rows_to_try, takes
 from hftune.regularization import REGULARIZATIONS
-from hftune.speed.find_frozen_layers import find_trunk, why_nothing_is_frozen
-from hftune.speed.frozen_layers import TOKENS, Trunk, left_out, row_digest
+from hftune.speed.find_frozen_layers import find_frozen_layers, why_nothing_is_frozen
+from hftune.speed.frozen_layers import TOKENS, FrozenLayers, row_digest, skip_frozen_layers
 from hftune.tasks.inference import batches_by_length
 from hftune.training.distributed.sharding import is_sharded
 from hftune.training.plan.arguments import mixed_precision
@@ -38,11 +38,11 @@ from hftune.training.trainer import HftuneTrainer
 KEY = "data.cache_trunk"
 KIND: Final = "trunk"
 #: Part of the cache's key: raise it when states are computed differently.
-TRUNK_VERSION = 2
+STATES_VERSION = 2
 
 
 @contextmanager
-def kept_trunk(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
+def cached_frozen_layers(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
     """Run frozen layers once while the context lasts, where that is exact and pays.
 
     Raises:
@@ -52,11 +52,13 @@ def kept_trunk(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
     with ExitStack() as stack:
         if wanted or (wanted is None and _passes(plan) > 1):
             with trainer.accelerator.autocast():  # as the steps compute
-                trunk = _trunk(plan, trainer)
-                kept = None if trunk is None else _kept_states(plan, trunk)
-            if trunk is not None and (kept is not None or not trunk.exact):
+                frozen_layers = _find_exact_layers(plan, trainer)
+                kept = None if frozen_layers is None else _kept_states(plan, frozen_layers)
+            if frozen_layers is not None and (kept is not None or not frozen_layers.exact):
                 lookup = KeptStates() if kept is None else kept
-                stack.enter_context(left_out(trunk, lookup, still=not trunk.exact))
+                stack.enter_context(
+                    skip_frozen_layers(frozen_layers, lookup, still=not frozen_layers.exact)
+                )
         yield
 
 
@@ -147,20 +149,20 @@ def _passes(plan: Plan) -> float:
     return training_steps.total / training_steps.per_epoch * drawn / rows
 
 
-def _trunk(plan: Plan, trainer: HftuneTrainer) -> Trunk | None:
+def _find_exact_layers(plan: Plan, trainer: HftuneTrainer) -> FrozenLayers | None:
     """Return what can be left out; None, with a word, where that is nothing or would be inexact."""
     wanted, model = plan.settings.recipe.data.cache_trunk, cast(nn.Module, trainer.model)
-    nothing, trunk = why_nothing_is_frozen(model), None
+    nothing, frozen_layers = why_nothing_is_frozen(model), None
     reason = nothing or _why_not(plan, trainer)
     if reason is None:
         try:
-            trunk = find_trunk(model)
+            frozen_layers = find_frozen_layers(model)
         except StackError as error:
             reason = str(error)
-    if trunk is not None and not trunk.exact and not wanted:
+    if frozen_layers is not None and not frozen_layers.exact and not wanted:
         reason = f"they draw dropout in training; {KEY}: true runs them once and without it"
     if reason is None:
-        return trunk
+        return frozen_layers
     if wanted:
         raise HftuneError(f"{KEY}: {reason}", hint="leave it out, and layers run in every step")
     if not nothing:
@@ -197,19 +199,19 @@ def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _kept_states(plan: Plan, trunk: Trunk) -> KeptStates | None:
+def _kept_states(plan: Plan, frozen_layers: FrozenLayers) -> KeptStates | None:
     """Return the states of all rows that are read more than once; None where there is no room."""
     parts = [plan.splits.train, plan.splits.unlabelled]
     if plan.settings.arguments.eval_strategy != "no":  # else they are read once, in the end
         parts.append(plan.splits.validation)
-    found, weights = KeptStates(), trunk.fingerprint()
-    with _in_evaluation(trunk):
-        like = trunk.states(rows_to_try(trunk.base))
+    found, weights = KeptStates(), frozen_layers.fingerprint()
+    with _in_evaluation(frozen_layers):
+        like = frozen_layers.states(rows_to_try(frozen_layers.base))
         for part in parts:
             if part is None:
                 continue
-            tokens = Tokens(part.dataset, trunk.base)
-            kept = _kept(plan, trunk, tokens, like, weights)
+            tokens = Tokens(part.dataset, frozen_layers.base)
+            kept = _kept(plan, frozen_layers, tokens, like, weights)
             if kept is None:
                 return None
             found.add(tokens, kept, like.dtype)
@@ -217,37 +219,37 @@ def _kept_states(plan: Plan, trunk: Trunk) -> KeptStates | None:
 
 
 @contextmanager
-def _in_evaluation(trunk: Trunk) -> Iterator[None]:
-    training = trunk.base.training
-    trunk.base.eval()
+def _in_evaluation(frozen_layers: FrozenLayers) -> Iterator[None]:
+    training = frozen_layers.base.training
+    frozen_layers.base.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        trunk.base.train(training)
+        frozen_layers.base.train(training)
 
 
 def _kept(
-    plan: Plan, trunk: Trunk, tokens: Tokens, like: Tensor, weights: str
+    plan: Plan, frozen_layers: FrozenLayers, tokens: Tokens, like: Tensor, weights: str
 ) -> CachedArrays | None:
     """Return the states of one part, out of the cache or computed now."""
     layout = ArrayLayout(
         KIND,
-        np.arange(len(tokens) + 1) if trunk.first_alone else tokens.starts,
+        np.arange(len(tokens) + 1) if frozen_layers.first_alone else tokens.starts,
         {"states": (np.dtype(str(_raw(like).dtype).removeprefix("torch.")), (like.shape[-1],))},
     )
     key = features_key(
         tokens.rows,
-        trunk=TRUNK_VERSION,
+        trunk=STATES_VERSION,
         weights=weights,
         precision=[mixed_precision(plan.settings.arguments), str(like.dtype), like.device.type],
     )
-    layers = f"{trunk.frozen} of {len(trunk.layers)} layers, frozen"
+    layers = f"{frozen_layers.frozen} of {len(frozen_layers.layers)} layers, frozen"
     rows = f"{number_of(len(tokens), 'row', 'rows')}, {layout.size / MIB:,.0f} MiB"
 
     def compute() -> None:
         say(f"{layers}: run once for {rows}")
-        _compute(plan, trunk, tokens, key, layout)
+        _compute(plan, frozen_layers, tokens, key, layout)
 
     return found_or_computed(
         plan.settings.arguments,
@@ -257,7 +259,9 @@ def _kept(
     )
 
 
-def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: ArrayLayout) -> None:
+def _compute(
+    plan: Plan, frozen_layers: FrozenLayers, tokens: Tokens, key: str, layout: ArrayLayout
+) -> None:
     """Run the frozen layers over all rows, longest first, and keep what leaves them."""
     padding = plan.pretrained.processor.pad_token_id or 0
 
@@ -267,7 +271,7 @@ def _compute(plan: Plan, trunk: Trunk, tokens: Tokens, key: str, layout: ArrayLa
             plan.settings.arguments.per_device_eval_batch_size,
             "running frozen layers",
         ):
-            states = trunk.states(tokens.batch(rows, padding, trunk.base.device))
+            states = frozen_layers.states(tokens.batch(rows, padding, frozen_layers.base.device))
             yield rows, {"states": _raw(states)}
 
     trouble = layout.room()

@@ -14,7 +14,7 @@ from hftune.methods import method_row
 from hftune.methods.runner import FitRows, Fitting
 from hftune.models.save import save_model
 from hftune.report.summary import print_fit
-from hftune.runs.run import Run, choose_folder, claimed, environment
+from hftune.runs.run import Run, choose_folder, environment, locked_run_folder
 from hftune.tasks import TASKS
 from hftune.training.begin import write_story
 from hftune.training.finish import model_metadata
@@ -48,7 +48,7 @@ def run_fit(plan: Plan, fitting: Fitting) -> Run:
     settings, tokenizer = plan.settings, plan.pretrained.processor
     folder = choose_folder(settings.recipe)
     method = Choice(name=settings.recipe.method.name, options=dict(fitting.options))
-    with claimed(folder):
+    with locked_run_folder(folder):
         run = Run(folder)
         facts = environment(settings.arguments, **ALONE)
         write_story(plan, folder, facts, settings.recipe.to_yaml(method=method))

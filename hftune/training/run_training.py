@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from hftune.core.console import warn
 from hftune.core.errors import HftuneError
-from hftune.runs.run import Run, claimed
+from hftune.runs.run import Run, locked_run_folder
 from hftune.training.begin import agreed_folder, begin
 from hftune.training.build import build_trainer
 from hftune.training.callbacks.progress import JsonLog, ProgressReport, SampleLog
@@ -53,7 +53,9 @@ def run_training(
         plan = print_memory_report(plan)
     run = Run(agreed_folder(plan, resume))
     plan = plan.with_arguments(output_dir=str(run.checkpoints))
-    with claimed(run.path) if plan.settings.arguments.process_index == 0 else nullcontext():
+    with (
+        locked_run_folder(run.path) if plan.settings.arguments.process_index == 0 else nullcontext()
+    ):
         checkpoint = str(latest_checkpoint(run.checkpoints)) if resume else None
         loaded = load_model(plan) if model is None else LoadedModel(model)
         progress = ProgressReport()

@@ -12,7 +12,7 @@ from hftune.core.errors import HftuneError
 from hftune.speed.fused_lora import fused_lora
 from hftune.speed.padding_free import padding_free
 from hftune.training.distributed.sharding import is_sharded
-from hftune.training.frozen_layer_cache import kept_trunk
+from hftune.training.frozen_layer_cache import cached_frozen_layers
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.token_budget import padded_by_run
 from hftune.training.trainer import HftuneTrainer
@@ -25,7 +25,7 @@ def speedups(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
     Raises:
         HftuneError: The recipe insists on one of them, and it cannot be.
     """
-    with without_padding(plan, trainer), kept_trunk(plan, trainer):
+    with without_padding(plan, trainer), cached_frozen_layers(plan, trainer):
         yield
 
 

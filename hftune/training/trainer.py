@@ -18,7 +18,7 @@ Overrides, each held by a test of its signature:
 - ``evaluate`` looks at the average of the weights, where the run has one.
 - ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
 - ``_run_epoch`` leaves a resumed run alone that was over when it was interrupted.
-- ``kept_beside`` says what a checkpoint holds that Transformers does not save.
+- ``extra_checkpoint_files`` says what a checkpoint holds that Transformers does not save.
 - ``_issue_warnings_after_load`` does not call tied weights missing, which are saved once.
 """
 
@@ -41,13 +41,18 @@ from hftune.regularization.penalties import WeightPenalty
 from hftune.regularization.sharpness import SharpnessAware
 from hftune.regularization.weight_averaging import Averaging
 from hftune.tasks.task import Task
-from hftune.training.callbacks.auxiliary_layers import TrainedBeside
+from hftune.training.callbacks.auxiliary_layers import AuxiliaryLayers
+from hftune.training.callbacks.set_epoch import SetEpoch
 from hftune.training.callbacks.throughput import Throughput
-from hftune.training.checkpoints import FindBest, WholeCheckpoints, kept_in
+from hftune.training.checkpoints import (
+    AtomicCheckpoints,
+    RelocateBestCheckpoint,
+    read_checkpoint_file,
+)
 from hftune.training.plan.optimization import Optimization
 from hftune.training.plan.streaming import TokenStream
 from hftune.training.plan.training_steps import batches_per_epoch, count_training_steps
-from hftune.training.sampling.seeded_sampler import Epochs, SeededSampler, Strategy, WithBlankRow
+from hftune.training.sampling.seeded_sampler import DatasetWithBlankRow, SeededSampler, Strategy
 from hftune.training.sampling.token_batches import TokenBatches
 
 #: What a method keeps in a checkpoint.
@@ -60,7 +65,7 @@ LOSS_FILE = "loss.safetensors"
 SAMPLES = 10
 
 
-class HftuneTrainer(WholeCheckpoints):
+class HftuneTrainer(AtomicCheckpoints):
     """A Trainer whose gradients do not depend on how a batch is split.
 
     Args:
@@ -98,7 +103,7 @@ class HftuneTrainer(WholeCheckpoints):
         self.optimization = optimization
         self.averaging = averaging
         self.row_sampler = row_sampler
-        self.epochs = Epochs()
+        self.epochs = SetEpoch()
         self.penalty = penalty
         self.weight_noise = weight_noise
         twice = [c for c in options.get("callbacks") or () if isinstance(c, SharpnessAware)]
@@ -114,14 +119,14 @@ class HftuneTrainer(WholeCheckpoints):
         self.loss_is_scaled_for_ga = True
         self.label_names = ["labels", ROW]  # columns that stay beside what the model takes
         self.add_callback(self.throughput)
-        layers = loss.layers()
-        self.beside = None if layers is None else TrainedBeside(layers)
-        if self.beside is not None:
-            self.add_callback(self.beside)
-        self.add_callback(FindBest())
+        self.auxiliary_layers = None
+        if (layers := loss.layers()) is not None:
+            self.auxiliary_layers = AuxiliaryLayers(layers)
+            self.add_callback(self.auxiliary_layers)
+        self.add_callback(RelocateBestCheckpoint())
         self.add_callback(self.epochs)
         if self.args.world_size > 1 and not isinstance(self.train_dataset, TokenStream):
-            self.train_dataset = WithBlankRow(self.train_dataset)
+            self.train_dataset = DatasetWithBlankRow(self.train_dataset)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches; those of a stream are this process's own."""
@@ -182,8 +187,9 @@ class HftuneTrainer(WholeCheckpoints):
         noise = self.weight_noise
         with nullcontext() if noise is None else noise.in_place(self.state.global_step):
             loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.beside is not None and self.args.world_size > 1 and self.accelerator.sync_gradients:
-            self.beside.average_gradients()
+        synchronizes = self.args.world_size > 1 and self.accelerator.sync_gradients
+        if self.auxiliary_layers is not None and synchronizes:
+            self.auxiliary_layers.average_gradients()
         return loss
 
     def _run_epoch(self, *given: Any, **named: Any) -> None:
@@ -230,7 +236,7 @@ class HftuneTrainer(WholeCheckpoints):
     def _order_or_batches(self, rows: Any) -> SeededSampler | TokenBatches:
         if isinstance(self.row_sampler, TokenBatches):
             return self.row_sampler
-        if isinstance(rows, WithBlankRow):
+        if isinstance(rows, DatasetWithBlankRow):
             rows = rows.rows
         args = self.args
         batch = args.train_batch_size * args.world_size
@@ -258,8 +264,8 @@ class HftuneTrainer(WholeCheckpoints):
                 self._training_steps().total,
             )
         optimizer: Any = super().create_optimizer(model)
-        if fresh and self.beside is not None:
-            self.beside.join(optimizer, self.args.device, self.args.learning_rate)
+        if fresh and self.auxiliary_layers is not None:
+            self.auxiliary_layers.join(optimizer, self.args.device, self.args.learning_rate)
         if self.optimization.computes_again:
             optimizer.closure = self._loss_again
         return optimizer
@@ -292,7 +298,7 @@ class HftuneTrainer(WholeCheckpoints):
         rows: Any = self.train_dataset
         if isinstance(rows, TokenStream):
             return None
-        size = len(rows.rows if isinstance(rows, WithBlankRow) else rows)
+        size = len(rows.rows if isinstance(rows, DatasetWithBlankRow) else rows)
         return batches_per_epoch(
             self.args, size if self.row_sampler is None else self.row_sampler.size
         )
@@ -352,22 +358,24 @@ class HftuneTrainer(WholeCheckpoints):
         if not self.method.state_is_whole:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._restore_method(resume_from_checkpoint)
-        if self.averaging is not None and (kept := kept_in(resume_from_checkpoint, AVERAGE_FILE)):
-            self.averaging.restore(kept)
-        if self.beside is not None:
-            self.beside.restore(kept_in(resume_from_checkpoint, LOSS_FILE))
+        average = read_checkpoint_file(resume_from_checkpoint, AVERAGE_FILE)
+        if self.averaging is not None and average:
+            self.averaging.restore(average)
+        if self.auxiliary_layers is not None:
+            self.auxiliary_layers.restore(read_checkpoint_file(resume_from_checkpoint, LOSS_FILE))
 
     def _load_best_model(self) -> None:
         # A schedule-free optimizer would later turn the weights that are loaded here into others.
         cast(Any, self.optimizer).eval()
         if not self.method.state_is_whole:
             super()._load_best_model()
-        self._restore_method(str(self.state.best_model_checkpoint))
+        best = str(self.state.best_model_checkpoint)
+        self._restore_method(best)
         if self.averaging is not None:
-            self.averaging.settle(kept_in(str(self.state.best_model_checkpoint), AVERAGE_FILE))
+            self.averaging.settle(read_checkpoint_file(best, AVERAGE_FILE))
 
     def _restore_method(self, checkpoint: str) -> None:
-        if kept := kept_in(checkpoint, METHOD_FILE):
+        if kept := read_checkpoint_file(checkpoint, METHOD_FILE):
             self.method.restore(self.accelerator.unwrap_model(self.model), kept)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -377,13 +385,13 @@ class HftuneTrainer(WholeCheckpoints):
             load_result = load_result._replace(missing_keys=missing)
         super()._issue_warnings_after_load(load_result)
 
-    def kept_beside(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint holds beside the model; see :class:`WholeCheckpoints`."""
+    def extra_checkpoint_files(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """Return what a checkpoint holds beside the model; see :class:`AtomicCheckpoints`."""
         kept = {METHOD_FILE: self.method.state(self.accelerator.unwrap_model(model))}
         if self.averaging is not None:
             kept[AVERAGE_FILE] = self.averaging.state()
-        if self.beside is not None:
-            kept[LOSS_FILE] = self.beside.state()
+        if self.auxiliary_layers is not None:
+            kept[LOSS_FILE] = self.auxiliary_layers.state()
         return kept
 
 

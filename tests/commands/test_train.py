@@ -236,12 +236,12 @@ def test_own_rows_loss_and_model(make_recipe: Callable[..., Recipe], labelled_ro
 
 
 def test_a_folder_in_use_is_refused(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    from hftune.runs.run import claimed
+    from hftune.runs.run import locked_run_folder
 
     folder = tmp_path / "busy"
     with (
-        claimed(folder),
+        locked_run_folder(folder),
         pytest.raises(HftuneError, match="in use by another run"),
-        claimed(folder),
+        locked_run_folder(folder),
     ):
         pass

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from hftune.models.layer_stack import StackError
 from hftune.models.pooling import pool_by_mean
-from hftune.speed.find_frozen_layers import find_trunk, why_nothing_is_frozen
-from hftune.speed.frozen_layers import Trunk, left_out, row_digest, row_digests
+from hftune.speed.find_frozen_layers import find_frozen_layers, why_nothing_is_frozen
+from hftune.speed.frozen_layers import FrozenLayers, row_digest, row_digests, skip_frozen_layers
 from hftune.speed.fused_lora import fused_lora
 from hftune.speed.padding_free import padding_free
 from tests.speed.families import FAMILIES, LENGTHS, SIZES, answer, layers_of, make, rows
@@ -27,7 +27,7 @@ EVERY = {**FAMILIES, "DebertaV2ForSequenceClassification": SIZES}
 
 
 def frozen(name: str, layers: int | None = None, **more: Any) -> Any:
-    """A model of which the upper layers train, and what is not its trunk."""
+    """A model of which the upper layers train, and what is not its frozen_layers."""
     model = make(name, EVERY[name], **more)
     stack = layers_of(model)
     model.base_model.requires_grad_(False)
@@ -36,13 +36,13 @@ def frozen(name: str, layers: int | None = None, **more: Any) -> Any:
     return model
 
 
-def known(trunk: Trunk, batch: dict[str, Tensor]) -> dict[bytes, Tensor]:
+def known(frozen_layers: FrozenLayers, batch: dict[str, Tensor]) -> dict[bytes, Tensor]:
     """The states of each row, computed alone and without padding."""
     found = {}
     for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
         alone = {"input_ids": ids[mask][None], "attention_mask": mask[mask][None].long()}
         with torch.no_grad():
-            found[row_digest(ids[mask].numpy())] = trunk.states(alone)
+            found[row_digest(ids[mask].numpy())] = frozen_layers.states(alone)
     return found
 
 
@@ -54,9 +54,9 @@ def looked_up(states: dict[bytes, Tensor]) -> Callable[[Sequence[bytes]], Tensor
     return lookup
 
 
-def spoil(trunk: Trunk) -> None:
-    """Make of the trunk what nobody could compute with."""
-    for part in trunk.layers[: trunk.frozen]:
+def spoil(frozen_layers: FrozenLayers) -> None:
+    """Overwrite the frozen layers with numbers that no result could come from."""
+    for part in frozen_layers.layers[: frozen_layers.frozen]:
         for parameter in part.parameters():
             nn.init.constant_(parameter, float("nan"))
 
@@ -70,11 +70,14 @@ def test_answers_and_gradients_are_those_of_the_whole_model(name: str, packed: b
     batch = {key: value[order] for key, value in again.items()}
     with padding_free(model, True) if packed and name in FAMILIES else nullcontext():
         logits, gradients = answer(model, batch)
-        trunk = find_trunk(model)
-        assert (trunk.frozen, trunk.first_alone) == (len(layers_of(model)) // 2, False)
-        lookup = looked_up(known(trunk, again))
-        spoil(trunk)
-        with left_out(trunk, lookup):
+        frozen_layers = find_frozen_layers(model)
+        assert (frozen_layers.frozen, frozen_layers.first_alone) == (
+            len(layers_of(model)) // 2,
+            False,
+        )
+        lookup = looked_up(known(frozen_layers, again))
+        spoil(frozen_layers)
+        with skip_frozen_layers(frozen_layers, lookup):
             kept, of_kept = answer(model, batch)
     largest = float(logits.abs().max())
     torch.testing.assert_close(kept, logits, atol=1e-6 * largest, rtol=1e-5)
@@ -94,13 +97,13 @@ def test_a_head_alone_has_its_own_gradients(name: str) -> None:
     model = frozen(name, layers=len(layers_of(make(name, EVERY[name]))))
     batch = rows(model)
     logits, gradients = answer(model, batch)
-    trunk = find_trunk(model)
-    states = known(trunk, batch)
+    frozen_layers = find_frozen_layers(model)
+    states = known(frozen_layers, batch)
     first = name in (BERT, "DistilBertForSequenceClassification")
-    assert trunk.first_alone == first
+    assert frozen_layers.first_alone == first
     assert [len(one) for one in states.values()] == [1 if first else size for size in LENGTHS]
-    spoil(trunk)
-    with left_out(trunk, looked_up(states)):
+    spoil(frozen_layers)
+    with skip_frozen_layers(frozen_layers, looked_up(states)):
         kept, of_kept = answer(model, batch)
     torch.testing.assert_close(kept, logits, atol=1e-5, rtol=1e-5)
     for key, one in gradients.items():
@@ -112,10 +115,10 @@ def test_rows_that_are_mixed_up_are_seen() -> None:
     model = frozen(BERT, layers=2)
     batch = rows(model)
     logits, _ = answer(model, batch)
-    trunk = find_trunk(model)
-    states = known(trunk, batch)
+    frozen_layers = find_frozen_layers(model)
+    states = known(frozen_layers, batch)
     wrong = dict(zip(states, [*states.values()][1:] + [*states.values()][:1], strict=True))
-    with left_out(trunk, looked_up(wrong)):
+    with skip_frozen_layers(frozen_layers, looked_up(wrong)):
         kept, _ = answer(model, batch)
     assert float((kept - logits).abs().max()) > 1e-2
 
@@ -130,29 +133,29 @@ def test_a_lora_of_the_upper_layers_leaves_the_lower_ones_out() -> None:
     assert why_nothing_is_frozen(tuned) is None
     batch = rows(model)
     logits, gradients = answer(tuned, batch)
-    trunk = find_trunk(tuned)
-    assert trunk.frozen == 1
-    lookup = looked_up(known(trunk, batch))
-    spoil(trunk)
-    with left_out(trunk, lookup):
+    frozen_layers = find_frozen_layers(tuned)
+    assert frozen_layers.frozen == 1
+    lookup = looked_up(known(frozen_layers, batch))
+    spoil(frozen_layers)
+    with skip_frozen_layers(frozen_layers, lookup):
         kept, of_kept = answer(tuned, batch)
     torch.testing.assert_close(kept, logits, atol=1e-6, rtol=1e-5)
     assert set(gradients) == set(of_kept) != set()
 
 
 @pytest.fixture
-def served() -> Iterator[tuple[Any, Trunk, list[Sequence[bytes]]]]:
+def served() -> Iterator[tuple[Any, FrozenLayers, list[Sequence[bytes]]]]:
     """A model whose lower layer is left out, and what was looked up."""
     model = frozen("LlamaForCausalLM")
-    trunk, asked = find_trunk(model), list[Sequence[bytes]]()
-    lookup = looked_up(known(trunk, rows(model)))
+    frozen_layers, asked = find_frozen_layers(model), list[Sequence[bytes]]()
+    lookup = looked_up(known(frozen_layers, rows(model)))
 
     def noted(digests: Sequence[bytes]) -> Tensor | None:
         asked.append(digests)
         return lookup(digests)
 
-    with left_out(trunk, noted):
-        yield model, trunk, asked
+    with skip_frozen_layers(frozen_layers, noted):
+        yield model, frozen_layers, asked
 
 
 def other_rows(model: Any) -> dict[str, Any]:
@@ -195,10 +198,10 @@ def test_any_other_pass_runs_whole(given: Callable[..., Any], served: Any) -> No
 
 
 def test_a_trunk_that_begins_to_train_runs_whole(served: Any) -> None:
-    model, trunk, asked = served
+    model, frozen_layers, asked = served
     model(**rows(model))
     assert len(asked) == 1
-    trunk.layers[0].requires_grad_(True)
+    frozen_layers.layers[0].requires_grad_(True)
     _, gradients = answer(model, rows(model))
     assert len(asked) == 1
     assert any(".layers.0." in name for name in gradients)
@@ -208,10 +211,10 @@ def test_gradients_are_recomputed_above_what_is_left_out() -> None:
     model = frozen("Qwen2ForCausalLM").train()
     batch = rows(model)
     _, gradients = answer(model, batch)
-    trunk = find_trunk(model)
-    lookup = looked_up(known(trunk, batch))
+    frozen_layers = find_frozen_layers(model)
+    lookup = looked_up(known(frozen_layers, batch))
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    with left_out(trunk, lookup):
+    with skip_frozen_layers(frozen_layers, lookup):
         _, of_kept = answer(model, batch)
     for name, one in gradients.items():
         torch.testing.assert_close(of_kept[name], one, atol=1e-6, rtol=1e-4)
@@ -219,31 +222,31 @@ def test_gradients_are_recomputed_above_what_is_left_out() -> None:
 
 def test_dropout_is_seen_and_held_still_if_asked() -> None:
     model = frozen(BERT, layers=2, classifier_dropout=0.0)
-    assert not find_trunk(model).exact
-    assert find_trunk(frozen(BERT, **OFF)).exact
-    trunk, batch = find_trunk(model), rows(model)
+    assert not find_frozen_layers(model).exact
+    assert find_frozen_layers(frozen(BERT, **OFF)).exact
+    frozen_layers, batch = find_frozen_layers(model), rows(model)
     still, _ = answer(model, batch)
     model.train()
-    with left_out(trunk, lambda digests: None):
+    with skip_frozen_layers(frozen_layers, lambda digests: None):
         assert not torch.allclose(answer(model, batch)[0], still)
-    with left_out(trunk, lambda digests: None, still=True):
+    with skip_frozen_layers(frozen_layers, lambda digests: None, still=True):
         torch.testing.assert_close(answer(model, batch)[0], still)
-    with left_out(trunk, looked_up(known(trunk, batch))):
+    with skip_frozen_layers(frozen_layers, looked_up(known(frozen_layers, batch))):
         torch.testing.assert_close(answer(model.train(), batch)[0], still)
 
 
 def test_a_head_that_reads_the_mean_or_nothing_yet_is_given_all_tokens() -> None:
     model = frozen(BERT, layers=2, **OFF)
     pool_by_mean(model)
-    assert not find_trunk(model).first_alone
+    assert not find_frozen_layers(model).first_alone
     model = frozen(BERT, layers=2, **OFF)
     nn.init.zeros_(model.classifier.weight)
-    assert not find_trunk(model).first_alone
+    assert not find_frozen_layers(model).first_alone
 
 
 def test_the_fingerprint_is_that_of_what_is_left_out() -> None:
     def of(model: Any) -> str:
-        return find_trunk(model).fingerprint()
+        return find_frozen_layers(model).fingerprint()
 
     first = of(frozen("LlamaForCausalLM"))
     same = frozen("LlamaForCausalLM", id2label={0: "a", 1: "b"})
@@ -281,7 +284,7 @@ def test_the_fingerprint_knows_frozen_adapters_and_the_weights_beneath(config: A
             if any(part in name for part in moved):
                 nn.init.constant_(weight, 0.5)
         with fused_lora(model):
-            return find_trunk(model).fingerprint()
+            return find_frozen_layers(model).fingerprint()
 
     adapter = "lora_B" if isinstance(config, LoraConfig) else "ia3_l"
     assert len({of(), of(adapter), of("layers.0.self_attn.q_proj")}) == 3
@@ -345,4 +348,4 @@ def test_a_model_that_reads_its_embeddings_elsewhere_is_refused() -> None:
     model.model.embed_tokens.register_forward_hook(lambda _, args, output: seen.append(output))
     norm.register_forward_hook(add_embeddings)
     with pytest.raises(StackError, match="cannot do without its frozen layers: their answers are"):
-        find_trunk(model)
+        find_frozen_layers(model)

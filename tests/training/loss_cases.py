@@ -180,7 +180,7 @@ class Bench:
         self.plan: Plan = prepare(Recipe(**sections))
         self.model: nn.Module = load_model(self.plan).model.double()
         self.trainer: HftuneTrainer = build_trainer(self.plan, LoadedModel(self.model))
-        beside = self.trainer.beside
+        beside = self.trainer.auxiliary_layers
         self.trained = nn.ModuleList([self.model] + ([] if beside is None else [beside.layers]))
         self.trained.double()
         every = rows_of(self.plan)

@@ -11,7 +11,7 @@ import pytest
 
 from hftune.core.errors import HftuneError
 from hftune.training import checkpoints
-from hftune.training.checkpoints import damage, latest_checkpoint, publish
+from hftune.training.checkpoints import finalize_checkpoint, find_damage, latest_checkpoint
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     (staged / "model.safetensors").write_bytes(bytes([step % 256]) * 1000)
     (staged / "global" / "rng.pth").write_text(f"random {step}")
     (staged / "empty").touch()
-    publish(staged, folder / f"checkpoint-{step}")
+    finalize_checkpoint(staged, folder / f"checkpoint-{step}")
     return folder / f"checkpoint-{step}"
 
 
@@ -42,7 +42,7 @@ def test_publish(tmp_path: Path) -> None:
     assert manifest == {
         name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
     }
-    assert damage(place) is None
+    assert find_damage(place) is None
 
 
 def test_publish_replaces_what_was_there(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_damaged_is_named_and_passed_over(
 ) -> None:
     older, newer = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
     harm(newer)
-    assert damage(newer) == problem
+    assert find_damage(newer) == problem
     assert latest_checkpoint(tmp_path) == older
     assert warnings == [f"{newer}: {problem}; passed over"]
     harm(older)

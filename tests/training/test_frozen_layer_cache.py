@@ -15,7 +15,7 @@ from hftune.core.cache import cache_folder
 from hftune.core.errors import HftuneError
 from hftune.recipe.recipe import Recipe
 from hftune.training.build import build_trainer
-from hftune.training.frozen_layer_cache import Tokens, kept_trunk
+from hftune.training.frozen_layer_cache import Tokens, cached_frozen_layers
 from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.plan.prepare import prepare
 
@@ -131,7 +131,7 @@ def test_other_weights_layers_or_rows_have_other_states(recipe: Make, own_cache:
         model: Any = load_model(plan).model
         with torch.no_grad():
             model.base_model.embeddings.word_embeddings.weight[5] += moved
-        with kept_trunk(plan, build_trainer(plan, LoadedModel(model))):
+        with cached_frozen_layers(plan, build_trainer(plan, LoadedModel(model))):
             return {path.name for path in own_cache.iterdir()}
 
     assert len(places()) == 1
@@ -150,7 +150,7 @@ def test_a_full_disk_lets_the_layers_run_in_every_step(
     plan = prepare(recipe(cache=True, config={**DROPOUT, "classifier_dropout": 0.0}))
     trainer = build_trainer(plan, load_model(plan))
     small_files(4096)
-    with kept_trunk(plan, trainer):
+    with cached_frozen_layers(plan, trainer):
         batch = plan.objective.task.collator(plan.pretrained.processor)(
             [plan.splits.train.dataset[0]]
         )
@@ -195,7 +195,7 @@ def test_where_it_would_not_be_exact_it_is_refused_with_the_reason(
 ) -> None:
     for cache in (True, None):
         plan = prepare(recipe(cache=cache, **sections))
-        context = kept_trunk(plan, build_trainer(plan, load_model(plan)))
+        context = cached_frozen_layers(plan, build_trainer(plan, load_model(plan)))
         if cache:
             with pytest.raises(HftuneError, match=rf"data\.cache_trunk: .*{says}"), context:
                 pass
@@ -231,7 +231,7 @@ def test_it_is_taken_where_it_pays_and_is_exact(
     plan = prepare(recipe(cache=cache, config=config, training=training))
     trainer = build_trainer(plan, load_model(plan))
     capsys.readouterr()
-    with kept_trunk(plan, trainer):
+    with cached_frozen_layers(plan, trainer):
         pass
     said = " ".join(capsys.readouterr().err.split())
     assert says in said

@@ -15,7 +15,7 @@ from hftune.optimization.parameter_groups import NAME
 GROUP = "loss"
 
 
-class TrainedBeside(TrainerCallback):
+class AuxiliaryLayers(TrainerCallback):
     """Does for a loss's layers what the Trainer does for those of the model.
 
     They have the rate of the run and no weight decay, and are clipped by a norm of their own.

@@ -55,7 +55,7 @@ def precision_in_force(accelerator: Accelerator) -> dict[str, Any]:
     return {"mixed_precision": precision, **backend}
 
 
-def in_a_line(environment: dict[str, Any]) -> str:
+def describe_environment(environment: dict[str, Any]) -> str:
     """Return the distribution and precision of ``environment.json`` as a comment for a recipe."""
     kind, processes = environment["distribution"]["type"], environment["processes"]
     number = "1 process" if processes == 1 else f"{processes} processes"
@@ -89,7 +89,7 @@ def name_layers(accelerator: Accelerator, model: Any) -> None:
     plugin.transformer_cls_names_to_wrap = layers
 
 
-def whole_weights(accelerator: Accelerator, model: Any) -> dict[str, Tensor] | None:
+def full_state_dict(accelerator: Accelerator, model: Any) -> dict[str, Tensor] | None:
     """Gather what a sharded model saves; every process takes part.
 
     Args:
@@ -105,11 +105,11 @@ def whole_weights(accelerator: Accelerator, model: Any) -> dict[str, Tensor] | N
         return whole
     if accelerator.distributed_type != DistributedType.FSDP:
         return None
-    return gathered(model)
+    return gather_state_dict(model)
 
 
-def gathered(model: nn.Module) -> dict[str, Tensor]:
-    """Gather a model that ``fully_shard`` split; see :func:`whole_weights`."""
+def gather_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Gather a model that ``fully_shard`` split; see :func:`full_state_dict`."""
     options = StateDictOptions(
         full_state_dict=True, cpu_offload=True, ignore_frozen_params=isinstance(model, PeftModel)
     )

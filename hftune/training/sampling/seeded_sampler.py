@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hftune.data.sampling.row_sampler import EpochPosition, RowSampler
@@ -91,23 +90,7 @@ class SeededSampler(Sampler[int]):
         return drawn
 
 
-class Epochs(TrainerCallback):
-    """Tells the sampler which epoch begins.
-
-    The Trainer does so too, but does not reach it behind the wrappers of several processes and of
-    a run that was resumed in the middle of an epoch.
-    """
-
-    def __init__(self) -> None:
-        self.sampler: Any = None
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the epoch out of the Trainer's state; a stream has none."""
-        if self.sampler is not None:
-            self.sampler.set_epoch(int(state.epoch or 0))
-
-
-class WithBlankRow(Dataset[dict[str, Any]]):
+class DatasetWithBlankRow(Dataset[dict[str, Any]]):
     """Rows of a dataset, and one more at the end that counts nothing."""
 
     def __init__(self, rows: Any) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 import hftune
 from hftune import Recipe, Run
 from hftune.training.build import build_trainer
-from hftune.training.callbacks.auxiliary_layers import TrainedBeside
+from hftune.training.callbacks.auxiliary_layers import AuxiliaryLayers
 from hftune.training.load_model import load_model
 from hftune.training.plan.prepare import prepare
 from hftune.training.trainer import LOSS_FILE
@@ -45,17 +45,17 @@ def test_they_train_and_are_clipped_by_their_own_norm(matched: Make) -> None:
                 "warmup_steps": 0, "max_grad_norm": 0.5, "max_steps": 1}  # fmt: skip
     plan = prepare(matched(training=training))
     trainer = build_trainer(plan, load_model(plan))
-    assert trainer.beside is not None
-    before = {name: value.clone() for name, value in trainer.beside.state().items()}
+    assert trainer.auxiliary_layers is not None
+    before = {name: value.clone() for name, value in trainer.auxiliary_layers.state().items()}
     assert {name: tuple(value.shape) for name, value in before.items()} == {
         "1.weight": (64, 32), "1.bias": (64,), "2.weight": (64, 32), "2.bias": (64,),
     }  # fmt: skip
     trainer.train()
-    moves = [value - before[name] for name, value in trainer.beside.state().items()]
+    moves = [value - before[name] for name, value in trainer.auxiliary_layers.state().items()]
     moved = torch.cat([move.flatten() for move in moves])
     # One step of SGD: the rate times a gradient whose norm was clipped.
     assert moved.norm().item() == pytest.approx(1e-2 * 0.5, rel=1e-4)
-    assert all(parameter.grad is None for parameter in trainer.beside.layers.parameters())
+    assert all(parameter.grad is None for parameter in trainer.auxiliary_layers.layers.parameters())
 
 
 def test_a_resumed_run_ends_with_the_same_bits(matched: Make, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_resumed_run_ends_with_the_same_bits(matched: Make, tmp_path: Path) ->
 def test_a_group_of_their_own() -> None:
     model, layers = nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 3)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.5)
-    TrainedBeside(layers).join(optimizer, torch.device("cpu"), 0.25)
+    AuxiliaryLayers(layers).join(optimizer, torch.device("cpu"), 0.25)
     group = optimizer.param_groups[1]
     assert (group["lr"], group["weight_decay"]) == (0.25, 0.0)
     assert list(map(id, group["params"])) == list(map(id, layers.parameters()))

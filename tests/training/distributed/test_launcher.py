@@ -15,7 +15,7 @@ from hftune.core.errors import HftuneError, RecipeError
 from hftune.training.distributed import launch_rules as launch
 from hftune.training.distributed.launch_rules import RULES, check_launch
 from hftune.training.distributed.launcher import Launch, precision
-from hftune.training.distributed.sharding import in_a_line
+from hftune.training.distributed.sharding import describe_environment
 from hftune.training.plan.prepare import prepare
 from hftune.training.plan.resume import check_resumed
 
@@ -234,7 +234,7 @@ def test_a_precision_of_the_recipe_is_in_force(
     assert environment["distribution"] == {"type": "NO", "machines": 1}
     first = (run.path / "recipe.yaml").read_text().splitlines()[0]
     assert first == "# in force: NO, 1 process, mixed precision no"
-    assert first == f"# {in_a_line(environment)}"
+    assert first == f"# {describe_environment(environment)}"
 
 
 def test_bf16_on_a_cpu_of_the_launcher(

@@ -4,7 +4,7 @@
 import pytest
 from datasets import Dataset
 
-from hftune.training.sampling.seeded_sampler import SeededSampler, Strategy, WithBlankRow
+from hftune.training.sampling.seeded_sampler import DatasetWithBlankRow, SeededSampler, Strategy
 
 STRATEGIES = ["random", "sequential", "group_by_length"]
 LENGTHS = [3, 50, 7, 7, 21, 1, 9, 33, 2, 8, 8, 5, 40, 6, 6, 12, 30, 4, 10, 11, 2, 28, 19]
@@ -68,7 +68,7 @@ def test_groups_hold_alike_lengths() -> None:
 @pytest.mark.parametrize("labels", [[1, 0, 1], [[-100, 5], [3], [-100]]])
 def test_blank_row_counts_nothing(labels: list) -> None:
     rows = Dataset.from_dict({"input_ids": [[1, 2], [3], [4]], "labels": labels})
-    filled = WithBlankRow(rows)
+    filled = DatasetWithBlankRow(rows)
     assert len(filled) == 3
     assert [filled[i] for i in range(3)] == list(rows)
     blank = [-100] * 2 if isinstance(labels[0], list) else -100

@@ -21,10 +21,11 @@ import hftune
 from hftune import Recipe, Run
 from hftune.data.sampling.row_sampler import Weighted
 from hftune.training.build import build_trainer
+from hftune.training.callbacks.set_epoch import SetEpoch
 from hftune.training.load_model import LoadedModel, load_model
 from hftune.training.lr_sweep import sweep
 from hftune.training.plan.prepare import prepare
-from hftune.training.sampling.seeded_sampler import Epochs, SeededSampler
+from hftune.training.sampling.seeded_sampler import SeededSampler
 from hftune.training.sampling.token_batches import TokenBatches
 from tests.stop_at import StopAt
 from tests.training.sampling.budgeted import budgeted
@@ -161,7 +162,7 @@ def test_the_sampler_knows_the_epoch_of_a_resumed_run(of: int, rows: str) -> Non
         sampler = SeededSampler(number, "random", 0, multiple=8)
         loader = DataLoader(range(number), batch_size=4, sampler=sampler)
     prepared = prepare_data_loader(loader, num_processes=of, process_index=0, put_on_device=False)
-    epochs = Epochs()
+    epochs = SetEpoch()
     epochs.sampler = sampler
     state = type("State", (), {"epoch": 2 + 1 / 3})
     epochs.on_epoch_begin(None, state, None)
