@@ -38,18 +38,36 @@ def launch_options(
     """
     path = accelerate_config(config)
     settings = _read(path)
+    precision = mixed_precision or settings.get("mixed_precision")
+    _check_precision(path, settings, precision)
+    _check_processes(path, settings, num_processes, arguments)
+    options = ["--config_file", str(path)]
+    if mixed_precision is not None:
+        options += ["--mixed_precision", mixed_precision]
+    if num_processes is not None:
+        options += ["--num_processes", str(num_processes)]
+    return [*options, "-m", "hftune", "train", *arguments]
+
+
+def _check_precision(path: Path, settings: dict[str, Any], precision: str | None) -> None:
+    """Raise :class:`HftuneError` if a package or a GPU is missing."""
     kind = str(settings.get("distributed_type", "NO"))
     if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
         raise HftuneError("deepspeed is not installed", hint="pip install deepspeed")
-    precision = mixed_precision or settings.get("mixed_precision")
-    on_cpu = bool(settings.get("use_cpu"))
-    if precision in ("fp16", "fp8") and on_cpu:
+    if precision in ("fp16", "fp8") and settings.get("use_cpu"):
         raise HftuneError(
             f"--mixed-precision: {precision} needs a GPU, and {path.name} runs on a CPU",
             hint="no or bf16",
         )
     if precision == "fp8" and find_spec("torchao") is None:
         raise HftuneError("fp8 needs torchao, which is not installed", hint="pip install torchao")
+
+
+def _check_processes(
+    path: Path, settings: dict[str, Any], number: int | None, arguments: list[str]
+) -> None:
+    """Raise :class:`HftuneError` if a config is not for this machine or this many processes."""
+    kind, on_cpu = str(settings.get("distributed_type", "NO")), bool(settings.get("use_cpu"))
     if int(settings.get("num_machines", 1)) > 1 and not settings.get("main_process_ip"):
         raise HftuneError(
             f"{path.name}: several machines need the address of the first one",
@@ -57,12 +75,12 @@ def launch_options(
             f"{path} --main_process_ip ADDRESS --machine_rank RANK -m hftune train "
             + " ".join(arguments),
         )
-    if num_processes is not None and num_processes > 1 and kind == "NO":
+    if number is not None and number > 1 and kind == "NO":
         raise HftuneError(
             f"--num-processes: {path.name} runs one process",
             hint=f"--accelerate {'multi_cpu' if on_cpu else 'multi_gpu'}",
         )
-    if num_processes == 1 and kind == "MULTI_GPU":
+    if number == 1 and kind == "MULTI_GPU":
         raise HftuneError(
             f"--num-processes: {path.name} is for two or more",
             hint=f"--accelerate {'cpu' if on_cpu else 'single_gpu'}",
@@ -72,12 +90,6 @@ def launch_options(
             f"--accelerate: {path.name} is for GPUs, and this machine has none",
             hint="--accelerate cpu, or multi_cpu",
         )
-    options = ["--config_file", str(path)]
-    if mixed_precision is not None:
-        options += ["--mixed_precision", mixed_precision]
-    if num_processes is not None:
-        options += ["--num_processes", str(num_processes)]
-    return [*options, "-m", "hftune", "train", *arguments]
 
 
 def launch(options: list[str]) -> int:

@@ -52,14 +52,8 @@ def train(
         HftuneError: Something does not fit; nothing has been written then.
         RunError: ``training.push_to_hub`` failed after training; the run is whole.
     """
-    plan = prepare(
-        recipe,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        loss=loss,
-        metrics=metrics,
-        own_model=model,
-    )
+    rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+    plan = prepare(recipe, **rows, loss=loss, metrics=metrics, own_model=model)
     print_rows(plan)
     order = check_push(plan.settings.recipe, plan.settings.arguments)
     run = run_training(plan, model=model, callbacks=callbacks, resume=resume)

@@ -101,20 +101,14 @@ def stage(
     )
     sources, left_out = _choose(model_folder)
     for name, source in sources.items():
-        target = into / name
-        target.parent.mkdir(exist_ok=True)
-        if name.endswith(".safetensors"):
-            target.symlink_to(source.absolute())
-        elif name == CARD:
+        if name == CARD:
             written = source.read_text(encoding="utf-8")
-            card = card_for_hub(
+            text: str | None = card_for_hub(
                 written, metadata, base_model=public.base_model, repo=repo, revision=revision
             )
-            target.write_text(card, encoding="utf-8")
-        elif (text := _cleaned(name, source, public)) is not None:
-            target.write_text(text, encoding="utf-8")
         else:
-            shutil.copyfile(source, target)
+            text = _cleaned(name, source, public)
+        _put(into / name, source, text)
     _check(into, sources, {
         "the home folder": Path.home(),
         "the run's folder": model_folder.parent,
@@ -129,6 +123,17 @@ def stage(
         metadata=public,
         adapter=adapter,
     )
+
+
+def _put(target: Path, source: Path, text: str | None) -> None:
+    """Link weights, write a cleaned text, and copy any other file."""
+    target.parent.mkdir(exist_ok=True)
+    if target.name.endswith(".safetensors"):
+        target.symlink_to(source.absolute())
+    elif text is not None:
+        target.write_text(text, encoding="utf-8")
+    else:
+        shutil.copyfile(source, target)
 
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:

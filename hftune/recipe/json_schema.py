@@ -79,9 +79,7 @@ def recipe_schema() -> Schema:
 
 def build_schema() -> Schema:
     """Read the installed classes; imports torch, transformers and peft."""
-    from transformers import BitsAndBytesConfig, GenerationConfig, TrainingArguments
-
-    from hftune.methods.peft import peft_configs
+    from transformers import BitsAndBytesConfig, GenerationConfig
 
     model = _dataclass_schema(ModelSection)
     model["properties"]["quantization"] = {
@@ -95,19 +93,6 @@ def build_schema() -> Schema:
             {"type": "null"},
         ]
     }
-    training = _dataclass_schema(TrainingArguments, RANGES["training"])
-    for name in list(training["properties"]):
-        if refused_training(name):
-            del training["properties"][name]
-    training["properties"] |= _dataclass_schema(OwnTraining)["properties"]
-    for name, table in (("optim", OPTIMIZERS), ("lr_scheduler_type", SCHEDULES)):
-        rest = {k: v for k, v in training["properties"][name].items() if k != "anyOf"}
-        training["properties"][name] = {"type": "string", "enum": list(table), **rest}
-    methods = {name: _row_schema(name, row, row.ranges) for name, row in METHODS.items()}
-    for name, config in peft_configs().items():
-        row = method_row(name)
-        methods[name] = _dataclass_schema(config, row.ranges, name, hidden=PEFT_BOOKKEEPING)
-        methods[name]["description"] = row.summary
     losses = {name: _row_schema(name, row, RANGES["loss"]) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -117,7 +102,7 @@ def build_schema() -> Schema:
             "task": {"type": "string", "enum": sorted(TASKS)},
             "model": {"anyOf": [{"type": "string"}, model]},
             "data": {"anyOf": [{"type": "string"}, _dataclass_schema(DataSection, RANGES["data"])]},
-            "method": _choice_schema(methods),
+            "method": _choice_schema(_method_schemas()),
             "loss": _choice_schema(losses),
             "distillation": {"anyOf": [{"type": "string"}, _dataclass_schema(DistillationSection)]},
             "initialization": {
@@ -128,11 +113,38 @@ def build_schema() -> Schema:
             },
             "regularization": _dataclass_schema(RegularizationSection),
             "evaluation": evaluation,
-            "training": training,
+            "training": _training_schema(),
         },
         "required": ["task", "model"],
         "additionalProperties": False,
     }
+
+
+def _training_schema() -> Schema:
+    """Fields of ``TrainingArguments`` that a recipe may set, and those that hftune adds."""
+    from transformers import TrainingArguments
+
+    training = _dataclass_schema(TrainingArguments, RANGES["training"])
+    for name in list(training["properties"]):
+        if refused_training(name):
+            del training["properties"][name]
+    training["properties"] |= _dataclass_schema(OwnTraining)["properties"]
+    for name, table in (("optim", OPTIMIZERS), ("lr_scheduler_type", SCHEDULES)):
+        rest = {k: v for k, v in training["properties"][name].items() if k != "anyOf"}
+        training["properties"][name] = {"type": "string", "enum": list(table), **rest}
+    return training
+
+
+def _method_schemas() -> dict[str, Schema]:
+    """Options of each method, those of PEFT's types out of their configs."""
+    from hftune.methods.peft import peft_configs
+
+    methods = {name: _row_schema(name, row, row.ranges) for name, row in METHODS.items()}
+    for name, config in peft_configs().items():
+        row = method_row(name)
+        methods[name] = _dataclass_schema(config, row.ranges, name, hidden=PEFT_BOOKKEEPING)
+        methods[name]["description"] = row.summary
+    return methods
 
 
 def choice_names(section: Schema) -> dict[str, Schema]:

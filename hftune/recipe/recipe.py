@@ -98,22 +98,7 @@ class Recipe:
             in_force: Fields of ``training`` that the launcher decided, such as ``bf16``.
         """
         schema = recipe_schema()["properties"]
-        chosen = {**self.training, **in_force}
-        chosen = {key: value for key, value in chosen.items() if key not in NOT_REPEATED}
-        rest = {k: v for k, v in _defaults(schema["training"]).items() if k not in NOT_REPEATED}
-        if chosen.get("max_steps", -1) > 0:  # beside it this one has no effect
-            rest.pop("num_train_epochs", None)
-        if self.data.token_budget is not None:
-            rest.pop("per_device_train_batch_size", None)
-        if method_row(self.method.name).fitted:
-            rest = {}  # no Trainer would read them
-        training = CommentedMap(chosen)
-        for key in sorted(rest.keys() - chosen.keys()):
-            training[key] = rest[key]
-        if first := min(rest.keys() - chosen.keys(), default=None):
-            training.yaml_set_comment_before_after_key(
-                first, before="The defaults of transformers.TrainingArguments", indent=2
-            )
+        training = self._training_in_full(schema["training"], in_force)
         whole: dict[str, Any] = {
             "task": self.task,
             "model": _section(self.model),
@@ -135,6 +120,26 @@ class Recipe:
         text = StringIO()
         YAML(typ="rt").dump(CommentedMap(whole), text)
         return text.getvalue()
+
+    def _training_in_full(self, schema: dict[str, Any], in_force: dict[str, Any]) -> CommentedMap:
+        """Return the fields of ``training``, and below them the defaults that have an effect."""
+        chosen = {**self.training, **in_force}
+        chosen = {key: value for key, value in chosen.items() if key not in NOT_REPEATED}
+        rest = {k: v for k, v in _defaults(schema).items() if k not in NOT_REPEATED}
+        if chosen.get("max_steps", -1) > 0:  # beside it this one has no effect
+            rest.pop("num_train_epochs", None)
+        if self.data.token_budget is not None:
+            rest.pop("per_device_train_batch_size", None)
+        if method_row(self.method.name).fitted:
+            rest = {}  # no Trainer would read them
+        training = CommentedMap(chosen)
+        for key in sorted(rest.keys() - chosen.keys()):
+            training[key] = rest[key]
+        if first := min(rest.keys() - chosen.keys(), default=None):
+            training.yaml_set_comment_before_after_key(
+                first, before="The defaults of transformers.TrainingArguments", indent=2
+            )
+        return training
 
 
 def _section(section: Any) -> dict[str, Any]:

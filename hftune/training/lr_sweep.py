@@ -110,17 +110,7 @@ def sweep(
         Progress(console=console(), disable=not console().is_terminal, transient=True) as bar,
     ):
         watch = Watch(rising, bar)
-        kept = None if model is None else copy.deepcopy(model.state_dict())
-        loaded = load_model(plan) if model is None else LoadedModel(model)
-        swept = _swept(plan, rising, folder)
-        try:
-            trainer = build_trainer(swept, loaded, [watch])
-            with speedups(swept, trainer):
-                trainer.train()
-        finally:
-            if kept is not None:
-                loaded.model.load_state_dict(kept)
-                loaded.model.zero_grad()
+        _train(plan, _swept(plan, rising, folder), watch, model)
     losses = watch.losses[1:]  # what the step before made of it
     if len(losses) < LEAST:
         raise RunError(
@@ -130,6 +120,20 @@ def sweep(
         )
     rates = [rate_at(step, start, end, steps) for step in range(len(losses))]
     return read_sweep(rates, losses, planned=steps, stopped=watch.stopped)
+
+
+def _train(plan: Plan, swept: Plan, watch: Watch, model: nn.Module | None) -> None:
+    """Train under the rising rate, and put the weights of a model of one's own back."""
+    kept = None if model is None else copy.deepcopy(model.state_dict())
+    loaded = load_model(plan) if model is None else LoadedModel(model)
+    try:
+        trainer = build_trainer(swept, loaded, [watch])
+        with speedups(swept, trainer):
+            trainer.train()
+    finally:
+        if kept is not None:
+            loaded.model.load_state_dict(kept)
+            loaded.model.zero_grad()
 
 
 def _swept(plan: Plan, rising: Sweep, folder: str) -> Plan:

@@ -47,15 +47,7 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
     given.setdefault("disable_tqdm", True)
     if given.get("eval_strategy", "no") != "no":
         given.setdefault("metric_for_best_model", "loss")  # until the task says its own
-    if launch.use_cpu:
-        given["use_cpu"] = True  # without it the Trainer refuses bf16 where there is no GPU
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if not alone and launch.sharding is None and not torch.accelerator.is_available():
-        given["use_cpu"] = True  # without it each process would train alone, on all rows
-    if launch.mixed_precision is not None:
-        os.environ["ACCELERATE_MIXED_PRECISION"] = precision(recipe, launch)
-    elif not {"bf16", "fp16"} & given.keys() and not given.get("use_cpu"):
-        given["bf16"] = has_bf16()
+    _choose_device(given, recipe, launch)
     _choose_kernels(given, launch)
     try:
         arguments = TrainingArguments(**given, logging_nan_inf_filter=False)
@@ -70,6 +62,19 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
         say(f"using one of {arguments.n_gpu} GPUs; --accelerate multi_gpu uses all of them")
         arguments._n_gpu = 1
     return arguments
+
+
+def _choose_device(given: dict[str, Any], recipe: Recipe, launch: Launch) -> None:
+    """Fill in what launcher and machine decide: the CPU, and half precision."""
+    if launch.use_cpu:
+        given["use_cpu"] = True  # without it the Trainer refuses bf16 where there is no GPU
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone and launch.sharding is None and not torch.accelerator.is_available():
+        given["use_cpu"] = True  # without it each process would train alone, on all rows
+    if launch.mixed_precision is not None:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = precision(recipe, launch)
+    elif not {"bf16", "fp16"} & given.keys() and not given.get("use_cpu"):
+        given["bf16"] = has_bf16()
 
 
 def _choose_kernels(given: dict[str, Any], launch: Launch) -> None:

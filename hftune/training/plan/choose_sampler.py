@@ -101,6 +101,17 @@ def build_row_sampler(
         return sampling
     if curriculum is None:
         return None
+    return _curriculum(recipe, curriculum, values, train, judge)
+
+
+def _curriculum(
+    recipe: Recipe,
+    curriculum: CurriculumChoice,
+    values: NDArray[np.float64] | None,
+    train: ProcessedDataset,
+    judge: Callable[[], NDArray[np.float64]] | None,
+) -> Curriculum | None:
+    """Return the curriculum; None for a look that does not train."""
     options = dataclasses.asdict(curriculum)
     name, column, _ = (options.pop(key) for key in ("name", "column", "model"))
     if options.pop("advance") == "plateau" and options["patience"] is None:

@@ -121,6 +121,20 @@ def open_reference(
     except HftuneError as error:
         raise HftuneError(f"{KEY}: {error.message}", hint=error.hint) from error
     judge = run.task
+    _check_judge(path, run, judge, task, tokenizer)
+    return opened(
+        name=path,
+        task=judge,
+        tokenizer=run.tokenizer,
+        run=run,
+        max_length=run.metadata.max_length,
+    )
+
+
+def _check_judge(
+    path: str, run: Run, judge: Task, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise :class:`HftuneError` if a finished run cannot judge the rows of a task."""
     if run.metadata.task != task.name or judge.problem_type != task.problem_type:
         said, wanted = (one.problem_type or one.name for one in (judge, task))
         raise HftuneError(f"{KEY}: {path} is of {said}, and these rows of {wanted}")
@@ -131,13 +145,6 @@ def open_reference(
         )
     if not task.label_names and run.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise HftuneError(f"{KEY}: {path} reads other tokens than the model that is to be trained")
-    return opened(
-        name=path,
-        task=judge,
-        tokenizer=run.tokenizer,
-        run=run,
-        max_length=run.metadata.max_length,
-    )
 
 
 def reference_losses(
