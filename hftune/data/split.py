@@ -49,13 +49,19 @@ def split_indices(
     for stratum, number in zip(ordered, wanted, strict=True):
         candidates = np.flatnonzero(stratum_of_group == stratum)
         drawn = candidates[generator.permutation(len(candidates))[: len(candidates) - 1]]
-        taken = 0
-        for group, rows in zip(drawn.tolist(), sizes[drawn].tolist(), strict=True):
-            if abs(taken + rows - number) < abs(taken - number):
-                chosen[group] = True
-                taken += rows
+        chosen[_nearest(drawn, sizes[drawn], number)] = True
     validation = chosen[groups]
     return np.flatnonzero(~validation), np.flatnonzero(validation)
+
+
+def _nearest(groups: NDArray[np.int64], sizes: NDArray[np.int64], number: int) -> list[int]:
+    """Return groups, in their order, that each bring the number of rows nearer to the wanted."""
+    taken, rows = [], 0
+    for group, size in zip(groups.tolist(), sizes.tolist(), strict=True):
+        if abs(rows + size - number) < abs(rows - number):
+            taken.append(group)
+            rows += size
+    return taken
 
 
 def joined_keys(*columns: Keys) -> NDArray[np.int64]:

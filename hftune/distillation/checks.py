@@ -114,25 +114,30 @@ def check_tokens(
                     f"{KEY}: {teacher.path}: its tokenizer cuts a text otherwise: {text!r:.60}",
                     hint="a teacher reads the student's tokens: take one of the same family",
                 )
-        pairs, types = "text_pair" in rows.column_names, "token_type_ids"
-        mine, theirs = (one.model_input_names for one in (tokenizer, teacher.tokenizer))
-        if pairs and types in theirs and types not in mine:
-            raise HftuneError(
-                f"{KEY}: {teacher.path}: it tells the texts of a pair apart by {types}, and the "
-                "student's tokenizer gives none"
-            )
-        positions = num_positions(teacher.config)
-        if positions is not None and positions < longest:
-            raise HftuneError(
-                f"{KEY}: {teacher.path}: rows have up to {longest} tokens, and it takes "
-                f"{positions}",
-                hint=f"data.max_length: {positions}",
-            )
-        for field in ("decoder_start_token_id", "pad_token_id"):
-            if config.is_encoder_decoder and getattr(teacher.config, field) != getattr(
-                config, field
-            ):
-                raise HftuneError(f"{KEY}: {teacher.path}: it has another {field}")
+        _check_pairs(teacher, tokenizer, rows)
+        _check_positions(teacher, config, longest)
+
+
+def _check_pairs(teacher: NamedTeacher, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    pairs, types = "text_pair" in rows.column_names, "token_type_ids"
+    mine, theirs = (one.model_input_names for one in (tokenizer, teacher.tokenizer))
+    if pairs and types in theirs and types not in mine:
+        raise HftuneError(
+            f"{KEY}: {teacher.path}: it tells the texts of a pair apart by {types}, and the "
+            "student's tokenizer gives none"
+        )
+
+
+def _check_positions(teacher: NamedTeacher, config: PreTrainedConfig, longest: int) -> None:
+    positions = num_positions(teacher.config)
+    if positions is not None and positions < longest:
+        raise HftuneError(
+            f"{KEY}: {teacher.path}: rows have up to {longest} tokens, and it takes {positions}",
+            hint=f"data.max_length: {positions}",
+        )
+    for field in ("decoder_start_token_id", "pad_token_id"):
+        if config.is_encoder_decoder and getattr(teacher.config, field) != getattr(config, field):
+            raise HftuneError(f"{KEY}: {teacher.path}: it has another {field}")
 
 
 def check_layers(
@@ -166,21 +171,27 @@ def check_layers(
                 raise HftuneError(
                     f"distillation.{key}: {whose} has no {beyond[0]}: they go from 0 to {highest}"
                 )
-        if not layers or getattr(mine, size) == getattr(theirs, size):
-            continue
-        widths = (
-            f"distillation.{key}: {size} is {getattr(mine, size)} of the student and "
-            f"{getattr(theirs, size)} of the teacher"
+        if layers and getattr(mine, size) != getattr(theirs, size):
+            _check_widths(key, size, mine, theirs, optimizer)
+
+
+def _check_widths(
+    key: str, size: str, mine: PreTrainedConfig, theirs: PreTrainedConfig, optimizer: str
+) -> None:
+    """Raise if layers of different widths are matched, and nothing can come between them."""
+    widths = (
+        f"distillation.{key}: {size} is {getattr(mine, size)} of the student and "
+        f"{getattr(theirs, size)} of the teacher"
+    )
+    if key == "attentions":
+        raise HftuneError(
+            f"{widths}; heads are matched as they are",
+            hint="take a student of the teacher's own layers: model.keep_layers",
         )
-        if key == "attentions":
-            raise HftuneError(
-                f"{widths}; heads are matched as they are",
-                hint="take a student of the teacher's own layers: model.keep_layers",
-            )
-        row = OPTIMIZERS[optimizer]
-        if row.first_part is not None or not row.groups:
-            raise HftuneError(
-                f"{widths}, and training.optim {optimizer} groups parameters by itself: it cannot "
-                "train a layer between them",
-                hint="take adamw_torch",
-            )
+    row = OPTIMIZERS[optimizer]
+    if row.first_part is not None or not row.groups:
+        raise HftuneError(
+            f"{widths}, and training.optim {optimizer} groups parameters by itself: it cannot "
+            "train a layer between them",
+            hint="take adamw_torch",
+        )

@@ -53,10 +53,19 @@ def set_unlabelled_apart(
     missing = _missing(rows, columns["label"], data.label_separator)
     if not missing.any():
         return rows, None
-    column = columns["label"]
+    _check_missing(missing, columns["label"], section, data)
+    known = {role: name for role, name in columns.items() if role != "label"}
+    bare = select_rows(task, picked(rows, np.flatnonzero(missing)), known)
+    return picked(rows, np.flatnonzero(~missing)), bare
+
+
+def _check_missing(
+    missing: NDArray[np.bool_], column: str, section: DistillationSection, data: DataSection
+) -> None:
+    """Raise if no row has a label, or if something would miss the rows without one."""
     if missing.all():
         raise HftuneError(
-            f"column {column!r}: none of the {len(rows)} rows has a label",
+            f"column {column!r}: none of the {len(missing)} rows has a label",
             hint="a few are needed to judge the student by; rows without any go to data.unlabelled",
         )
     if data.sampling is not None or data.curriculum is not None:
@@ -69,9 +78,6 @@ def set_unlabelled_apart(
         raise HftuneError(
             f"distillation.alpha: with 0 nothing would teach the {missing.sum()} rows without label"
         )
-    known = {role: name for role, name in columns.items() if role != "label"}
-    bare = select_rows(task, picked(rows, np.flatnonzero(missing)), known)
-    return picked(rows, np.flatnonzero(~missing)), bare
 
 
 def unlabelled_rows(

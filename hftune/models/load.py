@@ -196,21 +196,8 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
             ignore_mismatched_sizes=True,
             **options,
         )
-    except SafetensorError as error:
-        raise HftuneError(
-            f"model.path: {location}: its weights are damaged: {first_line(error)}",
-            hint="copy or download them again",
-        ) from error
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        if "cannot be loaded with `safetensors`" in str(error):
-            raise HftuneError(
-                f"model.path: {location}: no safetensors weights; hftune reads safetensors alone",
-                hint="take a revision that has them (model.revision), or convert them: load with "
-                "Transformers, then save_pretrained",
-            ) from error
-        raise HftuneError(
-            f"model.path: {location}: {first_line(error)}", hint=_hub_hint(error)
-        ) from error
+    except (SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
+        raise _not_loaded(location, error) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
     resized = sorted(key for key, *_ in report["mismatched_keys"])
@@ -221,6 +208,22 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
         )
     keep_unpacked(model)
     return model, sorted({*report["missing_keys"], *resized})
+
+
+def _not_loaded(location: str, error: Exception) -> HftuneError:
+    """Say why weights cannot be loaded, and a remedy."""
+    if isinstance(error, SafetensorError):
+        return HftuneError(
+            f"model.path: {location}: its weights are damaged: {first_line(error)}",
+            hint="copy or download them again",
+        )
+    if "cannot be loaded with `safetensors`" in str(error):
+        return HftuneError(
+            f"model.path: {location}: no safetensors weights; hftune reads safetensors alone",
+            hint="take a revision that has them (model.revision), or convert them: load with "
+            "Transformers, then save_pretrained",
+        )
+    return HftuneError(f"model.path: {location}: {first_line(error)}", hint=_hub_hint(error))
 
 
 def load_base(metadata: ModelMetadata, auto_model: Any) -> tuple[Any, list[str]]:

@@ -152,13 +152,7 @@ def chosen_parameters(
     Raises:
         HftuneError: Nothing would train, or an option does not fit the model or has no effect.
     """
-    frozen = set(range(num_layers)) - trained_layers(given, num_layers, type(model).__name__)
-    tables = 0 in frozen if given.freeze_embeddings is None else given.freeze_embeddings
-    stays: set[Place] = set(frozen)
-    if tables:
-        stays.add("embeddings")
-    if given.names_what_trains:
-        stays = set(where.values())
+    stays = _frozen_places(given, where, num_layers, type(model).__name__)
     chosen = new | {name for name, place in where.items() if place not in stays}
     for option, pattern in (
         ("freeze_modules", given.freeze_modules),
@@ -178,6 +172,20 @@ def chosen_parameters(
     if not chosen:
         raise HftuneError("method freeze: everything is frozen, and nothing is left to train")
     return chosen
+
+
+def _frozen_places(
+    given: Selection, where: dict[str, Place], num_layers: int, model: str
+) -> set[Place]:
+    """Return the layers and other places that stay frozen."""
+    frozen = set(range(num_layers)) - trained_layers(given, num_layers, model)
+    tables = 0 in frozen if given.freeze_embeddings is None else given.freeze_embeddings
+    stays: set[Place] = set(frozen)
+    if tables:
+        stays.add("embeddings")
+    if given.names_what_trains:
+        stays = set(where.values())
+    return stays
 
 
 def trained_layers(given: Selection, count: int, model: str) -> set[int]:

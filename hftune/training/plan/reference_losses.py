@@ -109,13 +109,8 @@ def open_reference(
     """
     opened = partial(Reference, location=location, revision=revision)
     if path is None:
-        return opened(
-            name="the pretrained model",
-            task=task,
-            tokenizer=tokenizer,
-            run=None,
-            max_length=max_length,
-        )
+        name = "the pretrained model"
+        return opened(name=name, task=task, tokenizer=tokenizer, run=None, max_length=max_length)
     try:
         run = load(path)
     except HftuneError as error:
