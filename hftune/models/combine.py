@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuned models of one base as one: what each has changed is weighted and added up.
+"""Combine fine-tuned models of one base: weight their differences from the base and add them up.
 
 The differences are those of whole weights, as in Ilharco et al., "Editing Models with Task
-Arithmetic", 2023, arXiv:2212.04089, so it does not matter how they were trained. The combinations
-have PEFT's names and are its functions, which ``add_weighted_adapter`` applies to LoRA's factors.
+Arithmetic", 2023, arXiv:2212.04089, so any method may have trained the models. The combinations are
+PEFT's functions and have PEFT's names; ``add_weighted_adapter`` applies them to LoRA's factors.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from hftune.core.errors import HftuneError
 
 StateDict = Mapping[str, Tensor]
 
-#: Combinations that leave entries of the differences out -> PEFT's function.
+#: Combinations that drop entries of the differences -> PEFT's function.
 THINNED = {
     "magnitude_prune": merge_utils.magnitude_prune,
     "ties": merge_utils.ties,
@@ -37,19 +37,24 @@ def combine(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each weight of the combined model.
 
-    ``linear`` is ``base + sum of weight * (part - base)``. What the base lacks is the weighted mean
-    of the parts, whatever the combination.
+    ``linear`` is ``base + sum of weight * (part - base)``. Weights that the base lacks become the
+    weighted mean of the parts with every combination.
 
     Args:
-        base: The base's weights.
-        parts: The weights of the models, the same names and shapes.
-        weights: One for each part; their sum is not 0 where there are ``new`` names.
-        new: Names that the base's checkpoint lacks.
+        base: Weights of the base.
+        parts: Weights of the models, with the same names and shapes.
+        weights: Weight of each part; with ``new`` names their sum must not be 0.
+        new: Names that the checkpoint of the base lacks.
         combination: One of ``COMBINATIONS``.
         density: Share of the entries of each difference that stays; ``linear`` keeps all.
 
     Raises:
         HftuneError: A shape differs.
+
+    Example:
+        >>> base, one, two = ({"w": torch.tensor([x])} for x in (1.0, 2.0, 4.0))
+        >>> dict(combine(base, [one, two], [0.5, 1.0]))
+        {'w': tensor([4.5000])}
     """
     factors = torch.tensor(weights)
     for name, start in base.items():

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Some numbers of a base model, by which an adapter knows it again.
+"""Recognize the base model of an adapter by a few of its numbers.
 
-A few weights are chosen by their names, and of each its shape and a few of its numbers, spread
-evenly, are kept. That is read in milliseconds, whatever the size of the model.
+The fingerprint holds the shape and a few evenly spaced numbers of some weights, chosen by name. It
+takes milliseconds to read, whatever the size of the model.
 
-What is promised:
+Promises:
 
-- The same weights pass, also where either side holds them as float32, bfloat16 or float16.
-- On a quantized base, what is not quantized is compared: embeddings, norms and biases.
-- Weights of other training do not pass, in the same type to the last bit. Two models that differ
-  in a few numbers alone, as by pruning or by an edit of single facts, may be taken for one.
+- The same weights pass, also if one side has them as float32 and the other as bfloat16 or float16.
+- On a quantized base, the weights that are not quantized are compared: embeddings, norms, biases.
+- Weights of another training do not pass; in the same dtype every bit counts. Two models that
+  differ only in a few numbers, as after pruning or editing single facts, may pass as the same.
 """
 
 import hashlib
@@ -19,23 +19,27 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-#: How many weights are kept, beside the largest one, and how many numbers of each.
+#: Number of matrices and vectors in a fingerprint besides the largest weight, and numbers of each.
 MATRICES, VECTORS, NUMBERS = 24, 8, 4
-#: Half as fine as the smallest step of float16.
+#: Half of the smallest step of float16.
 TINY = 2.0**-25
 
 NamedWeights = Iterable[tuple[str, Tensor]]
 
 
 def fingerprint(weights: NamedWeights) -> dict[str, str] | None:
-    """Return name -> shape and numbers of a few weights; None where there are no numbers.
+    """Return name -> shape and numbers of a few weights; None if no weight has numbers.
 
     Args:
-        weights: Names and weights, as ``named_parameters`` gives them.
+        weights: Names and weights, as ``named_parameters`` yields them.
+
+    Example:
+        >>> fingerprint([("weight", torch.tensor([1.0, 2.0]))])
+        {'weight': '2 3f8000003f8000004000000040000000'}
     """
     known = {name: weight for name, weight in weights if _has_numbers(weight)}
     order = sorted(known, key=lambda name: hashlib.sha256(name.encode()).digest())
-    # The largest are the embeddings of most models, which stay floats in a quantized one.
+    # The largest weight is usually the embeddings, which are not quantized in a quantized model.
     largest = sorted(order, key=lambda name: -known[name].numel())[:1]
     matrices = [name for name in order if known[name].dim() > 1][:MATRICES]
     vectors = [name for name in order if known[name].dim() <= 1][:VECTORS]
@@ -43,11 +47,16 @@ def fingerprint(weights: NamedWeights) -> dict[str, str] | None:
 
 
 def differing(expected: Mapping[str, str] | None, weights: NamedWeights) -> list[str]:
-    """Return the names of the weights that are not what they were, or are not there.
+    """Return the names of weights that have changed or are missing.
 
     Args:
-        expected: What :func:`fingerprint` returned; None passes.
-        weights: Of the model that stands for the base now.
+        expected: A fingerprint; None never differs.
+        weights: Weights of the present base model.
+
+    Example:
+        >>> known = fingerprint([("weight", torch.tensor([1.0, 2.0]))])
+        >>> differing(known, [("weight", torch.tensor([1.0, 2.5]))])
+        ['weight']
     """
     known = dict(weights)
     then: dict[str, Tensor] = {}
@@ -68,7 +77,7 @@ def differing(expected: Mapping[str, str] | None, weights: NamedWeights) -> list
 
 
 def _has_numbers(weight: Tensor) -> bool:
-    """Whether a weight is here, whole, and neither quantized nor packed."""
+    """Tell whether a weight is loaded, whole, and neither quantized nor packed."""
     plain = type(weight) in (Tensor, nn.Parameter) and weight.device.type != "meta"
     return plain and weight.is_floating_point() and weight.numel() > 0
 
@@ -83,23 +92,25 @@ def _shape(weight: Tensor) -> str:
 
 
 def _numbers(weight: Tensor) -> Tensor:
-    """Some numbers of a weight, float32 on the CPU, shape ``(NUMBERS,)``."""
+    """Return some numbers of a weight, float32 on the CPU, shape ``(NUMBERS,)``."""
     step = weight.numel() / NUMBERS
     places = torch.tensor([int((index + 0.5) * step) for index in range(NUMBERS)])
     if weight.dim() == 0:
         return weight.detach().float().cpu().expand(NUMBERS)
-    at = torch.unravel_index(places.to(weight.device), weight.shape)  # no copy of a transposed one
+    at = torch.unravel_index(
+        places.to(weight.device), weight.shape
+    )  # makes no copy of a transposed weight
     return weight.detach()[at].float().cpu()
 
 
 def _tolerance(then: Iterable[Tensor], now: Iterable[Tensor]) -> float:
-    """How far numbers may be apart, as a share: nothing if both were rounded alike."""
+    """Return the allowed relative difference: 0 if both sides were rounded to the same dtype."""
     steps = {_step(list(numbers)) for numbers in (then, now)}
     return 0.0 if len(steps) == 1 else max(steps)
 
 
 def _step(numbers: list[Tensor]) -> float:
-    """The precision that numbers have, wherever they are stored."""
+    """Return the precision of the numbers themselves, whatever dtype stores them."""
     whole = torch.cat(numbers) if numbers else torch.zeros(0)
     for dtype in (torch.bfloat16, torch.float16):
         if torch.equal(whole.to(dtype).float(), whole):

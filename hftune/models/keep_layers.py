@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model made of some of another's layers: what a student begins with.
+"""Make a smaller model from some layers of another one, to start a student.
 
-The layers that stay keep their weights bit by bit, and so does all that is no layer. The result is
-a plain model of the same architecture whose config says fewer layers.
+The chosen layers and all other modules keep their weights bit by bit. The result is a plain model
+of the same architecture whose config has fewer layers.
 """
 
 import copy
@@ -19,14 +19,14 @@ KEY = "model.keep_layers"
 
 
 def shallow_config(config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedConfig:
-    """Return a copy of a config that says these layers alone.
+    """Return a copy of a config for a model with only these layers.
 
     Args:
-        config: Of the whole model.
-        kept: Numbers of the layers, from 0, rising.
+        config: Config of the whole model.
+        kept: Numbers of the layers, counted from 0, in rising order.
 
     Raises:
-        HftuneError: The model has no such layer, or does not say how many it has.
+        HftuneError: The model has no such layer, or its config has no number of layers.
     """
     text = config.get_text_config()
     number = getattr(text, "num_hidden_layers", None)
@@ -38,7 +38,7 @@ def shallow_config(config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedC
         )
     shallow = copy.deepcopy(config)
     text = shallow.get_text_config()
-    for name, value in vars(text).items():  # such as layer_types, one entry a layer
+    for name, value in vars(text).items():  # such as layer_types, with one entry for each layer
         if "layer" in name and isinstance(value, list | tuple) and len(value) == number:
             setattr(text, name, [value[layer] for layer in kept])
     text.num_hidden_layers = len(kept)
@@ -46,10 +46,10 @@ def shallow_config(config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedC
 
 
 def check_kept(whole: PreTrainedModel, shallow: PreTrainedModel, kept: Sequence[int]) -> None:
-    """Raise :class:`HftuneError` if a model's layers cannot stand in each other's places.
+    """Raise :class:`HftuneError` if layers of a model cannot take each other's places.
 
     Args:
-        whole: Without weights.
+        whole: The whole model, without weights.
         shallow: The same architecture with fewer layers, without weights.
         kept: Numbers of the layers.
     """
@@ -69,11 +69,11 @@ def check_kept(whole: PreTrainedModel, shallow: PreTrainedModel, kept: Sequence[
 
 
 def with_layers(model: Any, config: PreTrainedConfig, kept: Sequence[int]) -> Any:
-    """Return a model of some of the layers of another, with its weights.
+    """Return a model with some layers of another model, and its weights.
 
     Args:
-        model: The whole one.
-        config: See :func:`shallow_config`.
+        model: The whole model.
+        config: Config of the smaller model; see :func:`shallow_config`.
         kept: Numbers of the layers.
     """
     shallow = type(model)._from_config(
@@ -89,7 +89,7 @@ def with_layers(model: Any, config: PreTrainedConfig, kept: Sequence[int]) -> An
 def _kept_weights(
     model: PreTrainedModel, weights: dict[str, Tensor], kept: Sequence[int]
 ) -> dict[str, Tensor]:
-    """The weights by their names in the shallow model; those of other layers are left out."""
+    """Return the weights that stay, by their names in the smaller model."""
     number = model.config.get_text_config().num_hidden_layers
     stacks = [
         name

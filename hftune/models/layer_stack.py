@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one stack of layers of a model, and a few rows on which a change to it is tried."""
+"""Find the layer stack of a model, and try a changed model on a few rows."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -14,23 +14,23 @@ from transformers import PreTrainedModel
 from hftune.core.errors import HftuneError
 from hftune.models.module_names import layer_names
 
-#: Row lengths on which a model is tried before it is trusted.
+#: Lengths of the rows on which a changed model is tried.
 TRIED = (7, 12, 3)
-#: How far its answers may be apart then, as a share of the largest.
+#: Largest difference of logits, as a share of the largest logit.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-#: Fields of configs that let a pass go by the first or the last layer.
+#: Config fields that let a forward pass skip the first or the last layer.
 LAYERS_LEFT_OUT = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
 
 
 class StackError(Exception):
-    """A model's layers cannot be worked on; says why."""
+    """The layers of a model cannot be changed; the message is the reason."""
 
 
 def base_of(model: nn.Module) -> PreTrainedModel:
-    """Return the model of Transformers, without its adapter.
+    """Return the Transformers model without its adapter.
 
     Raises:
-        StackError: It is none.
+        StackError: The model is not one of Transformers.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, PreTrainedModel):
@@ -39,10 +39,10 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 
 
 def layers_of(base: PreTrainedModel) -> list[nn.Module]:
-    """Return the layers that every pass goes through, from the bottom to the top.
+    """Return the layers that every forward pass runs, from bottom to top.
 
     Raises:
-        StackError: There is no such stack.
+        StackError: The model has no such stack.
     """
     name = type(base).__name__
     if base.config.is_encoder_decoder:
@@ -56,7 +56,7 @@ def layers_of(base: PreTrainedModel) -> list[nn.Module]:
 
 
 def rows_to_try(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return rows of several lengths, padded on the right."""
+    """Return input ids and mask of rows of several lengths, padded on the right."""
     config = model.config.get_text_config()
     padding = max(getattr(config, "pad_token_id", None) or 0, 0)
     here = torch.arange(max(TRIED)) < torch.tensor(TRIED)[:, None]
@@ -79,14 +79,21 @@ def answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 
 
 def check_alike(one: Tensor, other: Tensor) -> None:
-    """Raise :class:`ValueError` if answers differ by more than rounding."""
+    """Raise :class:`ValueError` if logits differ by more than rounding.
+
+    Example:
+        >>> check_alike(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.00001]))
+        >>> check_alike(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
+        Traceback (most recent call last):
+        ValueError: their answers are 1.0e+00 apart, the largest is 3.0e+00
+    """
     apart, largest = float((one - other).abs().max()), float(other.abs().max())
     if not apart <= TOLERANCE.get(other.dtype, 1e-1) * largest:
         raise ValueError(f"their answers are {apart:.1e} apart, the largest is {largest:.1e}")
 
 
 def is_closed(model: PreTrainedModel, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Tell whether a pass shows nothing of its inside, and keeps nothing for the next one."""
+    """Tell whether a forward pass returns no hidden states or attention maps and uses no cache."""
     given = inputs_of(model, args, kwargs)
     config = model.config
     shown = ("output_attentions", "output_hidden_states")
@@ -95,7 +102,7 @@ def is_closed(model: PreTrainedModel, args: Any, kwargs: dict[str, Any]) -> bool
 
 
 def inputs_of(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return what a pass is given, by name."""
+    """Return the inputs of a forward pass by name."""
     bound = _signature(type(model).forward).bind_partial(model, *args, **kwargs)
     given: dict[str, Any] = dict(bound.arguments)
     _, *names = given
@@ -104,7 +111,7 @@ def inputs_of(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, 
 
 
 def takes(model: nn.Module) -> Mapping[str, Parameter]:
-    """Return what the passes of a model take, the model itself first."""
+    """Return the parameters of the forward function of a model, ``self`` first."""
     return _signature(type(model).forward).parameters
 
 

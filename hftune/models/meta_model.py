@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a model's architecture goes with the kernels that were asked for, before its weights."""
+"""Build a model without weights, and check that it supports the requested kernels."""
 
 import warnings
 from typing import Any
@@ -17,12 +17,11 @@ def empty_model(
 
     Args:
         auto_model: The ``AutoModelFor...`` class.
-        config: The model's.
-        attention: What Transformers takes as ``attn_implementation``; it chooses where that is
-            None.
+        config: Config of the model.
+        attention: Value of ``attn_implementation``; with None Transformers chooses.
 
     Raises:
-        RecipeError: The model cannot attend so.
+        RecipeError: The model does not support this attention.
     """
     options = {} if attention is None else {"attn_implementation": attention}
     with init_empty_weights(include_buffers=True), warnings.catch_warnings():
@@ -41,7 +40,7 @@ def empty_model(
 
 
 def check_liger(model: PreTrainedModel) -> None:
-    """Raise :class:`RecipeError` where ``use_liger_kernel`` would do nothing, without a word."""
+    """Raise :class:`RecipeError` if liger-kernel has no kernels for the architecture."""
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as KNOWN
 
     if model.config.model_type not in KNOWN:

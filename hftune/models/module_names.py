@@ -1,36 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a model by name: its layers from the bottom to the top, embeddings, head, patterns.
+"""Find the parts of a model by name: layers from bottom to top, embeddings, head, and by pattern.
 
-Transformers says in a model's config how many layers it has, so its stack is the list of modules
-that is so long. Patterns are read as PEFT reads ``target_modules``.
+The config of a model tells the number of its layers, so the layer stack is the list of modules with
+this length. Patterns mean the same as PEFT's ``target_modules``.
 """
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
 
-#: A regular expression for a whole name, or a list of names or their last parts.
+#: A regular expression for a whole name, or a list of whole names or last parts of names.
 Pattern = str | list[str]
 Place = int | Literal["embeddings", "head", "other"]
 
-#: Fields in which configs of encoder-decoders count the layers of the decoder.
+#: Config fields with the number of decoder layers of an encoder-decoder.
 DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
 
 
 def layer_names(model: PreTrainedModel) -> list[str]:
-    """Return the names of the layers, from the bottom to the top; a decoder follows its encoder.
+    """Return the names of the layers from bottom to top; the decoder comes after the encoder.
 
     Raises:
-        HftuneError: The model has no stack of layers, or several side by side.
+        HftuneError: The model has no stack of layers, or several.
     """
     config = model.config.get_text_config()
     fields = config.to_dict()
-    lengths = {getattr(config, "num_hidden_layers", None)}  # a convolutional model has stages
+    lengths = {
+        getattr(config, "num_hidden_layers", None)
+    }  # a convolutional model has stages instead
     lengths |= {fields[key] for key in DECODER_LAYERS if key in fields}
     stacks = [(name, part) for name, part in _outer_lists(model) if len(part) in lengths]
     if len(stacks) != (2 if model.config.is_encoder_decoder else 1):
@@ -42,13 +44,13 @@ def layer_names(model: PreTrainedModel) -> list[str]:
 
 
 def places(model: PreTrainedModel, layers: Iterable[str]) -> dict[str, Place]:
-    """Return where each parameter sits: number of its layer, embeddings, head, or another place.
+    """Return the place of each parameter: number of its layer, embeddings, head, or other.
 
     A head that shares its weights with the embeddings counts as embeddings.
 
     Args:
-        model: What is looked at.
-        layers: What :func:`layer_names` returned, or nothing where layers do not count.
+        model: The model.
+        layers: Names from :func:`layer_names`; empty if layers do not matter.
     """
     numbers = {f"{name}.": number for number, name in enumerate(layers)}
     embeddings = tuple(f"{name}." for name in _embedding_modules(model))
@@ -66,7 +68,13 @@ def places(model: PreTrainedModel, layers: Iterable[str]) -> dict[str, Place]:
 
 
 def all_names(model: nn.Module) -> list[list[str]]:
-    """Return the names of each parameter: more than one where modules share it."""
+    """Return the names of each parameter; a parameter that modules share has several.
+
+    Example:
+        >>> shared = nn.Sequential(one := nn.Linear(2, 2, bias=False), one)
+        >>> all_names(shared)
+        [['0.weight', '1.weight']]
+    """
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -74,20 +82,28 @@ def all_names(model: nn.Module) -> list[list[str]]:
 
 
 def is_named(name: str, pattern: Pattern) -> bool:
-    """Tell whether a pattern means this parameter, or a module that holds it."""
+    """Tell whether a pattern fits a parameter or a module that contains it.
+
+    Example:
+        >>> is_named("layer.0.query.weight", ["query"]), is_named("layer.0.query.weight", "query")
+        (True, False)
+    """
     return any(_fits(part, pattern) for part in _with_holders(name))
 
 
 def check_pattern(option: str, pattern: Pattern, model: nn.Module) -> None:
-    """Refuse a pattern that means no parameter.
+    """Refuse a pattern that fits no parameter.
 
     Args:
-        option: The key to name in the error.
+        option: The recipe key for the error.
         pattern: A regular expression or a list of names.
-        model: Whose parameters they are.
+        model: The model with the parameters.
 
     Raises:
-        HftuneError: It is no regular expression, or it, or one name of the list, fits nothing.
+        HftuneError: The text is no regular expression, or the pattern or a name in it fits nothing.
+
+    Example:
+        >>> check_pattern("method.target_modules", ["0"], nn.Sequential(nn.Linear(1, 1)))
     """
     names = [name for aliases in all_names(model) for name in aliases]
     for single in [pattern] if isinstance(pattern, str) else [[item] for item in pattern]:
@@ -113,13 +129,13 @@ def _fits(name: str, pattern: Pattern) -> bool:
 
 
 def _with_holders(name: str) -> Iterator[str]:
-    """``a.b.c`` gives ``a``, ``a.b`` and ``a.b.c``."""
+    """Yield ``a``, ``a.b`` and ``a.b.c`` for ``a.b.c``."""
     for match in re.finditer(r"\.|$", name):
         yield name[: match.start()]
 
 
 def _outer_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
-    """Yield the lists of modules that lie in no other one."""
+    """Yield the lists of modules that are not inside another list."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
             yield f"{prefix}{name}", child
@@ -128,9 +144,9 @@ def _outer_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
 
 
 def _embedding_modules(model: PreTrainedModel) -> set[str]:
-    """Every table, and what surrounds that of the tokens without reaching into the layers."""
+    """Return all embedding tables, and the largest module around the token table without layers."""
     try:
-        tokens: Any = model.get_input_embeddings()
+        tokens: nn.Module | None = model.get_input_embeddings()
     except NotImplementedError:  # a model of images
         tokens = None
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -142,11 +158,11 @@ def _embedding_modules(model: PreTrainedModel) -> set[str]:
 
 
 def _head_modules(model: PreTrainedModel) -> list[str]:
-    """What lies beside the trunk; T5 has no trunk of its own, and its head is the output layer."""
+    """Return the modules outside the base model; T5 has no base model: the output layer."""
     children = dict(model.named_children())
     if model.base_model is not model:
         return [name for name in children if name != model.base_model_prefix]
-    output: Any = model.get_output_embeddings()
+    output: nn.Module | None = model.get_output_embeddings()
     return [name for name, part in children.items() if part is output]
 
 

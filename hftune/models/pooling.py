@@ -51,19 +51,19 @@ def features(trunk: nn.Module, inputs: Any, pooling: Pooling, layer: int) -> Ten
     return pooled(hidden.float(), inputs["attention_mask"], pooling)
 
 
-#: Encoders call their stack so; a decoder's (OPT) or another tower's (Gemma 3) has another name.
+#: Names that encoders give to their stack; decoders (OPT) and image towers (Gemma 3) use others.
 STACK_NAMES = ("encoder", "transformer")
 
 
 def pool_by_mean(model: PreTrainedModel) -> None:
-    """Let an encoder's classification head read the mean over all tokens.
+    """Let the classification head of an encoder read the mean over all tokens.
 
-    Heads read the first position of the last hidden states. Hooks put the mean over the positions
-    of the attention mask in its place, on the way out of the layer stack, so that every head and
-    pooler runs unchanged. A model that knows ``config.classifier_pooling`` does it by itself.
+    Heads read the first position of the last hidden states. Hooks behind the layer stack replace
+    this position by the mean over the positions in the attention mask, so that every head and
+    pooler runs unchanged. A model with ``config.classifier_pooling`` does this by itself.
 
     Raises:
-        HftuneError: The model is no encoder with one stack of layers.
+        HftuneError: The model is not an encoder with one stack of layers.
     """
     if "classifier_pooling" in model.config.to_dict():
         model.config.classifier_pooling = "mean"
@@ -90,7 +90,12 @@ def masked_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
     Args:
         hidden: Hidden states, shape ``(B, T, D)``.
-        mask: 1 for a token and 0 for padding, shape ``(B, T)``; all tokens when None.
+        mask: 1 for a token and 0 for padding, shape ``(B, T)``; None if there is no padding.
+
+    Example:
+        >>> hidden = torch.tensor([[[1.0], [3.0], [9.0]]])
+        >>> masked_mean(hidden, torch.tensor([[1, 1, 0]]))
+        tensor([[2.]])
     """
     if mask is None:
         return hidden.mean(1)
@@ -99,7 +104,7 @@ def masked_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _with_last(output: Any, hidden: Tensor) -> Any:
-    """Put new last hidden states in, also where they end ``hidden_states``: DeBERTa reads those."""
+    """Replace the last hidden states, also at the end of ``hidden_states``, which DeBERTa reads."""
     old = output[0]
 
     def swap(part: Any) -> Any:
@@ -117,7 +122,7 @@ def _with_last(output: Any, hidden: Tensor) -> Any:
 
 
 def _layer_stack(model: PreTrainedModel) -> nn.Module:
-    """The one child of the encoder that holds its list of layers."""
+    """Return the one child of the encoder that contains its list of layers."""
     stacks = [
         child
         for name, child in model.base_model.named_children()
