@@ -56,7 +56,7 @@ SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
     "cosine_warm_restarts": {"unit": "step", "T_0": 3, "T_mult": 2},
 }
 #: Schedules without a warmup.
-COLD = ("step", "multistep", "exponential", "inverse_time", "cosine_warm_restarts")
+COLD = ("constant", "step", "multistep", "exponential", "inverse_time", "cosine_warm_restarts")
 REGULARIZATIONS: dict[str, Any] = {
     "weight_averaging": {"name": "ema", "decay": 0.8},
     "l1": 1e-4,
@@ -187,6 +187,8 @@ def _optimization(place: Place, names: dict[str, list[dict[str, Any]]]) -> dict[
         f"optimizer {name}": sections(place, CLASSIFY, training={"optim": name})
         for name in _names(names, "optimizers")
     }
+    if "optimizer asgd" in found:
+        found["optimizer asgd"]["training"]["optim_args"] = "t0=2"
     for name in _names(names, "schedules"):
         said: dict[str, Any] = {"lr_scheduler_type": name, "warmup_steps": 2}
         said["lr_scheduler_kwargs"] = SCHEDULE_OPTIONS.get(name, {})
@@ -231,11 +233,13 @@ def others(place: Place) -> dict[str, Any]:
             place, classify, data=rows["several"], loss=loss, evaluation={"thresholds": "best_f1"}
         )
     for loss in (
-        {"name": "ordinal"}, {"name": "cross_entropy", "class_weights": "balanced"},
+        {"name": "cross_entropy", "class_weights": "balanced"},
         {"name": "cross_entropy", "logit_adjustment": 1.0},
         {"name": "focal", "class_weights": "effective_number"},
     ):  # fmt: skip
         found[f"loss {loss}"] = sections(place, classify, loss=loss)
+    found["ordinal"] = sections(place, classify, loss="ordinal", data={"label_names": [
+        "blue", "green", "red"]}, evaluation={"gap": True})  # fmt: skip
     stream = {"streaming": True, "validation_size": 6, "shuffle_buffer_size": 16}
     mixture = [
         {"path": str(place.tiny / "labelled.jsonl"), "weight": 2.0},
