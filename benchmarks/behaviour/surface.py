@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TIMES = re.compile(r"runtime|per_second|peak_memory|peak_gpu")
 #: Lines that tell of time, of memory, or of what a library does once in a process.
 PASSING = re.compile(
@@ -53,9 +52,13 @@ class Place:
 
     def plain(self, text: str) -> str:
         """Return a text without the paths of this machine."""
-        folders = [(self.work, "<work>"), (self.runs, "<runs>"), (REPOSITORY, "<repository>"),
-                   (imported(), "<repository>"), (Path(sys.prefix), "<environment>"),
-                   (Path.home(), "<home>")]  # fmt: skip
+        folders = [
+            (self.work, "<work>"),
+            (self.runs, "<runs>"),
+            (imported(), "<repository>"),
+            (Path(sys.prefix), "<environment>"),
+            (Path.home(), "<home>"),
+        ]
         for folder, name in folders:
             if folder is not None:
                 text = text.replace(str(folder), name)
