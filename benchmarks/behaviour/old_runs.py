@@ -137,9 +137,9 @@ def _copied(place: Place, key: str, folder: Path) -> Iterator[Path]:
 def _used(place: Place, key: str, folder: Path) -> dict[str, Any]:
     import hftune
 
-    run = hftune.load(folder)
-    found: dict[str, Any] = {"recipe": place.plain(run.recipe.to_yaml())}
-    rows = str(_rows(place, folder))
+    run, rows = hftune.load(folder), _rows(folder)
+    found, recipe = attempt(place, lambda: run.recipe.to_yaml())
+    found["recipe"] = recipe and place.plain(recipe)
     with box(place, f"old_runs {key}") as here:
         metrics, figures = attempt(place, lambda: hftune.evaluate(run, rows))
         answers, answered = attempt(
@@ -151,12 +151,10 @@ def _used(place: Place, key: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _rows(place: Place, folder: Path) -> Path:
-    """Return the rows that a run was trained on, as its recipe has them."""
-    import hftune
-
-    path = hftune.Recipe.load(folder / "recipe.yaml").data.path
-    return Path(str(path))
+def _rows(folder: Path) -> str:
+    """Return the rows that a run was trained on."""
+    sources: dict[str, str] = json.loads((folder / "data.json").read_text())["sources"]
+    return next(iter(sources))
 
 
 def _logits(run: Any) -> Any:
@@ -184,7 +182,7 @@ def _typed(place: Place, key: str, folder: Path) -> Any:
         done = commands.run(folder.parent, ["train", str(folder), "--resume"])
         found = read_run(place, folder)
         return {"code": done.returncode, "err": said(place, done.stderr), **found}
-    rows, out = str(_rows(place, folder)), folder.parent
+    rows, out = _rows(folder), folder.parent
     typed = {
         "evaluate": ["evaluate", str(folder), rows, "--output", str(out / "figures.json")],
         "predict": ["predict", str(folder), rows, str(out / "rows.jsonl"), "--max-new-tokens", "4"],

@@ -51,4 +51,11 @@ def record_here(
 ) -> list[tuple[str, Any]]:
     """Record some items in this process."""
     surface.quiet_libraries()
-    return [(key, SECTIONS[section][1](place, key, item)) for key, item in chosen]
+    return [(key, _recorded(section, place, key, item)) for key, item in chosen]
+
+
+def _recorded(section: str, place: surface.Place, key: str, item: Any) -> Any:
+    try:
+        return SECTIONS[section][1](place, key, item)
+    except Exception as error:  # one item that breaks the recorder spoils no other
+        return {"broken": f"{type(error).__name__}: {place.plain(str(error))}"}
