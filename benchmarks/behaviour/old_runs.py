@@ -138,8 +138,8 @@ def _used(place: Place, key: str, folder: Path) -> dict[str, Any]:
     import hftune
 
     run, rows = hftune.load(folder), _rows(folder)
-    found, recipe = attempt(place, lambda: run.recipe.to_yaml())
-    found["recipe"] = recipe and place.plain(recipe)
+    found, recipe = attempt(place, lambda: place.plain(run.recipe.to_yaml()))
+    found["recipe"] = recipe
     with box(place, f"old_runs {key}") as here:
         metrics, figures = attempt(place, lambda: hftune.evaluate(run, rows))
         answers, answered = attempt(
