@@ -24,6 +24,8 @@ TIMES = re.compile(r"runtime|per_second|peak_memory|peak_gpu")
 PASSING = re.compile(
     r"^step \d|training time|tokens per second|peak memory|memory for training|Loading weights"
     r"|Writing model shards|Reading the fields of|kernels-community|\d it/s|\dit/s"
+    r"|embedding time|fitting time"
+    r'|^ *"sha256": "'  # of a probe: its archive holds the hour
 )
 TEXTS = {".yaml", ".json", ".jsonl", ".md", ".jinja", ".txt"}
 #: What differs from machine to machine, is large and not hftune's, or is recorded otherwise.
@@ -148,7 +150,7 @@ def read_run(place: Place, folder: Path) -> dict[str, Any]:
     if (metrics := folder / "metrics.json").exists():
         found["metrics"] = exact(json.loads(metrics.read_text(encoding="utf-8")))
     found["weights"] = {
-        names[path]: digest(path) for path in files if path.suffix in (".safetensors", ".skops")
+        names[path]: digest(path) for path in files if path.suffix == ".safetensors"
     }
     found["texts"] = {
         names[path]: _text(place, path)
