@@ -37,15 +37,7 @@ def read_conll(file: Path) -> pa.Table:
         ...     read_conll(file).to_pydict()
         {'tokens': [['Ada', 'sings'], ['Yes']], 'tags': [['B-PER', 'O'], ['O']]}
     """
-    try:
-        # Not splitlines: a word may contain a line separator such as U+2028.
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise HftuneError(
-            f"{file}: not UTF-8 at byte {error.start}",
-            hint="save it as UTF-8, for one with: iconv -f latin1 -t utf-8",
-        ) from None
-    sentences = _sentences(lines)
+    sentences = _sentences(_lines(file))
     width = _width(sentences)
     rows = [_without_comments(sentence, width) for sentence in sentences]
     for number, columns in (line for row in rows for line in row):
@@ -64,6 +56,17 @@ def read_conll(file: Path) -> pa.Table:
             for index, name in enumerate(names)
         }
     )  # fmt: skip
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        # Not splitlines: a word may contain a line separator such as U+2028.
+        return file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise HftuneError(
+            f"{file}: not UTF-8 at byte {error.start}",
+            hint="save it as UTF-8, for one with: iconv -f latin1 -t utf-8",
+        ) from None
 
 
 def _sentences(lines: list[str]) -> list[list[Line]]:

@@ -38,9 +38,7 @@ def load_splits(
     Raises:
         HftuneError: Something is missing, empty or broken; the message names file and place.
     """
-    for key, value in {"name": name, "revision": revision}.items():
-        if value is not None and (kind := _local_kind(path)):
-            raise HftuneError(f"data.{key}: {path} is {kind}; only Hub data sets have one")
+    _check_local(path, name=name, revision=revision)
     source = _open(path, name, revision, sample_by)
     whole = isinstance(source, Dataset)
     splits: dict[str, Dataset] = {"train": source} if whole else dict(source)
@@ -133,3 +131,10 @@ def _not_empty(rows: Dataset, path: object) -> Dataset:
     if len(rows) == 0:
         raise HftuneError(f"{path}: no rows")
     return rows
+
+
+def _check_local(path: str | list[str], **hub_only: str | None) -> None:
+    """Raise if a source that is not on the Hub is given a key that only the Hub knows."""
+    for key, value in hub_only.items():
+        if value is not None and (kind := _local_kind(path)):
+            raise HftuneError(f"data.{key}: {path} is {kind}; only Hub data sets have one")

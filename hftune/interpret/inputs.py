@@ -107,6 +107,20 @@ def read_and_write(run: Run, text: str, generate: int | None, max_length: int) -
     )
 
 
+def _room(model: Any, generate: int, max_length: int) -> int:
+    """Return how many tokens of a text can be read, if so many are generated."""
+    limit = max_length - generate
+    positions = num_positions(model.config)
+    if positions is not None:
+        limit = min(limit, positions - generate - num_virtual_tokens(model))
+    if limit < 1:
+        raise HftuneError(
+            f"--generate: {generate} tokens leave no room for the text",
+            hint="generate fewer, or raise --max-length",
+        )
+    return limit
+
+
 def read_prompt(run: Run, text: str, generate: int, raw: bool, max_length: int) -> Reading:
     """Read a prompt as a language model does that was trained on such rows, and go on with it.
 
@@ -121,15 +135,7 @@ def read_prompt(run: Run, text: str, generate: int, raw: bool, max_length: int) 
         HftuneError: What is generated leaves no room for the text.
     """
     tokenizer = run.tokenizer
-    limit = max_length - generate
-    positions = num_positions(run.model.config)
-    if positions is not None:
-        limit = min(limit, positions - generate - num_virtual_tokens(run.model))
-    if limit < 1:
-        raise HftuneError(
-            f"--generate: {generate} tokens leave no room for the text",
-            hint="generate fewer, or raise --max-length",
-        )
+    limit = _room(run.model, generate, max_length)
     columns = run.metadata.columns
     trained_on_prompts = "prompt" in columns and "messages" not in columns
     if raw or tokenizer.chat_template is None or trained_on_prompts:

@@ -59,9 +59,7 @@ def combine(
     factors = torch.tensor(weights)
     for name, start in base.items():
         tensors = [part[name] for part in parts]
-        if any(tensor.shape != start.shape for tensor in tensors):
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in [start, *tensors])
-            raise HftuneError(f"{name} has other shapes in base and runs: {shapes}")
+        _check_shapes(name, [start, *tensors])
         if name in new:
             total = sum(weights)
             yield name, sum(w / total * t for w, t in zip(weights, tensors, strict=True))  # type: ignore[misc]
@@ -73,3 +71,9 @@ def combine(
             yield name, start + merge_utils.task_arithmetic(changes, factors)
         else:
             yield name, start + THINNED[combination](changes, factors, density)
+
+
+def _check_shapes(name: str, tensors: Sequence[Tensor]) -> None:
+    if any(tensor.shape != tensors[0].shape for tensor in tensors):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise HftuneError(f"{name} has other shapes in base and runs: {shapes}")

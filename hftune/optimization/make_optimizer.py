@@ -84,20 +84,28 @@ def class_and_options(
         }  # fmt: skip
     if not choice.row.groups:
         return kind, {**options, "params": [p for p in model.parameters() if p.requires_grad]}
+    decay_rate = arguments.weight_decay if choice.row.decays else 0.0
     groups = parameter_groups(
-        model,
-        choice.grouping,
-        lr=arguments.learning_rate,
-        weight_decay=arguments.weight_decay if choice.row.decays else 0.0,
-        decayed=decayed,
+        model, choice.grouping, lr=arguments.learning_rate, weight_decay=decay_rate, decayed=decayed
     )
     if choice.row.first_part is None:
         return kind, {**options, "params": groups}
+    return _combined(choice.row.first_part, (kind, options), groups, arguments, model)
+
+
+def _combined(
+    first_part: str,
+    first: ClassAndOptions,
+    groups: list[dict[str, Any]],
+    arguments: TrainingArguments,
+    model: nn.Module,
+) -> ClassAndOptions:
+    """Return an optimizer for a part of the parameters, and AdamW for the rest."""
     from hftune.optimization.combined_optimizer import CombinedOptimizer
 
     rest = {"lr": arguments.learning_rate, **_adam(arguments)}
-    parts = [(kind, options), (AdamW, rest)]
-    groups = split(groups, model, named(choice.row.first_part)(model))
+    parts = [first, (AdamW, rest)]
+    groups = split(groups, model, named(first_part)(model))
     return CombinedOptimizer, {"params": groups, "parts": parts, "lr": arguments.learning_rate}
 
 

@@ -81,8 +81,7 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
     chosen = {**defaults, **by_task, **method.training_defaults, **given}
     chosen |= {k: v for k, v in optimizer_defaults(chosen).items() if k not in given}
     matches = chosen["save_strategy"] in ("best", evaluates) and not method.changes_shape
-    best = given.get("load_best_model_at_end", evaluates != "no" and matches)
-    chosen["load_best_model_at_end"] = best
+    chosen.setdefault("load_best_model_at_end", evaluates != "no" and matches)
     return chosen
 
 

@@ -86,12 +86,9 @@ def build_schema() -> Schema:
         "anyOf": [_signature_schema(BitsAndBytesConfig), {"type": "null"}]
     }
     evaluation = _dataclass_schema(EvaluationSection)
+    generation = _generation_schema(GenerationConfig().to_dict())
     evaluation["properties"]["generation"] = {
-        "anyOf": [
-            _generation_schema(GenerationConfig().to_dict()),
-            {"type": "boolean"},
-            {"type": "null"},
-        ]
+        "anyOf": [generation, {"type": "boolean"}, {"type": "null"}]
     }
     losses = {name: _row_schema(name, row, RANGES["loss"]) for name, row in LOSSES.items()}
     return {

@@ -43,10 +43,8 @@ def draw_attention_grid(
     L, H = weights.shape[:2]
     top = float(weights.max())
     picture, height, width = _tiled(weights, top)
-    inches = (
-        picture.shape[1] / DPI,
-        picture.shape[0] / DPI,
-    )  # one pixel of the image is one pixel of the PNG
+    # One pixel of the image is one pixel of the PNG.
+    inches = picture.shape[1] / DPI, picture.shape[0] / DPI
     size = (max(inches[0], LEAST_WIDTH) + LEFT + RIGHT, inches[1] + ABOVE + BELOW)
     figure = Figure(figsize=size, facecolor="white")
     place = (LEFT / size[0], BELOW / size[1], inches[0] / size[0], inches[1] / size[1])

@@ -275,11 +275,8 @@ class Estimator:
                 search = GridSearchCV(
                     pipeline,
                     {f"{prefix}{name}": values for name, values in self.grid.items()},
-                    scoring=self.scoring,
-                    cv=folds,
-                    refit=False,
-                    error_score="raise",
-                )
+                    scoring=self.scoring, cv=folds, refit=False, error_score="raise",
+                )  # fmt: skip
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     search.fit(X, y)

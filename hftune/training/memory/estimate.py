@@ -88,8 +88,7 @@ def estimate_memory(
     frozen = small * bytes_per_weight + (every - trained - small) * FLOAT32
     activations = _activations(model, rows, length, cost, recompute)
     if mixed_precision:
-        quantized = bytes_per_weight < HALF
-        activations = round(activations * (MIXED_QUANTIZED if quantized else MIXED))
+        activations = round(activations * (MIXED_QUANTIZED if bytes_per_weight < HALF else MIXED))
         activations += _copies_in_half(model, frozen_too=bytes_per_weight == FLOAT32)
     return MemoryEstimate(
         weights=round(frozen) + trained * FLOAT32 + cost.other_weights,

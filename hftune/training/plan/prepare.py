@@ -13,7 +13,7 @@ from hftune.losses.loss import Loss
 from hftune.recipe.recipe import Recipe
 from hftune.tasks import TASKS
 from hftune.tasks.task import Task
-from hftune.training.plan.checks import checked
+from hftune.training.plan.check_plan import checked
 from hftune.training.plan.examples import Examples
 from hftune.training.plan.objective import (
     build_task,

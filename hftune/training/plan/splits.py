@@ -9,7 +9,6 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedConfig
 
 from hftune.core.console import say
 from hftune.core.errors import RecipeError
@@ -129,22 +128,28 @@ def build_splits(
         unlabelled=None if examples.unlabelled is None else encode(examples.unlabelled),
     )
     if examples.stream is not None:
-        rows, columns = examples.stream, examples.columns
-        stream = token_stream(rows, columns, task, tokenizer, limit, settings.arguments)
+        shared = task, tokenizer, limit, settings.arguments
+        stream = token_stream(examples.stream, examples.columns, *shared)
         splits = replace(splits, stream=stream)
     row_sampler = _row_sampler(settings, pretrained, task, splits, looks=sample is not None)
     splits = replace(splits, row_sampler=row_sampler)
     if settings.recipe.data.token_budget is None:
         return splits
-    config = pretrained.config
-    model = model_without_weights(settings, task, config) if own_model is None else own_model
-    return replace(splits, token_batches=_token_batches(settings, splits, model, config))
+    batches = _token_batches(settings, pretrained, splits, task, own_model)
+    return replace(splits, token_batches=batches)
 
 
 def _token_batches(
-    settings: Settings, splits: Splits, model: nn.Module, config: PreTrainedConfig
+    settings: Settings,
+    pretrained: Pretrained,
+    splits: Splits,
+    task: Task,
+    model: nn.Module | None,
 ) -> TokenBatches:
     """Return the batches of a token budget, rows without labels among them."""
+    config = pretrained.config
+    if model is None:
+        model = model_without_weights(settings, task, config)
     trained = [split for split in (splits.train, splits.unlabelled) if split is not None]
     targets = config.is_encoder_decoder
     return token_batches(settings, trained, splits.row_sampler, model, targets=targets)

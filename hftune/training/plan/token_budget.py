@@ -50,12 +50,9 @@ def token_batches(
     _check_rows(sizes, budget, virtual)
     rows = sum(split.num_rows for split in splits) if row_sampler is None else row_sampler.size
     sampled = any(split.sampled_from is not None for split in splits)
-    order = SeededSampler(
-        len(sizes),
-        cast(Strategy, arguments.train_sampling_strategy),
-        arguments.seed if arguments.data_seed is None else arguments.data_seed,
-        row_sampler=None if sampled else row_sampler,
-    )
+    strategy = cast(Strategy, arguments.train_sampling_strategy)
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    order = SeededSampler(len(sizes), strategy, seed, row_sampler=None if sampled else row_sampler)
     return TokenBatches(
         sizes,
         budget,
