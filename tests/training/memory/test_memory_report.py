@@ -125,3 +125,38 @@ def test_a_gpu_does_not_recompute(
     monkeypatch.setattr(memory_report, "device_memory", lambda plan: least)
     assert not print_memory_report(plan).settings.arguments.activation_checkpointing
     assert "the run may not fit" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sections", "runs"),
+    [
+        ({}, None),
+        ({"regularization": {"sam": 0.1}}, 2),
+        ({"regularization": {"adversarial": 0.1}}, 2),
+        ({"loss": "r_drop", "model": {"config": {"hidden_dropout_prob": 0.1}}}, 2),
+    ],
+    ids=["once", "sam", "adversarial", "r_drop"],
+)
+def test_a_step_that_runs_the_model_again_is_said(
+    sections: dict[str, Any],
+    runs: int | None,
+    make_recipe: Callable[..., Recipe],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    recipe = make_recipe()
+    model = {"path": recipe.model.path, **sections.pop("model", {})}
+    print_memory_report(prepare(make_recipe(model=model, **sections)))
+    said = capfd.readouterr().err
+    assert (f"each step runs a model over the batch {runs} times" in said) == (runs is not None)
+
+
+def test_gradients_stand_where_they_are(
+    make_recipe: Callable[..., Recipe], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After the activations that they replace; with several micro-batches they add up."""
+    print_memory_report(prepare(make_recipe()))
+    assert ", then gradients " in capfd.readouterr().err
+    print_memory_report(prepare(make_recipe(training={"gradient_accumulation_steps": 2})))
+    said = capfd.readouterr().err
+    assert "gradients " in said
+    assert "then gradients" not in said
