@@ -2,7 +2,6 @@
 """``hftune check``: a recipe and its data, looked at before any time is spent."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -25,7 +24,6 @@ from hftune.training.run_fit import prepare_runner
 #: Of a larger part only so many rows are tokenized, drawn by a seed.
 ENCODED_ROWS = 10_000
 EXAMPLES = 3
-SHOWN_TOKENS = 160
 SHOWN_CLASSES = 30
 
 
@@ -126,8 +124,7 @@ def _print_classes(plan: Plan) -> None:
     if not names:
         return
     counts = plan.class_counts()
-    counted = "words" if plan.objective.task.name == "token-classification" else "rows"
-    table = Table("label", counted, "share", box=None)
+    table = Table("label", plan.objective.task.counts_in, "share", box=None)
     _to_the_right(table)
     for index in np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]:
         table.add_row(names[index], str(counts[index]), f"{counts[index] / counts.sum():.1%}")
@@ -144,41 +141,12 @@ def _to_the_right(table: Table) -> None:
 
 def _print_examples(plan: Plan) -> None:
     """Show rows as the model gets them; what is trained is green."""
+    task, processor = plan.objective.task, plan.pretrained.processor
     for index in range(min(EXAMPLES, len(plan.splits.train.dataset))):
         row = plan.splits.train.dataset[index]
-        labels = row["labels"]
-        if plan.objective.task.problem_type is not None:
-            text = Text(str(plan.pretrained.processor.decode(row["input_ids"][:SHOWN_TOKENS])))
-            text.append(f"  -> {plan.splits.examples.train[index]['label']}", style="green")
-        elif plan.pretrained.config.is_encoder_decoder:
-            text = Text(str(plan.pretrained.processor.decode(row["input_ids"][:SHOWN_TOKENS])))
-            text.append(
-                f"  -> {plan.pretrained.processor.decode(labels[:SHOWN_TOKENS])}", style="green"
-            )
-        elif plan.objective.task.label_names:
-            text = _tagged(plan, row)
-        else:
-            text = Text()
-            for token, label in list(zip(row["input_ids"], labels, strict=True))[:SHOWN_TOKENS]:
-                text.append(
-                    str(plan.pretrained.processor.decode([token])),
-                    style="green" if label != -100 else "",
-                )
-        if len(row["input_ids"]) > SHOWN_TOKENS:
-            text.append(" ...", style="dim")
+        text = task.show(row, plan.splits.examples.train[index], processor)
         line = Text(f"example {index + 1}: ", style="bold").append_text(text)
         console().print(line, soft_wrap=True)
-
-
-def _tagged(plan: Plan, row: dict[str, Any]) -> Text:
-    """The tokens of a row, each tag behind the token that carries it."""
-    text = Text()
-    shown = list(zip(row["input_ids"], row["labels"], strict=True))[:SHOWN_TOKENS]
-    for token, label in shown:
-        text.append(f"{str(plan.pretrained.processor.decode([token])).strip()} ")
-        if label != -100:
-            text.append(f"{plan.objective.task.label_names[label]} ", style="green")
-    return text
 
 
 def _print_training(plan: Plan) -> Plan:

@@ -14,29 +14,15 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.core.files import atomic_write
 from hftune.interpret.attention import AttentionMap, attention_maps, remarks, sharpest_head
-from hftune.interpret.inputs import (
-    Reading,
-    prediction_of,
-    read_and_write,
-    read_pair,
-    read_prompt,
-    read_words,
-)
 from hftune.methods import method_row
 from hftune.report.attention_grid import draw_attention_grid
 from hftune.report.attention_page import attention_page
 from hftune.runs.run import RECIPE_FILE, Run, load
+from hftune.tasks import TASKS
+from hftune.tasks.explain_inputs import ExplainOptions
+from hftune.tasks.task import Task
 
 NOTE = "Attention is not an explanation: it shows where heads read from, not why the model decides."
-CLASSIFICATION, TAGGING = "text-classification", "token-classification"
-GENERATION, TEXT2TEXT = "text-generation", "text2text-generation"
-#: Task -> what its models are called in messages.
-MODELS = {
-    CLASSIFICATION: "a classifier",
-    TAGGING: "a tagger",
-    GENERATION: "a language model",
-    TEXT2TEXT: "an encoder-decoder",
-}
 SLUG_LENGTH = 40
 DECIMALS = 8
 
@@ -90,8 +76,15 @@ def explain(
     """
     run = load(run) if not isinstance(run, Run) else run
     _check(run, text, text_pair, generate=generate, raw=raw, output=output)
-    reading = _read(run, text, text_pair, generate=generate, raw=raw, max_length=max_length)
-    maps, prediction = _explained(run, reading)
+    options = ExplainOptions(
+        text_pair=text_pair,
+        generate=generate,
+        raw=raw,
+        max_length=max_length,
+        trained_length=run.metadata.max_length,
+        columns=run.metadata.columns,
+    )
+    maps, prediction = _explained(run, text, options)
     folder = output if output is not None else _free_folder(run, text)
     record = _record(run, text, text_pair, prediction, maps, hide_special=hide_special)
     _write(folder, record, maps)
@@ -107,19 +100,26 @@ def _check(
     raw: bool,
     output: Path | None,
 ) -> None:
-    method = run.metadata.method
+    method, name = run.metadata.method, run.metadata.task
+    suited = [task for task, row in TASKS.items() if row.modality == "text"]
+    if name not in suited:
+        raise HftuneError(f"explain is made for {', '.join(suited)}, not for {name}")
     if method_row(method).saves == "classifier":
         raise HftuneError(f"explain cannot tell yet what a {method} reads from its frozen trunk")
-    _check_options(run.metadata.task, text, text_pair, generate=generate, raw=raw)
+    _check_options(run.task, text, text_pair, generate=generate, raw=raw)
     if output is not None and output.exists() and not output.is_dir():
         raise HftuneError(f"--output: {output} is a file; a folder is needed")
 
 
-def _explained(run: Run, reading: Reading) -> tuple[list[AttentionMap], dict[str, Any]]:
+def _explained(
+    run: Run, text: str, options: ExplainOptions
+) -> tuple[list[AttentionMap], dict[str, Any]]:
     """Run the model, and return its attention and its prediction."""
-    inputs = {name: value.to(run.model.device) for name, value in reading.inputs.items()}
-    maps, outputs = attention_maps(run.model, inputs, reading.tokens, reading.decoder_tokens)
-    return maps, reading.prediction or prediction_of(run, outputs.logits)
+    task = run.task
+    read = task.explain_inputs(run.model, run.processor, text, options)
+    inputs = {name: value.to(run.model.device) for name, value in read.inputs.items()}
+    maps, outputs = attention_maps(run.model, inputs, read.tokens, read.decoder_tokens)
+    return maps, read.prediction or task.prediction_of(outputs.logits, run.processor)
 
 
 def _record(
@@ -147,40 +147,21 @@ def _record(
 
 
 def _check_options(
-    task: str, text: str, text_pair: str | None, *, generate: int | None, raw: bool
+    task: Task, text: str, text_pair: str | None, *, generate: int | None, raw: bool
 ) -> None:
-    if task not in MODELS:
-        raise HftuneError(f"explain is made for {', '.join(MODELS)}, not for {task}")
+    row, roles = TASKS[task.name], {role.name for role in task.roles}
     if not text.strip():
         raise HftuneError("--text: the text is empty")
     if generate is not None and generate < 0:
         raise HftuneError(f"--generate: expected 0 or more tokens, got {generate}")
-    if generate and task in (CLASSIFICATION, TAGGING):
-        raise HftuneError(f"--generate: {MODELS[task]} generates nothing; leave it out")
-    if generate == 0 and task == TEXT2TEXT:
+    if generate and not row.writes:
+        raise HftuneError(f"--generate: {task.noun} generates nothing; leave it out")
+    if generate == 0 and row.encoder_decoder:
         raise HftuneError("--generate: a decoder reads what it writes; give 1 or more")
-    if raw and task != GENERATION:
-        raise HftuneError(f"--raw: {MODELS[task]} reads its text as it is; leave it out")
-    if text_pair is not None and task != CLASSIFICATION:
-        raise HftuneError(f"--text-pair: {MODELS[task]} reads one text; put both into --text")
-
-
-def _read(
-    run: Run,
-    text: str,
-    text_pair: str | None,
-    *,
-    generate: int | None,
-    raw: bool,
-    max_length: int,
-) -> Reading:
-    if run.metadata.task == CLASSIFICATION:
-        return read_pair(run, text, text_pair, max_length)
-    if run.metadata.task == TAGGING:
-        return read_words(run, text, max_length)
-    if run.metadata.task == TEXT2TEXT:
-        return read_and_write(run, text, generate, max_length)
-    return read_prompt(run, text, generate or 0, raw, max_length)
+    if raw and "messages" not in roles:
+        raise HftuneError(f"--raw: {task.noun} reads its text as it is; leave it out")
+    if text_pair is not None and "text_pair" not in roles:
+        raise HftuneError(f"--text-pair: {task.noun} reads one text; put both into --text")
 
 
 def _as_record(one: AttentionMap) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _write(runs: Sequence[Run], how: Combination, dtype: str, folder: Path) -> R
     model, metadata = merge_runs(runs, how)
     model.to(base_dtype(runs[0]) if dtype == "auto" else getattr(torch, dtype))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    save_model(folder, model, runs[0].tokenizer, metadata, _card(metadata, runs, how))
+    save_model(folder, model, runs[0].processor, metadata, _card(metadata, runs, how))
     say(f"model: {folder}, {str(model.dtype).removeprefix('torch.')}")
     return Run(folder)
 

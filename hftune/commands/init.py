@@ -25,7 +25,7 @@ from hftune.recipe.recipe import Recipe
 from hftune.recipe.schema_file import SCHEMA_FILE
 from hftune.recipe.starter import IMBALANCED, Draft, write_recipe
 from hftune.tasks import TASKS
-from hftune.tasks.guess import FORMS, Guess, guess_tasks
+from hftune.tasks.guess import Guess, guess_tasks
 
 OWN_SCHEMA_FILE = f"hftune.{SCHEMA_FILE}"
 FEW_ROWS = 10
@@ -153,7 +153,7 @@ def _guesses(
         warn(error.message)
     task = task or _prompt("Task", None, list(TASKS))
     roles = [role.name for role in TASKS[task].resolve().roles if role.required]
-    roles = roles or list(FORMS[task][-1])
+    roles = roles or list(TASKS[task].resolve().forms()[-1].cells)
     named = {role: _prompt(f"Column for {role}", None, rows.column_names) for role in roles}
     return guess_tasks(rows, {**(columns or {}), **named}, task)
 

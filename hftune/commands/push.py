@@ -137,7 +137,7 @@ def _check_loads(run: Run, staged: Staged, offline: bool) -> None:
     say("loading it in a fresh process ...")
     try:
         check_round_trip(
-            staged.folder, staged.metadata, run.model, run.tokenizer, adapter=staged.adapter
+            staged.folder, staged.metadata, run.model, run.processor, adapter=staged.adapter
         )
     except RunError as error:
         if not offline:

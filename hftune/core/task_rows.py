@@ -29,6 +29,7 @@ class TaskRow:
         demo_model: A small model to begin with; None if there is none.
         model_hint: Better models, or models to name where there is no demo model.
         example_file: Name of a file with new rows, for the end of a run.
+        guess_order: Rank among tasks that rows suit alike; a task that asks for more comes first.
     """
 
     target: str
@@ -44,6 +45,7 @@ class TaskRow:
     demo_model: str | None = None
     model_hint: str = ""
     example_file: str = "new.jsonl"
+    guess_order: int = 2
 
     @property
     def writes(self) -> bool:

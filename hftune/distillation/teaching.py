@@ -341,8 +341,8 @@ def _compute(
         warn(f"the teacher's answers are not kept: {room}; it runs in every step")
         return False
     teacher = running_teacher(loss, teaching)
-    assert context.tokenizer is not None, "a run has one"
-    collate = teaching.task.collator(context.tokenizer, teacher.models[0])
+    assert context.processor is not None, "a run has one"
+    collate = teaching.task.collator(context.processor, teacher.models[0])
     sizes = lengths(column_array(rows, "input_ids")).tolist()
     number = number_of(len(rows), "row", "rows")
     say(f"teacher: {teaching.names} answers {number}, once for this content")

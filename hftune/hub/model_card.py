@@ -9,13 +9,8 @@ from typing import Any
 from hftune.evaluation import shown_metrics
 from hftune.methods import method_row
 from hftune.models.save import ModelMetadata
+from hftune.tasks import TASKS
 
-AUTO_CLASSES = {
-    "text-classification": "SequenceClassification",
-    "token-classification": "TokenClassification",
-    "text-generation": "CausalLM",
-    "text2text-generation": "Seq2SeqLM",
-}
 #: What the lines that load the model name until it has a place on the Hub.
 FOLDER = '"FOLDER"'
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -107,7 +102,7 @@ def model_card(metadata: ModelMetadata, metrics: Mapping[str, Any], *, adapter: 
         lines.append(MEAN_POOLING.replace("ENCODER", _encoder(adapter)))
     if decided := [word for key, word in DECIDED_BY.items() if metadata.task_options.get(key)]:
         lines += ["", DECIDED.format(by=" and ".join(decided))]
-    if metadata.max_length is not None and metadata.task != "text-generation":
+    if metadata.max_length is not None and TASKS[metadata.task].label_kind != "next_token":
         lines += ["", f"Texts were cut at {metadata.max_length} tokens."]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -177,9 +172,11 @@ def _loading(
     own = method_row(metadata.method).resolve().loading_code(metadata, place)
     if own is not None:
         return list(own)
-    kind = AUTO_CLASSES[metadata.task]
-    auto = f"AutoPeftModelFor{kind}" if adapter else f"AutoModelFor{kind}"
-    arguments = [place, *(f"{key}={value!r}" for key, value in (options or {}).items())]
+    task = TASKS[metadata.task].resolve()
+    plain, on_base = task.auto_model.__name__, adapter and not TASKS[metadata.task].peft_task_type
+    auto = plain.replace("AutoModel", "AutoPeftModel") if adapter and not on_base else plain
+    first = "adapter.base_model_name_or_path, revision=adapter.revision" if on_base else place
+    arguments = [first, *(f"{key}={value!r}" for key, value in (options or {}).items())]
     if adapter and metadata.label_names:
         labels = "{" + ", ".join(
             f"{index}: {json.dumps(name, ensure_ascii=False)}"
@@ -190,19 +187,30 @@ def _loading(
         arguments.append(f"num_labels={metadata.num_labels}")
     if adapter:
         arguments += [f"{key}={value!r}" for key, value in metadata.config.items()]
-    names = "AutoTokenizer"
+    processor = names = task.auto_processor.__name__
     if metadata.quantization:
-        names = "AutoTokenizer, BitsAndBytesConfig"
+        names = f"{processor}, BitsAndBytesConfig"
         fields = ", ".join(f"{key}={value!r}" for key, value in metadata.quantization.items())
         arguments.append(f"quantization_config=BitsAndBytesConfig({fields})")
     registers = [f"import {metadata.tuner_module}  # tells PEFT of the type"] * bool(
         metadata.tuner_module
     )
+    if on_base:  # PEFT has no class that loads adapters of such a task
+        return [
+            *registers,
+            "from peft import PeftConfig, PeftModel",
+            f"from transformers import {auto}, {names}",
+            "",
+            f"adapter = PeftConfig.from_pretrained({place})",
+            f"base = {auto}.from_pretrained({', '.join(arguments)})",
+            f"model = PeftModel.from_pretrained(base, {place})",
+            f"{task.processor_name} = {processor}.from_pretrained({place})",
+        ]
     return [
         *registers,
         f"from {'peft' if adapter else 'transformers'} import {auto}",
         f"from transformers import {names}",
         "",
         f"model = {auto}.from_pretrained({', '.join(arguments)})",
-        f"tokenizer = AutoTokenizer.from_pretrained({place})",
+        f"{task.processor_name} = {processor}.from_pretrained({place})",
     ]

@@ -18,14 +18,12 @@ from safetensors.torch import save_file
 from hftune.core.errors import RunError
 from hftune.hub.model_card import loading_code
 from hftune.methods import method_row
-from hftune.models.sample_logits import logits_of, probe_ids
+from hftune.models.sample_logits import logits_of
 from hftune.models.save import ModelMetadata
+from hftune.tasks import make_task
 
 TOLERANCE = 1e-5
-TEXTS = (
-    "Does it come back as it left?",
-    "Zwölf Boxkämpfer, 3.14 % — naïve\ttabs, 日本語 and 🙂\n",
-)
+INPUTS = "inputs.safetensors"
 #: The launcher's variables would have the new process wait for others.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "GROUP_", "ROLE_")
@@ -40,16 +38,15 @@ from safetensors.torch import load_file
 
 asked = json.load(open("asked.json", encoding="utf-8"))
 expected = load_file("logits.safetensors")
+inputs = load_file("inputs.safetensors")
 if asked["movable"] and torch.accelerator.is_available():
     model.to(torch.accelerator.current_accelerator())
 model.eval()
 largest = 0.0
 with torch.no_grad():
-    for index, ids in enumerate(asked["ids"]):
-        ids = torch.tensor([ids], device=model.device)
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if asked["decodes"]:
-            batch["decoder_input_ids"] = ids
+    for index in range(asked["rows"]):
+        names = [name for name in inputs if name.startswith(f"{index}.")]
+        batch = {name.split(".")[1]: inputs[name].to(model.device) for name in names}
         given = GIVEN
         due = expected[str(index)]
         largest = max(largest, ((given - due).abs().max() / (1 + due.abs().max())).item())
@@ -59,7 +56,7 @@ json.dump({"difference": largest, "tokens": tokens}, open("answer.json", "w"))
 
 
 def check_round_trip(
-    folder: Path, metadata: ModelMetadata, model: Any, tokenizer: Any, *, adapter: bool
+    folder: Path, metadata: ModelMetadata, model: Any, processor: Any, *, adapter: bool
 ) -> None:
     """Load a folder in a fresh process and compare logits and tokens with the run's.
 
@@ -67,22 +64,24 @@ def check_round_trip(
         folder: What would be sent.
         metadata: The metadata in it.
         model: The run's model, in evaluation mode and float32.
-        tokenizer: The run's tokenizer.
+        processor: The run's processor.
         adapter: Whether the folder holds an adapter; its base comes from where the folder says.
 
     Raises:
         RunError: It does not load, or gives something else.
     """
-    ids, method = probe_ids(tokenizer), method_row(metadata.method)
-    tokens = [tokenizer(text)["input_ids"] for text in TEXTS]
+    method = method_row(metadata.method)
+    task = make_task(metadata.task, metadata.label_names, **metadata.task_options)
+    rows = task.sample_inputs(processor)
+    tokens = [processor(text)["input_ids"] for text in task.sample_texts]
     with tempfile.TemporaryDirectory(prefix="hftune-") as place:
         here = Path(place)
-        decodes = metadata.task == "text2text-generation"
-        save_file(logits_of(model, ids, decodes=decodes), here / "logits.safetensors")
+        save_file(logits_of(model, rows), here / "logits.safetensors")
+        named = {f"{i}.{name}": value for i, row in enumerate(rows) for name, value in row.items()}
+        save_file({name: value.clone() for name, value in named.items()}, here / INPUTS)
         asked = {
-            "ids": ids,
-            "texts": TEXTS,
-            "decodes": decodes,
+            "rows": len(rows),
+            "texts": task.sample_texts,
             "movable": metadata.quantization is None and method.saves != "classifier",
         }
         (here / "asked.json").write_text(json.dumps(asked), encoding="utf-8")

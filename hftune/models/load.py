@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,18 +144,30 @@ def load_config(
     return config
 
 
-def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer.
+def load_processor(auto_processor: Any, location: str, revision: str | None = None) -> Any:
+    """Return a processor: a tokenizer, an image processor or a feature extractor.
+
+    Args:
+        auto_processor: The class that loads it, such as ``AutoTokenizer``.
+        location: Hub id or folder of the model.
+        revision: On the Hub.
 
     Raises:
         HftuneError: The model has none.
     """
     try:
-        return AutoTokenizer.from_pretrained(location, revision=revision)
+        return auto_processor.from_pretrained(location, revision=revision)
     except (OSError, ValueError) as error:
+        word = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", auto_processor.__name__.removeprefix("Auto"))
         raise HftuneError(
-            f"{location}: no tokenizer: {first_line(error)}", hint=_hub_hint(error)
+            f"{location}: no {word.lower()}: {first_line(error)}", hint=_hub_hint(error)
         ) from error
+
+
+def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer; see :func:`load_processor`."""
+    tokenizer: PreTrainedTokenizerBase = load_processor(AutoTokenizer, location, revision)
+    return tokenizer
 
 
 def quantization_config(fields: dict[str, Any] | None) -> BitsAndBytesConfig | None:

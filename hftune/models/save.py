@@ -5,17 +5,24 @@ import dataclasses
 import json
 import shutil
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from hftune.core.errors import HftuneError, first_line
 from hftune.core.files import atomic_write, atomic_write_json, sha256_of
 from hftune.models.adapter import ADAPTER_WEIGHTS
 
 METADATA_FILE = "hftune.json"
+
+
+class Savable(Protocol):
+    """A processor of Transformers, of any kind."""
+
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> object:
+        """Write the files that ``from_pretrained`` reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +72,7 @@ class ModelMetadata:
 def save_model(
     folder: Path,
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Savable,
     metadata: ModelMetadata,
     card: str,
     weights: dict[str, Tensor] | None = None,
@@ -75,7 +82,7 @@ def save_model(
     Args:
         folder: Where the model goes.
         model: A PEFT model, of which the adapter is saved, a Transformers model, or a probe's head.
-        tokenizer: Saved beside it.
+        processor: Saved beside it: a tokenizer, an image processor or a feature extractor.
         metadata: What loading must know.
         card: The text of README.md.
         weights: State dict of the whole model where ``model`` holds only this process's shards.
@@ -85,7 +92,7 @@ def save_model(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.save_pretrained(partial, state_dict=weights)
-        tokenizer.save_pretrained(partial)
+        processor.save_pretrained(partial)
         if (partial / ADAPTER_WEIGHTS).exists():
             metadata = dataclasses.replace(
                 metadata, adapter_sha256=sha256_of(partial / ADAPTER_WEIGHTS)

@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import nested_concat, nested_numpify
 
 from hftune.core.console import console, warn
-from hftune.data.arrow import column_array, lengths, picked
+from hftune.data.arrow import picked
 from hftune.evaluation.external import Metric
 from hftune.runs.run import Run
 from hftune.tasks.preprocess import preprocess_split
+from hftune.tasks.processed import ProcessedDataset
 from hftune.tasks.reader import read_more_rows
-from hftune.tasks.task import EvalArrays, ProcessedDataset, Task
+from hftune.tasks.task import EvalArrays, Task
 
 
 def evaluate_run(
@@ -40,7 +41,7 @@ def evaluate_run(
     task.add_metrics(metrics)
     rows = read_more_rows(task, given, metadata.columns)
     task.check(rows, "given")
-    processed = preprocess_split(task, rows, run.tokenizer, metadata.max_length)
+    processed = preprocess_split(task, rows, run.processor, metadata.max_length)
     if processed.num_truncated:
         warn(f"cut at {metadata.max_length} tokens: {processed.num_truncated} of {len(given)} rows")
     outputs = _eval_outputs(run, task, processed, batch_size)
@@ -57,11 +58,11 @@ def _eval_outputs(run: Run, task: Task, processed: ProcessedDataset, batch_size:
     """Run the model on all rows, and return what its task keeps of them."""
     from rich.progress import track
 
-    order = np.argsort(-lengths(column_array(processed.dataset, "input_ids")), kind="stable")
+    order = np.argsort(-np.asarray(processed.lengths()), kind="stable")
     batches = DataLoader(
         picked(processed.dataset, order),
         batch_size=batch_size,
-        collate_fn=task.collator(run.tokenizer, run.model),
+        collate_fn=task.collator(run.processor, run.model),
     )
     hidden = not console().is_terminal
     steps: list[Any] = []

@@ -18,7 +18,7 @@ from hftune.methods.peft_tuners import register_tuners
 from hftune.models.adapter import is_adapter
 from hftune.models.combine import combine
 from hftune.models.load import load_base, load_saved, pretrained_path
-from hftune.models.sample_logits import logits_of, probe_ids
+from hftune.models.sample_logits import logits_of
 from hftune.models.save import ModelMetadata
 from hftune.runs.run import Run
 
@@ -138,11 +138,10 @@ def _merged(run: Run, *, checked: bool = False) -> Any:
         return model
     if not checked:
         return merged(model, metadata.method)
-    ids = probe_ids(run.tokenizer)
-    decodes = metadata.task == "text2text-generation"
-    before = logits_of(model, ids, decodes=decodes)
+    rows = run.task.sample_inputs(run.processor)
+    before = logits_of(model, rows)
     plain = merged(model, metadata.method)
-    after = logits_of(plain, ids, decodes=decodes)
+    after = logits_of(plain, rows)
     change = max(
         ((after[row] - due).abs().max() / (1 + due.abs().max())).item()
         for row, due in before.items()

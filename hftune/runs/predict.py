@@ -47,7 +47,7 @@ def predict_rows(
     how = PredictArguments(
         max_length=run.metadata.max_length, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
-    task.prepare_predictions(run.model, run.tokenizer, selected, how)
+    task.prepare_predictions(run.model, run.processor, selected, how)
     starts = range(0, len(rows), CHUNK)
     answered: list[pa.Table] = []
     with nullcontext() if output is None else _growing(output) as file:
@@ -55,7 +55,7 @@ def predict_rows(
             starts, "all rows", console=console(), transient=True, disable=len(starts) < 2
         ):
             here = range(start, min(start + CHUNK, len(rows)))
-            answers = task.predict(run.model, run.tokenizer, selected.select(here), how)
+            answers = task.predict(run.model, run.processor, selected.select(here), how)
             answered.append(pa.Table.from_pylist(answers))
             if file is not None:
                 _write(file, rows.select(here), answers)

@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 
 from hftune.core.errors import HftuneError
 from hftune.methods import method_row
-from hftune.models.load import load_tokenizer
+from hftune.models.load import load_processor
 from hftune.models.save import ModelMetadata, read_metadata
 from hftune.recipe.recipe import Recipe
-from hftune.tasks import TASKS
+from hftune.tasks import make_task
 from hftune.tasks.task import Task
 
 RECIPE_FILE = "recipe.yaml"
@@ -36,10 +36,10 @@ class Run:
             checkpoints/, model/, plots/.
     """
 
-    def __init__(self, path: str | Path, *, model: Any = None, tokenizer: Any = None) -> None:
+    def __init__(self, path: str | Path, *, model: Any = None, processor: Any = None) -> None:
         self.path = Path(path)
         if model is not None:
-            self.model, self.tokenizer = model, tokenizer
+            self.model, self.processor = model, processor
 
     @property
     def model_path(self) -> Path:
@@ -89,16 +89,20 @@ class Run:
         return method.load_saved(self.model_path, self.metadata, self.task.auto_model)
 
     @cached_property
+    def processor(self) -> Any:
+        """The processor saved with the model: a tokenizer, for models of texts."""
+        return load_processor(self.task.auto_processor, str(self.model_path))
+
+    @property
     def tokenizer(self) -> Any:
-        """The tokenizer saved with the model."""
-        return load_tokenizer(str(self.model_path))
+        """The processor, by its name for models of texts."""
+        return self.processor
 
     @property
     def task(self) -> Task:
         """The task, with its label names."""
-        make_task = TASKS[self.metadata.task].resolve()
-        task: Task = make_task(self.metadata.label_names, **self.metadata.task_options)
-        return task
+        known = self.metadata
+        return make_task(known.task, known.label_names, **known.task_options)
 
 
 def load(path: str | Path) -> Run:

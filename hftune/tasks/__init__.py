@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks by name: columns, model class, preprocessing, collator, metrics and predictions."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from hftune.core.task_rows import TaskRow
+
+if TYPE_CHECKING:
+    from hftune.tasks.task import Task
 
 TASKS = {
     "text-classification": TaskRow(
@@ -22,6 +28,7 @@ TASKS = {
         model_hint="small, English; better: an encoder on the Hub, such as "
         "answerdotai/ModernBERT-base",
         example_file="new.csv",
+        guess_order=1,
     ),
     "token-classification": TaskRow(
         target="hftune.tasks.token_classification:TokenClassification",
@@ -62,6 +69,7 @@ TASKS = {
         demo_model="demo:smollm2",
         model_hint="small, English; better: a chat model on the Hub, such as Qwen/Qwen3-0.6B",
         example_file="prompts.jsonl",
+        guess_order=0,
     ),
 }
 
@@ -75,6 +83,12 @@ OTHER_TASK = TaskRow(
 def task_row(name: str) -> TaskRow:
     """Return the row of a task."""
     return TASKS.get(name, OTHER_TASK)
+
+
+def make_task(name: str, label_names: Sequence[str] = (), **options: Any) -> "Task":
+    """Return a task with its labels and options, as a saved model remembers them."""
+    task: Task = TASKS[name].resolve()(label_names, **options)
+    return task
 
 
 def option_tasks() -> dict[str, tuple[str, ...]]:

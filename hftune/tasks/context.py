@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hftune.core.task_rows import TaskRow
 from hftune.tasks import task_row
+from hftune.tasks.processors import Processor, as_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ class RunContext:
         config: Of the model, as recipe and task have changed it.
         config_changes: Fields of the config that recipe and task have set.
         attention: ``attn_implementation``; None for Transformers' choice.
-        tokenizer: Of the base model.
+        processor: Of the base model.
         num_classes: Number of classes that the model's head tells apart.
         seed: Of all draws.
         device: Of the model and its batches.
@@ -54,13 +55,19 @@ class RunContext:
     config: PreTrainedConfig | None = None
     config_changes: Mapping[str, Any] = field(default_factory=dict)
     attention: str | None = None
-    tokenizer: PreTrainedTokenizerBase | None = None
+    processor: Processor | None = None
     num_classes: int = 0
     seed: int = 42
     device: torch.device = CPU
     eval_batch_size: int = 8
     world_size: int = 1
     process_index: int = 0
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor of a task of texts."""
+        assert self.processor is not None, "a run has one"
+        return as_tokenizer(self.processor)
 
     @property
     def task_row(self) -> TaskRow:

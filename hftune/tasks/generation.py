@@ -18,13 +18,15 @@ from hftune.evaluation.language_modelling import language_modelling_metrics
 from hftune.losses.of_rows import token_losses, token_losses_of
 from hftune.models.structure import num_positions
 from hftune.tasks.inference import GREEDY, free_positions
-from hftune.tasks.task import EvalArrays, EvalOutputs, Task
+from hftune.tasks.processors import Processor, as_tokenizer
+from hftune.tasks.task import EvalArrays, EvalOutputs
+from hftune.tasks.text import TextTask
 
 #: Short, so that evaluation stays cheap.
 MAX_NEW_TOKENS = 64
 
 
-class GenerationTask(Task):
+class GenerationTask(TextTask):
     """A task whose labels are tokens and whose answers are texts.
 
     Args:
@@ -91,8 +93,9 @@ class GenerationTask(Task):
             np.add.at(counts, trained, 1)
         return counts
 
-    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
+    def classes(self, processor: Processor, num_classes: int) -> list[str]:
         """Return the tokens; see :class:`Task`."""
+        tokenizer = as_tokenizer(processor)
         tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), num_classes))))
         return [*tokens, *(f"<unused {i}>" for i in range(len(tokens), num_classes))]
 

@@ -2,7 +2,7 @@
 """Which task do rows suit, and which column plays which role in it?
 
 Column names decide where a task knows them, what the cells hold decides elsewhere, and the task's
-own check has the last word. A new task without a row in ``FORMS`` is guessed by names alone.
+own check has the last word. A task tells the forms that its rows come in.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,21 +17,6 @@ from hftune.tasks import TASKS
 from hftune.tasks.reader import read_rows
 from hftune.tasks.task import Task
 
-Form = dict[str, tuple[Kind, ...]]
-ANY: tuple[Kind, ...] = ("text", "labels", "numbers", "lists", "conversations", "names")
-
-#: Task -> the sets of roles that its rows come in, and what the cells of each may hold. The task
-#: that asks for more comes first, and wins where two fit alike.
-FORMS: dict[str, tuple[Form, ...]] = {
-    "text-generation": (
-        {"messages": ("conversations",)},
-        {"instruction": ("text", "names"), "output": ("text", "names", "labels")},
-        {"prompt": ("text",), "completion": ("text", "names", "labels")},
-    ),
-    "text-classification": ({"text": ("text", "names"), "label": ("labels", "numbers", "lists")},),
-}
-#: Plain text is what remains: rows of one column, or whose task the user names.
-PLAIN_TEXT: Form = {"text": ("text", "names")}
 #: Roles that a column may take for what it holds, if its name says nothing.
 BY_CONTENTS: dict[str, tuple[Kind, ...]] = {
     "messages": ("conversations",),
@@ -75,7 +60,7 @@ def guess_tasks(
     contents = describe_columns(rows)
     guesses: list[Guess] = []
     complaints = []
-    order = [*FORMS, *(name for name in TASKS if name not in FORMS)]
+    order = sorted(TASKS, key=lambda name: TASKS[name].guess_order)
     for name in [task] if task is not None else order:
         try:
             guesses.append(_guess(name, rows, contents, given or {}, alone=task is not None))
@@ -101,17 +86,15 @@ def _guess(
 ) -> Guess:
     task: Task = TASKS[name].resolve()()
     roles = {role.name: role for role in task.roles}
-    forms = FORMS.get(name) or ({role.name: ANY for role in task.roles if role.required},)
-    if name == "text-generation" and (alone or len(contents) == 1):
-        forms = (*forms, PLAIN_TEXT)
+    forms = [form for form in task.forms() if alone or len(contents) == 1 or not form.last_resort]
     _check_given(given, roles, rows.column_names)
     lacking: list[str] = []
     for form in forms:
-        names_only = name not in FORMS or (form is PLAIN_TEXT and len(contents) > 1)
-        chosen = dict(_choose(form, roles, contents, given, names_only=names_only))
-        if missing := [role for role in form if role not in chosen]:
+        names_only = form.names_only or (form.last_resort and len(contents) > 1)
+        chosen = dict(_choose(form.cells, roles, contents, given, names_only=names_only))
+        if missing := [role for role in form.cells if role not in chosen]:
             lacking.append(" and ".join(missing))
-        if missing or not form:
+        if missing or not form.cells:
             continue
         by_name = sum(why.startswith("its name") or role in given
                       for role, (_, why) in chosen.items())  # fmt: skip
@@ -127,7 +110,7 @@ def _guess(
 
 
 def _choose(
-    form: Form,
+    cells: Mapping[str, tuple[Kind, ...]],
     roles: Mapping[str, Role],
     contents: list[Contents],
     given: Mapping[str, str],
@@ -137,7 +120,7 @@ def _choose(
     """Yield role -> (column, why): first what the user says, then by name, then by contents."""
     free = [item for item in contents if item.column not in given.values()]
     waiting = []
-    for name, kinds in form.items():
+    for name, kinds in cells.items():
         fits = [item for item in free if item.kind in kinds]
         if name in given:
             yield name, (given[name], "you named it")

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers import DataCollator, PreTrainedTokenizerBase
@@ -15,26 +14,27 @@ from transformers import DataCollator, PreTrainedTokenizerBase
 from hftune.core.console import console
 from hftune.losses.loss import forward
 from hftune.models.structure import num_positions
+from hftune.tasks.processed import ProcessedDataset
 
 GREEDY: Mapping[str, Any] = MappingProxyType({"num_beams": 1, "do_sample": False})
 
 
 def scores(
-    model: Any, encoded: Dataset, collate: DataCollator, batch_size: int
+    model: Any, processed: ProcessedDataset, collate: DataCollator, batch_size: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the row's index and its logits, on the CPU in float32.
 
     Args:
         model: In evaluation mode.
-        encoded: Rows as tokens, without labels.
+        processed: Rows without labels.
         collate: Makes a batch.
         batch_size: Rows a batch.
     """
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    for indices in batches_by_length(lengths, batch_size):
-        batch: Any = collate([encoded[index] for index in indices])
+    for indices in batches_by_length(processed.lengths(), batch_size):
+        made: Any = collate([processed.dataset[index] for index in indices])
+        batch = {name: value.to(model.device) for name, value in made.items()}
         with torch.inference_mode():
-            logits = forward(model, batch.to(model.device)).logits.float().cpu()
+            logits = forward(model, batch).logits.float().cpu()
         yield from zip(indices, logits, strict=True)
 
 

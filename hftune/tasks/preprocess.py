@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import transformers
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from hftune.core import cache
 from hftune.core.console import console, say
 from hftune.data.arrow import mapped, write_arrow
 from hftune.data.row_digest import rows_key
-from hftune.tasks.task import NothingTrainedError, ProcessedDataset, Task
+from hftune.tasks.processed import NothingTrainedError, ProcessedDataset
+from hftune.tasks.processors import Processor
+from hftune.tasks.task import Task
 
 #: Part of the cache's key: raise it when a task encodes differently.
 ENCODING_VERSION = 2
@@ -32,7 +33,7 @@ NOT_ENCODED = {"external_metrics", "tokenizer"}
 def preprocess_split(
     task: Task,
     rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     max_length: int | None,
     *,
     sample: int | None = None,
@@ -43,7 +44,7 @@ def preprocess_split(
     Args:
         task: Encodes.
         rows: Selected rows.
-        tokenizer: The model's.
+        processor: The model's.
         max_length: Tokens a row may have.
         sample: Of more rows than ``AT_ONCE`` encode so many, drawn by ``seed``.
         seed: Of the draw.
@@ -53,15 +54,15 @@ def preprocess_split(
     """
     if sample is not None and len(rows) > AT_ONCE:
         drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])
-        encoded = preprocess_split(task, rows.select(drawn), tokenizer, max_length)
+        encoded = preprocess_split(task, rows.select(drawn), processor, max_length)
         return replace(encoded, sampled_from=len(rows))
     if len(rows) <= AT_ONCE:
-        return task.preprocess(rows, tokenizer, max_length)
-    key = _key(task, rows, tokenizer, max_length)
+        return task.preprocess(rows, processor, max_length)
+    key = _key(task, rows, processor, max_length)
 
     def fill(folder: Path) -> None:
         say(f"tokenizing {len(rows)} rows, once for this content")
-        _write(task, rows, tokenizer, max_length, folder)
+        _write(task, rows, processor, max_length, folder)
 
     folder = cache.found_or_written("tokens", key, fill)
     return ProcessedDataset(
@@ -73,7 +74,7 @@ def preprocess_split(
 def _write(
     task: Task,
     rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     max_length: int | None,
     folder: Path,
 ) -> None:
@@ -83,7 +84,7 @@ def _write(
         for start in _tracked(range(0, len(rows), CHUNK)):
             chunk = rows.select(range(start, min(start + CHUNK, len(rows))))
             try:
-                encoded = task.preprocess(chunk, tokenizer, max_length)
+                encoded = task.preprocess(chunk, processor, max_length)
             except NothingTrainedError as nothing:
                 encoded = nothing.encoded
             counts["num_truncated"] += encoded.num_truncated
@@ -106,21 +107,13 @@ def _tracked(starts: range) -> Iterator[int]:
     )
 
 
-def _key(
-    task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> str:
+def _key(task: Task, rows: Dataset, processor: Processor, max_length: int | None) -> str:
     """Digest of all that decides the tokens."""
     knows = {name: value for name, value in vars(task).items() if name not in NOT_ENCODED}
     said: dict[str, Any] = {
         "versions": [ENCODING_VERSION, transformers.__version__, pa.__version__],
         "task": [task.name, knows],
         "max_length": max_length,
-        "tokenizer": [type(tokenizer).__name__, tokenizer.init_kwargs, tokenizer.chat_template],
-        "special": tokenizer.special_tokens_map,
+        **task.processor_state(processor),
     }
-    if tokenizer.is_fast:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        said["backend"] = {**backend, "truncation": None, "padding": None}  # of its latest call
-    else:
-        said["backend"] = tokenizer.get_vocab()
     return rows_key(rows, rows.column_names, said)

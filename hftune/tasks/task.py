@@ -4,69 +4,32 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+from rich.text import Text
 from torch import Tensor, nn
-from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import DataCollator, PreTrainedConfig
 
 from hftune.core.errors import HftuneError
 from hftune.data.columns import Role, find_columns
-from hftune.data.shapes import NothingToTrainError
 from hftune.data.split import Keys
 from hftune.evaluation.external import ExternalMetric, Metric, load_metrics
 from hftune.losses.loss import ROW, forward
 from hftune.losses.of_rows import row_losses
-
-
-@dataclass
-class ProcessedDataset:
-    """Rows as the model takes them.
-
-    Attributes:
-        dataset: ``input_ids``, ``attention_mask``, ``labels`` and other inputs of the model.
-        num_truncated: Number of rows that were longer than the limit.
-        num_without_labels: Number of rows that had no trained token left and were dropped.
-        sizes: Tokens of each row before truncation.
-        expanded: Number of additional rows, where a conversation became one row for each assistant
-            turn.
-        sampled_from: Number of rows of which ``dataset`` is a sample; None if it has all of them.
-    """
-
-    dataset: Dataset
-    num_truncated: int = 0
-    num_without_labels: int = 0
-    sizes: list[int] = field(default_factory=list)
-    expanded: int = 0
-    sampled_from: int | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows there are, those beside the sample included."""
-        return len(self.dataset) if self.sampled_from is None else self.sampled_from
-
+from hftune.models.load import load_processor
+from hftune.tasks.explain_inputs import ExplainInputs, ExplainOptions
+from hftune.tasks.forms import Form, form_of
+from hftune.tasks.processed import ProcessedDataset
+from hftune.tasks.processors import Processor
 
 #: What evaluation keeps of a batch: tensors whose first axis is the row, padded with -100.
 EvalOutputs = dict[str, Tensor]
 #: The same of all rows, as arrays.
 EvalArrays = Mapping[str, NDArray[Any]]
-
-
-class NothingTrainedError(NothingToTrainError):
-    """None of the rows has a trained token.
-
-    Attributes:
-        encoded: What is known of them, without a row.
-    """
-
-    def __init__(self, rows: int, max_length: int | None, encoded: ProcessedDataset) -> None:
-        super().__init__(
-            f"none of the {rows} rows has a trained token after cutting to {max_length}"
-        )
-        self.encoded = encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +52,14 @@ class Task(ABC):
 
     Attributes:
         name: The Hub's name.
+        noun: Phrase for its models in messages, such as ``a classifier``.
         auto_model: The ``transformers.AutoModelFor...`` class that loads its models.
+        auto_processor: The ``transformers.Auto...`` class that loads their processors.
+        processor_name: Transformers' word for such a processor, as in ``AutoTokenizer``.
+        main_input_name: The input that its models need, as Transformers calls it.
+        sample_texts: Texts on which two tokenizers are compared; empty for other processors.
         roles: The parts that columns play.
+        counts_in: Unit of the numbers of labels.
         causal: Whether position ``t`` predicts label ``t + 1``.
         label_names: Class names by id; empty where the task has none.
         metric_names: What :meth:`metrics` returns and a best model can be chosen by.
@@ -104,8 +73,14 @@ class Task(ABC):
     """
 
     name: str
+    noun: str
     auto_model: Any
+    auto_processor: Any
+    processor_name: str
+    main_input_name: str
+    sample_texts: tuple[str, ...] = ()
     roles: tuple[Role, ...]
+    counts_in = "rows"
     causal = False
     metric_names: tuple[str, ...]
     best_metric = "loss"
@@ -117,6 +92,67 @@ class Task(ABC):
     def __init__(self, label_names: Sequence[str] = ()) -> None:
         self.label_names = list(label_names)
         self.external_metrics: list[ExternalMetric] = []
+
+    @classmethod
+    def forms(cls) -> tuple[Form, ...]:
+        """Return the forms that its rows come in, the best first."""
+        return (form_of(cls.roles),)
+
+    def load_processor(self, path: str, revision: str | None = None) -> Processor:
+        """Load the processor of a model.
+
+        Raises:
+            HftuneError: The model has none.
+        """
+        processor: Processor = load_processor(self.auto_processor, path, revision)
+        return processor
+
+    def processor_state(self, processor: Processor) -> dict[str, Any]:
+        """Return everything about a processor that decides its outputs, for a key of the cache."""
+        state: dict[str, Any] = cast(Any, processor).to_dict()
+        return {"processor": state}
+
+    def reads_alike(self, processor: Processor, other: Processor) -> bool:
+        """Tell whether two processors make the same inputs, as far as they tell."""
+        return self.processor_state(processor) == self.processor_state(other)
+
+    def processor_limit(self, processor: Processor) -> int | None:
+        """Return the largest number of tokens of a row that a processor allows; None for any."""
+        return None
+
+    @abstractmethod
+    def show(
+        self, row: Mapping[str, Any], example: Mapping[str, Any], processor: Processor
+    ) -> Text:
+        """Show a row as the model gets it, for ``hftune check``; labels are green.
+
+        Args:
+            row: The preprocessed row.
+            example: The selected row.
+            processor: The model's.
+        """
+
+    @abstractmethod
+    def sample_inputs(self, processor: Processor) -> list[dict[str, Tensor]]:
+        """Return inputs on which two models are compared, each of one row, without labels."""
+
+    def explain_inputs(
+        self, model: Any, processor: Processor, text: str, options: ExplainOptions
+    ) -> ExplainInputs:
+        """Read a text as the model does, for ``hftune explain``.
+
+        Raises:
+            HftuneError: The task cannot be explained, or an option leaves no room for the text.
+        """
+        raise HftuneError(f"explain is made for texts, not for {self.name}")
+
+    def prediction_of(self, logits: Tensor, processor: Processor) -> dict[str, Any]:
+        """Return ``kind`` and ``scores`` of the prediction for one row, the best first."""
+        raise NotImplementedError(f"explain_inputs of {self.name} makes the prediction")
+
+    def one_row_each(self, rows: Dataset) -> bool:
+        """Tell whether each selected row becomes one row for the model."""
+        return True
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of the constructor that a saved model must remember."""
@@ -163,20 +199,16 @@ class Task(ABC):
 
     @abstractmethod
     def preprocess(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+        self, rows: Dataset, processor: Processor, max_length: int | None
     ) -> ProcessedDataset:
         """Turn selected rows into tokens and labels; rows without answers get no labels."""
 
     @abstractmethod
-    def collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
-    ) -> DataCollator:
+    def collator(self, processor: Processor, model: nn.Module | None = None) -> DataCollator:
         """Return what makes a batch of encoded rows, for ``model`` where that matters."""
 
     @abstractmethod
-    def configure(
-        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, Any]:
+    def configure(self, config: PreTrainedConfig, processor: Processor) -> dict[str, Any]:
         """Write into the model's config what the task decides.
 
         Returns:
@@ -188,7 +220,7 @@ class Task(ABC):
         """Return how often each class is a label, by id."""
 
     @abstractmethod
-    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
+    def classes(self, processor: Processor, num_classes: int) -> list[str]:
         """Return the name of each class, by id."""
 
     def remarks(self, rows: Dataset) -> list[str]:
@@ -276,7 +308,7 @@ class Task(ABC):
     def prepare_predictions(
         self,
         model: Any,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: Processor,
         rows: Dataset,
         how: PredictArguments,
     ) -> None:
@@ -287,7 +319,7 @@ class Task(ABC):
     def predict(
         self,
         model: Any,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: Processor,
         rows: Dataset,
         how: PredictArguments,
     ) -> list[dict[str, Any]]:
@@ -295,7 +327,7 @@ class Task(ABC):
 
         Args:
             model: In evaluation mode.
-            tokenizer: Its tokenizer.
+            processor: The model's.
             rows: Selected rows; answers are not needed.
             how: Sizes and limits.
         """

@@ -8,9 +8,12 @@ shifted by one, which the collator does with the model's own method; labels are 
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from datasets import Dataset
+from rich.text import Text
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -24,13 +27,20 @@ from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError, RecipeError
 from hftune.data.arrow import as_dataset, codes, column_array
 from hftune.data.columns import GROUP, Role
+from hftune.data.contents import Kind
 from hftune.data.same import column_keys
 from hftune.data.shapes import texts
 from hftune.data.split import Keys, joined_keys
 from hftune.models.structure import num_positions
+from hftune.tasks.explain_inputs import ExplainInputs, ExplainOptions, encoded_for, generated_ids
+from hftune.tasks.forms import Form
 from hftune.tasks.generation import MAX_NEW_TOKENS, GenerationTask, unknown_token_id
-from hftune.tasks.inference import generated
-from hftune.tasks.task import PredictArguments, ProcessedDataset
+from hftune.tasks.inference import GREEDY, free_positions, generated
+from hftune.tasks.processed import ProcessedDataset
+from hftune.tasks.processors import Processor, as_tokenizer
+from hftune.tasks.task import PredictArguments
+from hftune.tasks.text import SHOWN_TOKENS, shown_ids
+from hftune.tasks.token_texts import read_tokens
 
 
 class Text2TextGeneration(GenerationTask):
@@ -44,6 +54,7 @@ class Text2TextGeneration(GenerationTask):
     """
 
     name = "text2text-generation"
+    noun = "an encoder-decoder"
     auto_model = AutoModelForSeq2SeqLM
     roles = (
         Role("text", ("source", "input", "document", "article", "question", "src")),
@@ -62,6 +73,15 @@ class Text2TextGeneration(GenerationTask):
         super().__init__(label_names, generation=True if generation is None else generation)
         self.source_prefix = source_prefix
         self.max_target_length = max_target_length
+
+    @classmethod
+    def forms(cls) -> tuple[Form, ...]:
+        """Return a text of any name and a target that its name tells; see :class:`Task`."""
+        cells: dict[str, tuple[Kind, ...]] = {
+            "text": ("text", "names"),
+            "target": ("text", "names", "labels"),
+        }
+        return (Form(cells=cells), *super().forms())
 
     def options(self) -> dict[str, Any]:
         """Return what a saved model must remember; see :class:`Task`."""
@@ -99,9 +119,7 @@ class Text2TextGeneration(GenerationTask):
         groups = [codes(column_array(rows, "group"))[0]] if "group" in rows.column_names else []
         return joined_keys(column_keys(rows, "text"), *groups), None
 
-    def configure(
-        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, Any]:
+    def configure(self, config: PreTrainedConfig, processor: Processor) -> dict[str, Any]:
         """Check that the model has an encoder and a decoder; leave its config as it is."""
         if not config.is_encoder_decoder:
             raise HftuneError(
@@ -117,9 +135,10 @@ class Text2TextGeneration(GenerationTask):
         return {}
 
     def preprocess(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+        self, rows: Dataset, processor: Processor, max_length: int | None
     ) -> ProcessedDataset:
         """Tokenize and cut; the end of a target that is cut is not trained; see :class:`Task`."""
+        tokenizer = as_tokenizer(processor)
         self.tokenizer = tokenizer
         texts = self._sources(rows)
         tokens = tokenizer(texts, truncation=False, verbose=False)
@@ -154,13 +173,48 @@ class Text2TextGeneration(GenerationTask):
             )
         return [ids[:limit] for ids in whole]
 
-    def collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
-    ) -> DataCollator:
+    def collator(self, processor: Processor, model: nn.Module | None = None) -> DataCollator:
         """Pad on the right, and let the model make ``decoder_input_ids`` of the labels."""
+        tokenizer = as_tokenizer(processor)
         tokenizer = copy.deepcopy(tokenizer)  # the saved one stays as it was
         tokenizer.padding_side = "right"
         return DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100)
+
+    def _shown(
+        self, row: Mapping[str, Any], example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> Text:
+        """Return the text, and the target in green."""
+        target = tokenizer.decode(row["labels"][:SHOWN_TOKENS])
+        return shown_ids(tokenizer, row["input_ids"]).append(f"  -> {target}", style="green")
+
+    def explain_inputs(
+        self, model: Any, processor: Processor, text: str, options: ExplainOptions
+    ) -> ExplainInputs:
+        """Read a text, with the prefix of training before it, and write the answer.
+
+        The decoder reads its start and all of the answer but the last token, which it only writes.
+        """
+        tokenizer = as_tokenizer(processor)
+        encoded = encoded_for(tokenizer, (self.source_prefix or "") + text, options)
+        inputs: Any = encoded.inputs.to(model.device)
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        settings = {**GREEDY, **(self.generation or {})}
+        number = options.generate or settings.get("max_new_tokens", MAX_NEW_TOKENS)
+        positions = free_positions(model)
+        if positions is not None:
+            number = min(number, positions - 1)  # the start takes one
+        settings["max_new_tokens"] = number
+        ids = generated_ids(model, tokenizer, read, **settings)[:1]
+        tokens = read_tokens(tokenizer, ids[0].tolist(), ["generated"] * ids.shape[1])
+        answer = str(tokenizer.decode(ids[0, 1:], skip_special_tokens=True)).strip()
+        return ExplainInputs(
+            inputs={**read, "decoder_input_ids": ids[:, :-1]},
+            tokens=encoded.tokens,
+            decoder_tokens=[
+                replace(one, output=following.text) for one, following in pairwise(tokens)
+            ],
+            prediction={"kind": "text", "scores": [{"name": answer, "probability": None}]},
+        )
 
     def questions(self, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the texts and the targets; see :class:`GenerationTask`."""
@@ -169,11 +223,12 @@ class Text2TextGeneration(GenerationTask):
     def predict(
         self,
         model: Any,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: Processor,
         rows: Dataset,
         how: PredictArguments,
     ) -> list[dict[str, Any]]:
         """Return the written text; see :class:`Task`."""
+        tokenizer = as_tokenizer(processor)
         texts = generated(
             model,
             tokenizer,

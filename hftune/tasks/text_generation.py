@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hftune.core.console import say
+from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
 from hftune.data.arrow import codes, column_array, column_batches
 from hftune.data.blocks import joined_blocks, separate_blocks
@@ -34,13 +34,19 @@ from hftune.data.chat_template import (
     open_question,
     render,
 )
+from hftune.data.contents import Kind
 from hftune.data.conversations import without_nulls
 from hftune.data.same import column_keys, folded, hashes
 from hftune.data.shapes import ROLES, select_shape, shape_columns
 from hftune.data.split import Keys, joined_keys
+from hftune.tasks.explain_inputs import ExplainInputs, ExplainOptions, generated_ids, next_tokens
+from hftune.tasks.forms import Form
 from hftune.tasks.generation import GenerationTask
-from hftune.tasks.inference import free_positions, generated
-from hftune.tasks.task import NothingTrainedError, PredictArguments, ProcessedDataset
+from hftune.tasks.inference import GREEDY, free_positions, generated
+from hftune.tasks.processed import NothingTrainedError, ProcessedDataset
+from hftune.tasks.processors import Processor, as_tokenizer
+from hftune.tasks.task import PredictArguments, Task
+from hftune.tasks.token_texts import encode_prompt, read_tokens
 from hftune.tasks.trained_spans import documents, encode_spans
 
 
@@ -55,6 +61,7 @@ class TextGeneration(GenerationTask):
     """
 
     name = "text-generation"
+    noun = "a language model"
     causal = True
     auto_model = AutoModelForCausalLM
     roles = ROLES
@@ -73,6 +80,67 @@ class TextGeneration(GenerationTask):
         self.pack_documents = pack_documents
         self.system_prompt = system_prompt
         self.shape = "messages"
+
+    @classmethod
+    def forms(cls) -> tuple[Form, ...]:
+        """Return conversations, instructions, prompts, and plain text last; see :class:`Task`."""
+        texts: tuple[Kind, ...] = ("text", "names")
+        answers: tuple[Kind, ...] = (*texts, "labels")
+        return (
+            Form(cells={"messages": ("conversations",)}),
+            Form(cells={"instruction": texts, "output": answers}),
+            Form(cells={"prompt": ("text",), "completion": answers}),
+            Form(cells={"text": texts}, last_resort=True),
+        )
+
+    def load_processor(self, path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+        """Return the tokenizer as it is: batches are padded by a copy; see :class:`Task`."""
+        return as_tokenizer(Task.load_processor(self, path, revision))
+
+    def one_row_each(self, rows: Dataset) -> bool:
+        """Tell whether rows are no plain text, which is cut into blocks; see :class:`Task`."""
+        return "text" not in rows.column_names
+
+    def explain_inputs(
+        self, model: Any, processor: Processor, text: str, options: ExplainOptions
+    ) -> ExplainInputs:
+        """Read a prompt as in training, a user's turn with a chat template, and go on with it."""
+        tokenizer, number = as_tokenizer(processor), options.generate or 0
+        limit = options.max_length - number
+        positions = free_positions(model)
+        if positions is not None:
+            limit = min(limit, positions - number)
+        if limit < 1:
+            raise HftuneError(
+                f"--generate: {number} tokens leave no room for the text",
+                hint="generate fewer, or raise --max-length",
+            )
+        columns = options.columns
+        trained_on_prompts = "prompt" in columns and "messages" not in columns
+        if options.raw or tokenizer.chat_template is None or trained_on_prompts:
+            encoded = encode_prompt(tokenizer, text, max_length=limit)
+        else:
+            prompt = render(tokenizer, [{"role": "user", "content": text}], prompt=True)
+            encoded = encode_prompt(tokenizer, prompt, text, max_length=limit)
+        if encoded.num_truncated:
+            warn(
+                f"the first {encoded.num_truncated} tokens were cut: {limit} of the prompt are "
+                "read at most"
+            )
+        if not number:
+            return ExplainInputs(inputs=encoded.inputs, tokens=encoded.tokens)
+        settings = {**GREEDY, "max_new_tokens": number}
+        ids = generated_ids(model, tokenizer, encoded.inputs, **settings)
+        segments = [token.segment for token in encoded.tokens]
+        segments += ["generated"] * (ids.shape[1] - len(segments))
+        return ExplainInputs(
+            inputs={"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+            tokens=read_tokens(tokenizer, ids[0].tolist(), segments),
+        )
+
+    def prediction_of(self, logits: Tensor, processor: Processor) -> dict[str, Any]:
+        """Return the most likely next tokens; see :class:`Task`."""
+        return {"kind": "next_token", "scores": next_tokens(logits[0, -1], as_tokenizer(processor))}
 
     def options(self) -> dict[str, Any]:
         """Return what a saved model must remember; see :class:`Task`."""
@@ -134,7 +202,7 @@ class TextGeneration(GenerationTask):
         return joined_keys(questions, *groups), None
 
     def preprocess(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+        self, rows: Dataset, processor: Processor, max_length: int | None
     ) -> ProcessedDataset:
         """Tokenize, mark what is trained, cut from the right; see :class:`Task`.
 
@@ -143,6 +211,7 @@ class TextGeneration(GenerationTask):
         Raises:
             HftuneError: No row has a trained token.
         """
+        tokenizer = as_tokenizer(processor)
         self.tokenizer = tokenizer
         if "text" in rows.column_names:
             pieces = self._blocks(rows, tokenizer, max_length)
@@ -216,18 +285,15 @@ class TextGeneration(GenerationTask):
         for block in cut(documents(rows, tokenizer), size):
             yield block, block
 
-    def collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
-    ) -> DataCollator:
+    def collator(self, processor: Processor, model: nn.Module | None = None) -> DataCollator:
         """Pad to the longest row; padding is known by its place, so an EOS stays trained."""
+        tokenizer = as_tokenizer(processor)
         if tokenizer.pad_token is None:
             tokenizer = copy.deepcopy(tokenizer)  # the saved one stays as it was
             tokenizer.pad_token = tokenizer.eos_token
         return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
 
-    def configure(
-        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, Any]:
+    def configure(self, config: PreTrainedConfig, processor: Processor) -> dict[str, Any]:
         """Check that the model is a decoder alone; leave its config as it is."""
         if config.is_encoder_decoder:
             raise HftuneError(
@@ -265,11 +331,12 @@ class TextGeneration(GenerationTask):
     def predict(
         self,
         model: Any,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: Processor,
         rows: Dataset,
         how: PredictArguments,
     ) -> list[dict[str, Any]]:
         """Return the generated text; see :class:`Task`."""
+        tokenizer = as_tokenizer(processor)
         chat = "messages" in rows.column_names
         if chat:
             prompts = [

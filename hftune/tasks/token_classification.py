@@ -8,6 +8,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
+from rich.text import Text
 from torch import Tensor, nn
 from transformers import (
     AutoModelForTokenClassification,
@@ -33,13 +35,17 @@ from hftune.data.split import Keys, joined_keys
 from hftune.evaluation.entities import kind_of, marks_entities, scheme_of
 from hftune.evaluation.tagging import per_tag_metrics, tagging_metrics
 from hftune.losses.loss import aligned, counted, forward
+from hftune.tasks.explain_inputs import ExplainInputs, ExplainOptions, encoded_for
 from hftune.tasks.inference import batches_by_length
+from hftune.tasks.processed import ProcessedDataset
+from hftune.tasks.processors import Processor, as_tokenizer
 from hftune.tasks.tags import lists_of, ordered_tags, placed_entities
-from hftune.tasks.task import EvalArrays, EvalOutputs, PredictArguments, ProcessedDataset, Task
+from hftune.tasks.task import EvalArrays, EvalOutputs, PredictArguments
+from hftune.tasks.text import SHOWN_TOKENS, TextTask
 from hftune.tasks.words import WORD, tokenize_words
 
 
-class TokenClassification(Task):
+class TokenClassification(TextTask):
     """Words, or a text that is split at white space, and as many tags.
 
     Args:
@@ -47,6 +53,8 @@ class TokenClassification(Task):
     """
 
     name = "token-classification"
+    noun = "a tagger"
+    counts_in = "words"
     auto_model = AutoModelForTokenClassification
     roles = (
         Role("tokens", ("words", "text", "sentence")),
@@ -163,13 +171,14 @@ class TokenClassification(Task):
         return joined_keys(column_keys(rows, "tokens"), *groups), rarest
 
     def preprocess(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+        self, rows: Dataset, processor: Processor, max_length: int | None
     ) -> ProcessedDataset:
         """Tokenize and give each word's tag to its first sub-word; see :class:`Task`.
 
         Rows without words are dropped where there are tags. Words that were cut, or that the
         tokenizer makes nothing of, are counted and warned of.
         """
+        tokenizer = as_tokenizer(processor)
         tokens, firsts, lengths = tokenize_words(rows, tokenizer, max_length)
         columns = {key: list(tokens[key]) for key in tokens if key != "offset_mapping"}
         cut = sum(length > (max_length or math.inf) for length in lengths)
@@ -188,16 +197,14 @@ class TokenClassification(Task):
         kept = {key: list(itertools.compress(column, trained)) for key, column in columns.items()}
         return ProcessedDataset(Dataset.from_dict(kept), cut, trained.count(False), lengths)
 
-    def collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: nn.Module | None = None
-    ) -> DataCollator:
+    def collator(self, processor: Processor, model: nn.Module | None = None) -> DataCollator:
         """Pad to the longest row of the batch, labels with -100."""
+        tokenizer = as_tokenizer(processor)
         return DataCollatorForTokenClassification(tokenizer)
 
-    def configure(
-        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, Any]:
+    def configure(self, config: PreTrainedConfig, processor: Processor) -> dict[str, Any]:
         """Set the labels, and the padding token where the model has another; see :class:`Task`."""
+        tokenizer = as_tokenizer(processor)
         config.id2label = dict(enumerate(self.label_names))
         config.label2id = {name: index for index, name in enumerate(self.label_names)}
         if config.get_text_config().pad_token_id == tokenizer.pad_token_id:
@@ -210,9 +217,44 @@ class TokenClassification(Task):
         labels = np.fromiter(itertools.chain.from_iterable(encoded["labels"]), dtype=np.int64)
         return np.bincount(labels[labels != -100], minlength=len(self.label_names))
 
-    def classes(self, tokenizer: PreTrainedTokenizerBase, num_classes: int) -> list[str]:
+    def classes(self, processor: Processor, num_classes: int) -> list[str]:
         """Return the tags; see :class:`Task`."""
         return self.label_names
+
+    def _shown(
+        self, row: Mapping[str, Any], example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> Text:
+        """Return the tokens, each with its tag in green behind it."""
+        text = Text()
+        for token, label in list(zip(row["input_ids"], row["labels"], strict=True))[:SHOWN_TOKENS]:
+            text.append(f"{str(tokenizer.decode([token])).strip()} ")
+            if label != -100:
+                text.append(f"{self.label_names[label]} ", style="green")
+        return text
+
+    def explain_inputs(
+        self, model: Any, processor: Processor, text: str, options: ExplainOptions
+    ) -> ExplainInputs:
+        """Read a text, whose words stand between white space; see :class:`Task`."""
+        tokenizer = as_tokenizer(processor)
+        encoded = encoded_for(tokenizer, text, options)
+        limit = encoded.inputs["input_ids"].shape[1] if encoded.num_truncated else None
+        words = WORD.findall(text)
+        rows = Dataset.from_dict({"text": [text], "tokens": [words]})
+        how = PredictArguments(max_length=limit, batch_size=1)
+        (answer,) = self.predict(model.eval(), tokenizer, rows, how)
+        _, (firsts,), _ = tokenize_words(rows, tokenizer, limit, warns=False)
+        tags = dict(zip(firsts, answer["prediction"], strict=True))
+        scores = [
+            {"name": tag, "probability": share, "word": word}
+            for word, tag, share in zip(words, answer["prediction"], answer["scores"], strict=True)
+        ]
+        entities = {"entities": answer["entities"]} if "entities" in answer else {}
+        return ExplainInputs(
+            inputs=encoded.inputs,
+            tokens=[replace(one, output=tags.get(i)) for i, one in enumerate(encoded.tokens)],
+            prediction={"kind": "tags", "scores": scores, **entities},
+        )
 
     def eval_outputs(self, logits: Tensor, labels: Tensor) -> EvalOutputs:
         """Keep each row's summed loss, its number of words, and predicted ids beside labels."""
@@ -254,7 +296,7 @@ class TokenClassification(Task):
     def predict(
         self,
         model: Any,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: Processor,
         rows: Dataset,
         how: PredictArguments,
     ) -> list[dict[str, Any]]:
@@ -262,6 +304,7 @@ class TokenClassification(Task):
 
         A word that was cut, or that the tokenizer makes nothing of, has null for both.
         """
+        tokenizer = as_tokenizer(processor)
         rows = rows.remove_columns("tags") if "tags" in rows.column_names else rows
         encoded = self.preprocess(rows, tokenizer, how.max_length).dataset
         _, firsts, _ = tokenize_words(rows, tokenizer, how.max_length, warns=False)

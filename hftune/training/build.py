@@ -31,7 +31,7 @@ def build_trainer(
         callbacks: More callbacks, called after those of the plan.
     """
     settings, splits, objective = plan.settings, plan.splits, plan.objective
-    model, tokenizer, rows = loaded.model, plan.pretrained.processor, rows_of(plan)
+    model, processor, rows = loaded.model, plan.pretrained.processor, rows_of(plan)
     averaging = settings.optimization.build_averaging(model, plan.training_steps.total)
     loss = with_teacher(objective.loss, teaching_of(plan), rows, model, averaging)
     trainer = HftuneTrainer(
@@ -47,8 +47,8 @@ def build_trainer(
         weight_noise=settings.regularization.build_weight_noise(model),
         train_dataset=rows if splits.stream is None else splits.stream,
         eval_dataset=None if splits.validation is None else splits.validation.dataset,
-        data_collator=objective.task.collator(tokenizer, model),
-        processing_class=tokenizer,
+        data_collator=objective.task.collator(processor, model),
+        processing_class=processor,
         callbacks=[*_callbacks(plan, model, loss, averaging), *callbacks],
     )
     if settings.recipe.evaluation.gap and splits.validation is not None:

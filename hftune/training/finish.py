@@ -57,7 +57,7 @@ def finish(
     accelerator.wait_for_everyone()
     if is_sharded(accelerator):
         return Run(run.path)  # the saved model is whole
-    return Run(run.path, model=model.eval(), tokenizer=plan.pretrained.processor)
+    return Run(run.path, model=model.eval(), processor=plan.pretrained.processor)
 
 
 def model_metadata(plan: Plan, base_fingerprint: dict[str, str] | None) -> ModelMetadata:

@@ -30,6 +30,7 @@ from hftune.regularization import REGULARIZATIONS
 from hftune.speed.find_frozen_layers import find_frozen_layers, why_nothing_is_frozen
 from hftune.speed.frozen_layers import TOKENS, FrozenLayers, row_digest, skip_frozen_layers
 from hftune.tasks.inference import batches_by_length
+from hftune.tasks.processors import as_tokenizer
 from hftune.training.distributed.sharding import is_sharded
 from hftune.training.plan.arguments import mixed_precision
 from hftune.training.plan.plan import Plan
@@ -263,7 +264,7 @@ def _compute(
     plan: Plan, frozen_layers: FrozenLayers, tokens: Tokens, key: str, layout: ArrayLayout
 ) -> None:
     """Run the frozen layers over all rows, longest first, and keep what leaves them."""
-    padding = plan.pretrained.processor.pad_token_id or 0
+    padding = as_tokenizer(plan.pretrained.processor).pad_token_id or 0
 
     def batches() -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
         for rows in batches_by_length(

@@ -45,7 +45,7 @@ def prepare_runner(plan: Plan) -> Fitting | None:
 
 def run_fit(plan: Plan, fitting: Fitting) -> Run:
     """Fit, and write the run folder."""
-    settings, tokenizer = plan.settings, plan.pretrained.processor
+    settings, processor = plan.settings, plan.pretrained.processor
     folder = choose_folder(settings.recipe)
     method = Choice(name=settings.recipe.method.name, options=dict(fitting.options))
     with locked_run_folder(folder):
@@ -60,6 +60,6 @@ def run_fit(plan: Plan, fitting: Fitting) -> Run:
             model_metadata(plan, fitted.base_fingerprint), probe=fitted.model.metadata()
         )
         card = model_card(metadata, fitted.figures, adapter=True)
-        save_model(run.model_path, fitted.model, tokenizer, metadata, card)
+        save_model(run.model_path, fitted.model, processor, metadata, card)
         print_fit(folder, fitted.figures, TASKS[settings.recipe.task].example_file)
     return run

@@ -246,7 +246,7 @@ class HftuneTrainer(AtomicCheckpoints):
             cast(Strategy, args.train_sampling_strategy),
             args.seed if args.data_seed is None else args.data_seed,
             multiple=batch if args.world_size > 1 else 1,
-            lengths=[len(ids) for ids in rows["input_ids"]] if by_length else (),
+            lengths=[len(row) for row in rows[self.task.main_input_name]] if by_length else (),
             group=batch * args.gradient_accumulation_steps,
             row_sampler=self.row_sampler,
             training_steps=self._training_steps(),
@@ -325,9 +325,10 @@ class HftuneTrainer(AtomicCheckpoints):
 
     def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
         """Return Transformers' estimate for a step: six for each weight and token."""
+        name = self.task.main_input_name
         if self._ops_per_token is None:
-            self._ops_per_token = super().floating_point_ops({"input_ids": torch.zeros(1)})
-        return self._ops_per_token * inputs["input_ids"].numel()
+            self._ops_per_token = super().floating_point_ops({name: torch.zeros(1)})
+        return self._ops_per_token * inputs[name].numel()
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]

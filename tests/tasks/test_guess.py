@@ -8,7 +8,9 @@ from datasets import Dataset
 
 from hftune import HftuneError
 from hftune.tasks import TASKS
-from hftune.tasks.guess import BY_CONTENTS, FORMS, guess_tasks
+from hftune.tasks.forms import form_of
+from hftune.tasks.guess import BY_CONTENTS, guess_tasks
+from hftune.tasks.text_classification import TextClassification
 
 TEXTS = [f"order number {i} came late" for i in range(40)]
 TEAMS = ["billing", "returns"] * 20
@@ -94,17 +96,23 @@ def test_why_no_task_suits(
     assert says in caught.value.message
 
 
-def test_table_names_roles_of_the_tasks() -> None:
+def test_forms_name_roles_of_the_tasks() -> None:
     roles = {name: {role.name for role in row.resolve().roles} for name, row in TASKS.items()}
-    for task, forms in FORMS.items():
-        assert all(set(form) <= roles[task] for form in forms)
+    for task, row in TASKS.items():
+        assert all(set(form.cells) <= roles[task] for form in row.resolve().forms())
     assert set(BY_CONTENTS) <= set().union(*roles.values())
 
 
-def test_a_task_without_a_row_in_the_table_is_guessed_by_names(
+def test_a_target_with_a_known_name_suggests_a_text_of_any_name() -> None:
+    columns = {"note": TEXTS, "tgt": TEXTS[::-1]}
+    assert guessed(columns) == ("text2text-generation", {"text": "note", "target": "tgt"})
+
+
+def test_a_task_without_forms_of_its_own_is_guessed_by_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(FORMS, "text-classification")
+    by_names = (form_of(TextClassification.roles),)
+    monkeypatch.setattr(TextClassification, "forms", lambda self: by_names)
     assert guessed({"text": TEXTS, "label": TEAMS})[0] == "text-classification"
     with pytest.raises(HftuneError, match="text-classification: no column for label"):
         guessed({"text": TEXTS, "b": TEAMS})

@@ -214,7 +214,6 @@ class Embedder:
     def __init__(self, fitting: ProbeFitting) -> None:
         context, self.embedded, self._trunk = fitting.context, 0, None
         assert context.config is not None
-        assert context.tokenizer is not None
         self.context, self.config = context, context.config
         self.collate = fitting.task.collator(context.tokenizer)
         dtype: Any = context.dtype

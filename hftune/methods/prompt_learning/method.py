@@ -39,7 +39,6 @@ class PromptLearning(Peft):
             # PEFT makes as many again for the decoder, and reads none of them.
             known["num_transformer_submodules"] = 1
         if self._starts_from_text():
-            assert context.tokenizer is not None
             known["tokenizer_name_or_path"] = context.tokenizer.name_or_path
             if context.revision is not None:
                 known["tokenizer_kwargs"] = {"revision": context.revision}
@@ -53,7 +52,6 @@ class PromptLearning(Peft):
                 hint="use prefix_tuning or lora",
             )
         if self._starts_from_text():
-            assert context.tokenizer is not None
             self._check_text(context.tokenizer)
         return super().check(skeleton, context)
 

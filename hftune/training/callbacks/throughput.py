@@ -36,8 +36,9 @@ class Throughput(TrainerCallback):
             labels = batch["labels"]
             labelled = counted(labels).reshape(len(labels), -1).any(1)
             counts = batch[ROW] >= 0 if ROW in batch else labelled  # blank rows are padding
-            self.positions += batch["attention_mask"].numel()
-            self.tokens += (batch["attention_mask"] * counts[:, None]).sum()  # nobody waits for it
+            mask = batch.get("attention_mask", torch.ones_like(counts)[:, None])  # or whole rows
+            self.positions += mask.numel()
+            self.tokens += (mask * counts[:, None]).sum()  # nobody waits for it
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock of the step."""

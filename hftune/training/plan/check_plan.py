@@ -10,6 +10,7 @@ from hftune.distillation.checks import check_layers, check_tokens
 from hftune.initialization.initialize import check_initialization
 from hftune.models.keep_layers import check_kept
 from hftune.models.meta_model import check_liger
+from hftune.tasks.processors import as_tokenizer
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.pretrained import model_without_weights
 
@@ -41,11 +42,14 @@ def _check_teachers(plan: Plan) -> None:
     """Check that teachers read the student's tokens and have the layers that are matched."""
     settings, pretrained, splits = plan.settings, plan.pretrained, plan.splits
     teachers, config = plan.objective.teachers, pretrained.config
+    if not teachers:
+        return
     splits_taught = [split for split in (splits.train, splits.unlabelled) if split is not None]
     longest = max(length for split in splits_taught for length in split.sizes)
     if pretrained.max_length is not None:
         longest = min(longest, pretrained.max_length)
-    check_tokens(teachers, pretrained.processor, config, splits.examples.train, longest)
+    tokenizer = as_tokenizer(pretrained.processor)
+    check_tokens(teachers, tokenizer, config, splits.examples.train, longest)
     optimizer = settings.optimization.optimizer.name
     check_layers(settings.recipe.distillation, teachers, config, optimizer)
 

@@ -20,7 +20,8 @@ from hftune.data.sampling.row_sampler import RowSampler
 from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.problem_types.problem_type import as_number
-from hftune.tasks.task import ProcessedDataset, Task
+from hftune.tasks.processed import ProcessedDataset
+from hftune.tasks.task import Task
 
 #: The column of weights or difficulties beside those of the task's roles.
 DRAWN_BY = "drawn_by"
@@ -169,7 +170,7 @@ def check_aligned(key: str, task: Task, rows: Dataset, train: ProcessedDataset) 
         rows: Selected rows.
         train: The same rows encoded.
     """
-    if task.name == "text-generation" and "text" in rows.column_names:
+    if not task.one_row_each(rows):
         raise HftuneError(f"{key}: plain text is cut into blocks, which have no column")
     if train.expanded:
         raise HftuneError(

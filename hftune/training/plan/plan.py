@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hftune.data.report import data_report, imbalance
 from hftune.optimization.schedule_factors import TrainingSteps
 from hftune.tasks.context import RunContext
-from hftune.tasks.task import ProcessedDataset
+from hftune.tasks.processed import ProcessedDataset
 from hftune.training.plan.arguments import mixed_precision, weight_dtype
 from hftune.training.plan.objective import Objective, num_classes
 from hftune.training.plan.pretrained import Pretrained
@@ -80,7 +80,7 @@ class Plan:
             config=pretrained.config,
             config_changes={**recipe.model.config, **pretrained.config_changes},
             attention=recipe.model.attention,
-            tokenizer=pretrained.processor,
+            processor=pretrained.processor,
             num_classes=self.num_classes(),
         )
 

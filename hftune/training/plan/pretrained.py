@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run starts from: the pretrained model's place, config and tokenizer, without weights."""
+"""What a run starts from: the pretrained model's place, config and processor, without weights."""
 
 import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hftune.core.errors import RecipeError
 from hftune.models.keep_layers import shallow_config
-from hftune.models.load import load_config, load_tokenizer, pretrained_path
+from hftune.models.load import load_config, pretrained_path
 from hftune.models.meta_model import empty_model
 from hftune.models.structure import num_positions
 from hftune.recipe.recipe import Recipe
+from hftune.tasks.processors import Processor
 from hftune.tasks.task import Task
 from hftune.training.plan.settings import Settings
 from hftune.training.plan.token_budget import virtual_tokens
-
-NO_LIMIT = 10**6  # tokenizers without a limit say a number far above this
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Pretrained:
         path: Hub id or folder of the base model.
         config: The model's config, with the recipe's overrides; with the labels once
             :meth:`configured`.
-        processor: The base model's tokenizer.
+        processor: The base model's tokenizer, image processor or feature extractor.
         full_config: The config of the model with all its layers, if the recipe keeps some of them.
         config_changes: Fields that the task set in the config. A plain load must be told of them.
         max_length: Tokens that a row may have; None for no limit.
@@ -36,7 +35,7 @@ class Pretrained:
 
     path: str
     config: PreTrainedConfig
-    processor: PreTrainedTokenizerBase
+    processor: Processor
     full_config: PreTrainedConfig | None = None
     config_changes: dict[str, Any] = field(default_factory=dict)
     max_length: int | None = None
@@ -56,7 +55,7 @@ class Pretrained:
         changes = task.configure(config, self.processor)
         if recipe.model.keep_layers is not None:
             config, full = shallow_config(config, recipe.model.keep_layers), config
-        limit = longest_row(recipe, config, self.processor)
+        limit = longest_row(recipe, task, config, self.processor)
         settings.regularization.set_dropout(config)
         return replace(
             self, config=config, full_config=full, config_changes=changes, max_length=limit
@@ -64,11 +63,11 @@ class Pretrained:
 
 
 def find_pretrained(settings: Settings, task: Task) -> Pretrained:
-    """Find the pretrained model of a recipe, and load its config and tokenizer.
+    """Find the pretrained model of a recipe, and load its config and processor.
 
     Args:
         settings: The recipe names the model.
-        task: Decides whether padding needs a token of its own.
+        task: Loads its processor.
 
     Raises:
         HftuneError: There is no such model.
@@ -78,10 +77,7 @@ def find_pretrained(settings: Settings, task: Task) -> Pretrained:
     if section.revision is not None and path != section.path:
         raise RecipeError(["model.revision: a demo model has none"])
     config = load_config(path, section.config, section.revision)
-    tokenizer = load_tokenizer(path, section.revision)
-    if tokenizer.pad_token is None and task.name != "text-generation":
-        tokenizer.pad_token = tokenizer.eos_token
-    return Pretrained(path, config, tokenizer)
+    return Pretrained(path, config, task.load_processor(path, section.revision))
 
 
 def model_without_weights(
@@ -92,9 +88,9 @@ def model_without_weights(
 
 
 def longest_row(
-    recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe, task: Task, config: PreTrainedConfig, processor: Processor
 ) -> int | None:
-    """Return the recipe's limit, or what the model takes; None where positions have no end.
+    """Return the recipe's limit, or the limit of model and processor; None for rows of any length.
 
     Raises:
         RecipeError: The recipe asks for more positions than the model has.
@@ -109,6 +105,5 @@ def longest_row(
                 [f"data.max_length: {asked} is beyond the model's {positions} positions"]
             )
         return asked
-    takes = [positions, tokenizer.model_max_length]
-    known: list[int] = [limit for limit in takes if limit is not None and limit < NO_LIMIT]
-    return min(known, default=None)
+    limits = [positions, task.processor_limit(processor)]
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -17,7 +17,7 @@ import torch
 import transformers
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import TrainingArguments
 from transformers.utils.hub import cached_file
 
 from hftune.core import cache
@@ -31,7 +31,9 @@ from hftune.models.load import load_weights
 from hftune.models.save import METADATA_FILE
 from hftune.runs.run import Run, load
 from hftune.tasks.preprocess import preprocess_split
-from hftune.tasks.task import ProcessedDataset, Task
+from hftune.tasks.processed import ProcessedDataset
+from hftune.tasks.processors import Processor
+from hftune.tasks.task import Task
 from hftune.training.plan.choose_sampler import check_aligned
 
 KEY = "data.curriculum.model"
@@ -49,7 +51,7 @@ class Reference:
     Attributes:
         name: For messages.
         task: Knows the labels as the model does.
-        tokenizer: The model's.
+        processor: The model's.
         run: The finished run that it is; None for the base model as it was pretrained.
         location: Hub id or folder of the base model.
         revision: Its revision.
@@ -58,7 +60,7 @@ class Reference:
 
     name: str
     task: Task
-    tokenizer: PreTrainedTokenizerBase
+    processor: Processor
     run: Run | None
     location: str
     revision: str | None
@@ -88,7 +90,7 @@ class Reference:
 def open_reference(
     path: str | None,
     task: Task,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     *,
     location: str,
     revision: str | None,
@@ -99,7 +101,7 @@ def open_reference(
     Args:
         path: Folder of a finished run; None for the base model as it was pretrained.
         task: That of the run to come, which knows its labels.
-        tokenizer: That of the run to come.
+        processor: That of the run to come.
         location: Its base model.
         revision: The revision of that.
         max_length: Tokens that a row of it may have.
@@ -110,25 +112,23 @@ def open_reference(
     opened = partial(Reference, location=location, revision=revision)
     if path is None:
         name = "the pretrained model"
-        return opened(name=name, task=task, tokenizer=tokenizer, run=None, max_length=max_length)
+        return opened(name=name, task=task, processor=processor, run=None, max_length=max_length)
     try:
         run = load(path)
     except HftuneError as error:
         raise HftuneError(f"{KEY}: {error.message}", hint=error.hint) from error
     judge = run.task
-    _check_judge(path, run, judge, task, tokenizer)
+    _check_judge(path, run, judge, task, processor)
     return opened(
         name=path,
         task=judge,
-        tokenizer=run.tokenizer,
+        processor=run.processor,
         run=run,
         max_length=run.metadata.max_length,
     )
 
 
-def _check_judge(
-    path: str, run: Run, judge: Task, task: Task, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def _check_judge(path: str, run: Run, judge: Task, task: Task, processor: Processor) -> None:
     """Raise :class:`HftuneError` if a finished run cannot judge the rows of a task."""
     if run.metadata.task != task.name or judge.problem_type != task.problem_type:
         said, wanted = (one.problem_type or one.name for one in (judge, task))
@@ -138,7 +138,7 @@ def _check_judge(
             f"{KEY}: {path} does not know the labels {', '.join(unknown[:20])}",
             hint=f"it knows {', '.join(judge.label_names[:20])}",
         )
-    if not task.label_names and run.tokenizer.get_vocab() != tokenizer.get_vocab():
+    if not task.label_names and not task.reads_alike(run.processor, processor):
         raise HftuneError(f"{KEY}: {path} reads other tokens than the model that is to be trained")
 
 
@@ -160,7 +160,7 @@ def reference_losses(
     if reference.task.label_names:  # the order of the labels and the tokens are the judge's own
         check_aligned(KEY, reference.task, selected, train)
         encoded = preprocess_split(
-            reference.task, selected, reference.tokenizer, reference.max_length
+            reference.task, selected, reference.processor, reference.max_length
         )
         check_aligned(KEY, reference.task, selected, encoded)
         rows = encoded.dataset
@@ -207,8 +207,8 @@ def _judge(
 def _losses(model: Any, reference: Reference, part: Dataset, size: int) -> NDArray[np.float64]:
     """The losses of a part, judged in the order of their lengths, so that little is padding."""
     task = reference.task
-    collate: Any = task.collator(reference.tokenizer, model)
-    lengths = [len(ids) for ids in part["input_ids"][:]]
+    collate: Any = task.collator(reference.processor, model)
+    lengths = ProcessedDataset(part).lengths()
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     losses = np.empty(len(part))
     for begin in range(0, len(part), size):

@@ -18,7 +18,8 @@ from hftune.data.sampling.row_sampler import RowSampler
 from hftune.data.section import CurriculumChoice
 from hftune.recipe.recipe import Recipe
 from hftune.tasks.preprocess import preprocess_split
-from hftune.tasks.task import ProcessedDataset, Task
+from hftune.tasks.processed import ProcessedDataset
+from hftune.tasks.task import Task
 from hftune.training.plan.choose_sampler import build_row_sampler
 from hftune.training.plan.examples import Examples, read_examples
 from hftune.training.plan.pretrained import Pretrained, model_without_weights
@@ -110,7 +111,7 @@ def build_splits(
 
     Args:
         settings: Say how.
-        pretrained: Its tokenizer makes the tokens.
+        pretrained: Its processor makes the inputs.
         task: Preprocesses.
         examples: The rows.
         own_model: A model of one's own in place of the recipe's.
@@ -119,8 +120,8 @@ def build_splits(
     Raises:
         HftuneError: No row can be trained on, or rows cannot be drawn or batched so.
     """
-    tokenizer, limit = pretrained.processor, pretrained.max_length
-    encode = partial(preprocess_split, task, tokenizer=tokenizer, max_length=limit, sample=sample)
+    processor, limit = pretrained.processor, pretrained.max_length
+    encode = partial(preprocess_split, task, processor=processor, max_length=limit, sample=sample)
     splits = Splits(
         examples=examples,
         train=encode(examples.train),
@@ -128,7 +129,7 @@ def build_splits(
         unlabelled=None if examples.unlabelled is None else encode(examples.unlabelled),
     )
     if examples.stream is not None:
-        shared = task, tokenizer, limit, settings.arguments
+        shared = task, processor, limit, settings.arguments
         stream = token_stream(examples.stream, examples.columns, *shared)
         splits = replace(splits, stream=stream)
     row_sampler = _row_sampler(settings, pretrained, task, splits, looks=sample is not None)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import Dataset, Features
 from datasets import IterableDataset as Rows
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import TrainingArguments
 
 from hftune.core.errors import HftuneError, RunError
 from hftune.data.load_rows import DEMO, load_split
@@ -23,6 +23,7 @@ from hftune.data.shapes import NothingToTrainError
 from hftune.data.source_files import source_files
 from hftune.data.stream import PLACE, stream_files, stream_hub
 from hftune.recipe.recipe import Recipe
+from hftune.tasks.processors import Processor
 from hftune.tasks.reader import choose_columns, read_more_rows, select_rows
 from hftune.tasks.task import Task
 from hftune.training.plan.examples import Examples
@@ -41,7 +42,7 @@ class TokenStream(IterableDataset[dict[str, Any]]):
         rows: What is read in each epoch.
         columns: Role to column name.
         task: Selects and encodes.
-        tokenizer: The base model's.
+        processor: The base model's.
         max_length: Tokens a row may have.
         process: Number of this process.
         processes: How many there are.
@@ -52,7 +53,7 @@ class TokenStream(IterableDataset[dict[str, Any]]):
         rows: Rows,
         columns: dict[str, str],
         task: Task,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: Processor,
         max_length: int | None,
         *,
         process: int = 0,
@@ -61,7 +62,7 @@ class TokenStream(IterableDataset[dict[str, Any]]):
         self.rows = rows
         self.columns = columns
         self.task = task
-        self.tokenizer = tokenizer
+        self.processor = processor
         self.max_length = max_length
         self.process = process
         self.processes = processes
@@ -85,7 +86,7 @@ class TokenStream(IterableDataset[dict[str, Any]]):
     def _encoded(self, batch: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         try:
             yield from self.task.preprocess(
-                self._selected(batch), self.tokenizer, self.max_length
+                self._selected(batch), self.processor, self.max_length
             ).dataset
         except NothingToTrainError:
             return
@@ -226,7 +227,7 @@ def token_stream(
     rows: Rows,
     columns: dict[str, str],
     task: Task,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     max_length: int | None,
     arguments: TrainingArguments,
 ) -> TokenStream:
@@ -235,7 +236,7 @@ def token_stream(
         rows,
         columns,
         task,
-        tokenizer,
+        processor,
         max_length,
         process=arguments.process_index,
         processes=arguments.world_size,

@@ -16,7 +16,7 @@ from hftune.data.sampling.row_sampler import RowSampler
 from hftune.methods import method_row
 from hftune.recipe.recipe import Recipe
 from hftune.speed.padding_free import never_packed
-from hftune.tasks.task import ProcessedDataset
+from hftune.tasks.processed import ProcessedDataset
 from hftune.training.plan.settings import Settings
 from hftune.training.sampling.seeded_sampler import SeededSampler, Strategy
 from hftune.training.sampling.token_batches import TokenBatches
