@@ -43,9 +43,7 @@ def load_splits(
     whole = isinstance(source, Dataset)
     splits: dict[str, Dataset] = {"train": source} if whole else dict(source)
     if whole and split is not None and not is_slice(split):
-        raise HftuneError(
-            f"data.split: {path} has no splits", hint="a slice can be taken: train[:10%]"
-        )
+        raise _no_splits(path)
     rows = take(splits, split or "train", "data.split", path)
     if isinstance(validation, str) and (
         is_slice(validation) or (not whole and validation in splits)
@@ -138,3 +136,8 @@ def _check_local(path: str | list[str], **hub_only: str | None) -> None:
     for key, value in hub_only.items():
         if value is not None and (kind := _local_kind(path)):
             raise HftuneError(f"data.{key}: {path} is {kind}; only Hub data sets have one")
+
+
+def _no_splits(path: str | list[str]) -> HftuneError:
+    hint = "a slice can be taken: train[:10%]"
+    return HftuneError(f"data.split: {path} has no splits", hint=hint)
