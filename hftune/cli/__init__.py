@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: parse, call the function of the same name, print.
+"""The command line: parse arguments, call the function of the same name, print its result.
 
-Imports nothing heavy at the top, so that help and a mistake in a recipe answer at once.
+Imports nothing heavy at the top, so that help and errors in a recipe appear at once.
 """
 
 from hftune.cli import recipes, runs, tools  # in the order of the help

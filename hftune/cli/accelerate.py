@@ -25,16 +25,16 @@ def launch_options(
     mixed_precision: str | None = None,
     num_processes: int | None = None,
 ) -> list[str]:
-    """Return what follows ``accelerate launch`` to run ``hftune train``.
+    """Return the arguments of ``accelerate launch`` that run ``hftune train``.
 
     Args:
-        config: A shipped config by name, or a file of one's own.
-        arguments: Of ``hftune train``.
-        mixed_precision: In place of the config's.
-        num_processes: In place of the config's, over all machines.
+        config: Name of a shipped config, or path of a config file.
+        arguments: Arguments of ``hftune train``.
+        mixed_precision: Replaces the precision of the config.
+        num_processes: Replaces the number of processes of the config, over all machines.
 
     Raises:
-        HftuneError: The config cannot be launched so.
+        HftuneError: The config cannot be launched with these options.
     """
     path = accelerate_config(config)
     settings = _read(path)
@@ -66,7 +66,7 @@ def _check_precision(path: Path, settings: dict[str, Any], precision: str | None
 def _check_processes(
     path: Path, settings: dict[str, Any], number: int | None, arguments: list[str]
 ) -> None:
-    """Raise :class:`HftuneError` if a config is not for this machine or this many processes."""
+    """Raise :class:`HftuneError` if the config does not suit this machine or ``number``."""
     kind, on_cpu = str(settings.get("distributed_type", "NO")), bool(settings.get("use_cpu"))
     if int(settings.get("num_machines", 1)) > 1 and not settings.get("main_process_ip"):
         raise HftuneError(
@@ -95,10 +95,10 @@ def _check_processes(
 def launch(options: list[str]) -> int:
     """Start the processes, wait for them, and return the code to exit with.
 
-    What fails in a process is said there. Accelerate's own program would add a traceback of itself.
+    A process prints its own errors; Accelerate's command would add a traceback of the launcher.
 
     Args:
-        options: From :func:`launch_options`.
+        options: Result of :func:`launch_options`.
 
     Raises:
         RunError: A process was killed.
@@ -110,7 +110,7 @@ def launch(options: list[str]) -> int:
 
     for module in (agent, workers):  # each sets its level when it is imported
         logging.getLogger(module.__name__).setLevel(logging.CRITICAL)
-    # It lists its own defaults, such as threads of the CPU, and options that hftune does not have.
+    # The launcher warns about its own defaults and names options that hftune does not have.
     logging.getLogger(launcher.__name__).setLevel(logging.ERROR)
     try:
         launcher.launch_command(launcher.launch_command_parser().parse_args(options))
@@ -133,7 +133,7 @@ def launch(options: list[str]) -> int:
 
 
 def precision_overrides(mixed_precision: str | None) -> list[str]:
-    """Return the overrides that let a recipe say the same; it has no field for fp8."""
+    """Return the recipe overrides that set the same precision; none for fp8, which has no field."""
     if mixed_precision in (None, "fp8"):
         return []
     return [f"training.{name}={str(name == mixed_precision).lower()}" for name in ("bf16", "fp16")]

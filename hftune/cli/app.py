@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line itself, and the arguments that several verbs take."""
+"""The Typer application, and arguments that several commands share."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that take a recipe, or write one."""
+"""Commands that read a recipe, and ``init``, the one that writes it."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that take a finished run."""
+"""Commands that work on a finished run."""
 
 from pathlib import Path
 from typing import Annotated

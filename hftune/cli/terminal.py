@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the verbs of the command line share: recipes read, functions found, errors printed.
+"""Shared steps of all commands: read recipes, import functions, print errors.
 
-Imports nothing heavy at the top, as :mod:`hftune.cli`.
+Imports nothing heavy at the top; see :mod:`hftune.cli`.
 """
 
 import gc
@@ -20,16 +20,16 @@ from hftune.core.console import is_main_process, say
 from hftune.core.errors import HftuneError, RecipeError
 
 INTERRUPTED = 130
-#: Has PyTorch ask Linux for pages of 2 MiB; it looks as it is imported. A tensor of tens of
-#: megabytes, such as the gradient of an embedding, is mapped anew in every step, and in pages of
-#: 4 KiB that takes longer than to compute with it.
+#: Makes PyTorch ask Linux for pages of 2 MiB; PyTorch reads the variable at import. A tensor of
+#: tens of megabytes, such as the gradient of an embedding, is mapped again in every step, and with
+#: pages of 4 KiB the mapping takes longer than the computation.
 LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
-HEAD_START = 10.0  # seconds; a process takes some to end
+HEAD_START = 10.0  # seconds; a process needs a few to end
 
 
 def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
     """Return the recipe in a file or run folder, with overrides laid over it."""
-    prepare_libraries()  # where its fields are read for the first time, libraries are imported
+    prepare_libraries()  # the first use of a recipe's schema imports torch and transformers
     from hftune.recipe.recipe import Recipe
 
     if resume and overrides:
@@ -49,7 +49,12 @@ def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> An
 
 
 def named_columns(pairs: Iterable[str]) -> dict[str, str]:
-    """Return role -> column of ``--column ROLE=COLUMN``."""
+    """Parse the values of ``--column``, each ``ROLE=COLUMN``, into role -> column.
+
+    Example:
+        >>> named_columns(["text=body", "label=team"])
+        {'text': 'body', 'label': 'team'}
+    """
     columns = {}
     for pair in pairs:
         role, _, column = pair.partition("=")
@@ -60,7 +65,12 @@ def named_columns(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:
-    """Return the numbers of an option that are written with commas between them."""
+    """Parse an option that holds numbers with commas between them; None stays None.
+
+    Example:
+        >>> numbers("0.7,0.3", "--weights")
+        [0.7, 0.3]
+    """
     try:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
@@ -70,7 +80,17 @@ def numbers(text: str | None, option: str) -> list[float] | None:
 
 
 def show(answer: Any) -> None:
-    """Print text, or records as JSON."""
+    """Print a text as it is, and anything else as JSON.
+
+    Example:
+        >>> show("ready")
+        ready
+        >>> show(["lora", "full"])
+        [
+          "lora",
+          "full"
+        ]
+    """
     if not isinstance(answer, str):
         import dataclasses
         import json
@@ -80,12 +100,12 @@ def show(answer: Any) -> None:
 
 
 def say_next(*command: str | Path) -> None:
-    """Print the command to type next."""
+    """Print the command that a user runs next."""
     say("next:  " + shlex.join(["hftune", *map(str, command)]))
 
 
 def verb(name: str) -> Callable[..., Any]:
-    """Import a verb's function; from here on it costs what torch costs."""
+    """Import the function of a command, together with torch and transformers."""
     prepare_libraries()
     with _kept_for_good():
         from importlib import import_module
@@ -104,10 +124,10 @@ def verb(name: str) -> Callable[..., Any]:
 
 @contextmanager
 def _kept_for_good() -> Iterator[None]:
-    """Spare the garbage collector what is made meanwhile, now and later.
+    """Exclude all objects that are created inside from garbage collection for good.
 
-    Modules stay until the end. To look through those of torch and transformers again and again
-    takes a second of the start, and half a second of each full collection.
+    Modules live until the process ends. Scanning those of torch and transformers again and again
+    takes one second at start and half a second in each full collection.
     """
     gc.disable()
     try:
@@ -118,10 +138,7 @@ def _kept_for_good() -> Iterator[None]:
 
 
 def prepare_libraries() -> None:
-    """Keep what libraries say at import and at work out of hftune's own words.
-
-    What else they read from the environment as they are imported is said here, too.
-    """
+    """Silence messages of libraries, and set the environment variables that they read at import."""
     for key, value in LARGE_PAGES.items():
         os.environ.setdefault(key, value)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -129,7 +146,7 @@ def prepare_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not has_bars():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what C++ warns of, once a process
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of C++ code, once a process
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # gives memory back at once
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|accelerate|datasets)\.")
     for chatty in ("torch.distributed", "bitsandbytes"):
@@ -137,14 +154,19 @@ def prepare_libraries() -> None:
 
 
 def has_bars() -> bool:
-    """Tell whether what comes from and goes to the Hub shows its progress here."""
+    """Tell whether downloads and uploads show progress bars here."""
     return sys.stderr.isatty() and is_main_process()
 
 
 def said_of_precision(
     mixed_precision: str | None, accelerate: str | None, resume: bool
 ) -> list[str]:
-    """Check ``--mixed-precision`` and return what the recipe must say of it."""
+    """Check ``--mixed-precision`` and return the recipe overrides that set it.
+
+    Example:
+        >>> said_of_precision("bf16", "single_gpu", resume=False)
+        ['training.bf16=true', 'training.fp16=false']
+    """
     from hftune.cli.accelerate import PRECISIONS, precision_overrides
 
     if mixed_precision is None:
@@ -171,7 +193,7 @@ def said_of_precision(
 def launch(
     config: str, arguments: list[str], mixed_precision: str | None, num_processes: int | None
 ) -> None:
-    """Run ``hftune train`` in the processes of ``accelerate launch``, and exit as they do."""
+    """Run ``hftune train`` under ``accelerate launch``, and exit with its code."""
     from hftune.cli import accelerate as launcher
 
     options = launcher.launch_options(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that tell what there is: names, schema, machine."""
+"""Commands that show available names, the recipe schema and the state of the machine."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as functions, and the table of their names."""
+"""Metrics, and the table of their names."""
 
 from hftune.core.task_rows import MetricPlace, MetricRow
 
@@ -44,5 +44,10 @@ METRICS = {
 
 
 def shown_metrics(place: MetricPlace) -> list[str]:
-    """Return the names of the metrics that a place shows, in their order."""
+    """Return the names of the metrics that a place shows, in order.
+
+    Example:
+        >>> shown_metrics("progress")[:3]
+        ['loss', 'perplexity', 'accuracy']
+    """
     return [name for name, row in METRICS.items() if place in row.shown]

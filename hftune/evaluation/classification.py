@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of a classifier, on scikit-learn: the whole and each class."""
+"""Metrics of a classifier, overall and for each class, computed by scikit-learn."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,13 @@ def classification_metrics(
     Args:
         scores: Logits, shape ``(rows, classes)``.
         labels: Class ids, shape ``(rows,)``.
-        predicted: Class ids, the same shape; those of the highest scores if None.
+        predicted: Class ids, shape ``(rows,)``; the highest score of each row if None.
+
+    Example:
+        >>> scores = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
+        >>> metrics = classification_metrics(scores, np.array([0, 1, 1]))
+        >>> round(metrics["accuracy"], 4), round(metrics["f1_macro"], 4)
+        (0.6667, 0.6667)
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
@@ -46,7 +52,13 @@ def classification_metrics(
 
 
 def log_loss(scores: NDArray[np.floating[Any]], labels: Ids) -> float:
-    """Return the mean of ``-log p(label)``, in nats."""
+    """Return the mean of ``-log p(label)``, in nats.
+
+    Example:
+        >>> shares = np.array([[0.5, 0.5], [0.25, 0.75]])  # of the labels: 0.5 and 0.75
+        >>> round(log_loss(np.log(shares), np.array([0, 1])), 4)
+        0.4904
+    """
     shares = log_softmax(scores.astype(np.float64), -1)
     return float(-shares[np.arange(len(labels)), labels].mean())
 
@@ -54,7 +66,7 @@ def log_loss(scores: NDArray[np.floating[Any]], labels: Ids) -> float:
 def _ranking(
     scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
 ) -> dict[str, float]:
-    """Each class against the rest by probability; of two classes the second alone."""
+    """Rank each class against the rest by probability; with two classes only the second."""
     shares = softmax(scores.astype(np.float64), -1)
     truth = np.eye(scores.shape[1], dtype=int)[labels]
     if scores.shape[1] == 2:
@@ -63,7 +75,7 @@ def _ranking(
 
 
 def _mcc(labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) -> float:
-    """Return the correlation; 0 where one class is all there is, which scikit-learn warns of."""
+    """Return Matthews' correlation; 0 for a single class, where scikit-learn would warn."""
     from sklearn.metrics import matthews_corrcoef
 
     alone = len(np.union1d(labels, predicted)) == 1
@@ -73,7 +85,13 @@ def _mcc(labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) 
 def per_class_metrics(
     predicted: Ids, labels: Ids, names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Return label name -> precision, recall, F1 and support (rows of that class)."""
+    """Return precision, recall, F1 and support (rows of that class) by label name.
+
+    Example:
+        >>> scores = per_class_metrics(np.array([0, 1, 1]), np.array([0, 0, 1]), ["no", "yes"])
+        >>> scores["yes"]
+        {'precision': 0.5, 'recall': 1.0, 'f1': 0.6666666666666666, 'support': 1.0}
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     columns = precision_recall_fscore_support(

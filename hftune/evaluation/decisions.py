@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From logits to one class: thresholds, the search for them, and the correction of a prior.
 
-A class is given where its probability, divided by its threshold, is the highest. With two classes
-whose thresholds sum to 1 that is: the second from its threshold on. In logarithms it is an offset
-to each logit, the form of the best decisions for F1 and for costs by class.
+The predicted class has the highest probability divided by its threshold. With two classes whose
+thresholds sum to 1, the second class is predicted from its threshold on. In logarithms, a threshold
+is an offset to each logit; optimal decisions for F1 and for class costs have this form.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ Floats = NDArray[np.floating[Any]]
 Ids = NDArray[np.integer[Any]]
 SWEEPS = 20
 EM_STEPS, EM_TOLERANCE = 10_000, 1e-7
-#: A class that seems to be absent may still turn up.
+#: An estimated share is never 0, because the class may still occur in other rows.
 SMALLEST_SHARE = 1e-6
 
 
@@ -36,14 +36,19 @@ def decided(scores: Floats, thresholds: Floats) -> Ids:
 
 
 def prior_shift(prior: Floats, seen: Floats) -> Floats:
-    """Return what to add to the logits so that their softmax holds for another prior.
+    """Return the offsets of the logits that correct their softmax for another prior.
 
-    ``p'(c|x)`` is proportional to ``p(c|x) * prior[c] / seen[c]`` where the texts of each class
-    stay what they were.
+    ``p'(c|x)`` is proportional to ``p(c|x) * prior[c] / seen[c]`` if the texts of each class keep
+    their distribution.
 
     Args:
         prior: Class shares where the model is used, shape ``(classes,)``.
         seen: Class shares that its probabilities assume, the same shape.
+
+    Example:
+        >>> logits = np.log([0.8, 0.2])
+        >>> softmax(logits + prior_shift(np.array([0.2, 0.8]), np.array([0.5, 0.5]))).round(3)
+        array([0.5, 0.5])
 
     References:
         Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
@@ -56,12 +61,18 @@ def prior_shift(prior: Floats, seen: Floats) -> Floats:
 def estimated_prior(scores: Floats, seen: Floats) -> Floats:
     """Return the class shares of rows without labels, by expectation-maximization.
 
-    Every step takes the mean of the probabilities, corrected for the shares of the step before, for
-    the shares. They climb to the most likely ones, where the probabilities are right for ``seen``.
+    Each step corrects the probabilities for the current shares and takes their mean as the next
+    shares. The likelihood of the rows rises with each step, provided that the probabilities are
+    right for ``seen``.
 
     Args:
         scores: Logits, shape ``(rows, classes)``.
         seen: Class shares that their softmax assumes, shape ``(classes,)``.
+
+    Example:
+        >>> certain = np.log([[0.999, 0.001]] * 3 + [[0.001, 0.999]])  # three rows of class 0
+        >>> estimated_prior(certain, np.array([0.5, 0.5])).round(2)
+        array([0.75, 0.25])
 
     References:
         Saerens, Latinne and Decaestecker, 2002, section 2.2, equations 2.9.
@@ -79,14 +90,21 @@ def estimated_prior(scores: Floats, seen: Floats) -> Floats:
 
 
 def best_macro_f1_thresholds(scores: Floats, labels: Ids) -> Floats:
-    """Return thresholds, with the sum 1, that give rows their highest macro F1.
+    """Return the thresholds, with the sum 1, that give the highest macro F1 on these rows.
 
-    One class after the other gets its best threshold beside the others', by all cuts there are,
-    until none gains. With two classes that is the best there is; with more it is a local best.
+    Coordinate ascent: one class after the other gets its best threshold while the others stay
+    fixed, until no change helps. With two classes the result is optimal; with more classes it is a
+    local optimum.
 
     Args:
         scores: Logits, shape ``(rows, classes)``.
         labels: Class ids, shape ``(rows,)``.
+
+    Example:
+        >>> scores = np.log([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])  # the last one is of class 1
+        >>> thresholds = best_macro_f1_thresholds(scores, np.array([0, 0, 1]))
+        >>> decided(scores, thresholds)
+        array([0, 0, 1])
     """
     scores = scores.astype(np.float64)
     offsets = np.zeros(scores.shape[1])
@@ -111,16 +129,16 @@ def _macro_f1(predicted: Ids, labels: Ids, classes: int) -> float:
 
 
 def _mean_f1(right: Any, either: Any) -> Any:
-    """Mean of ``2 * right / (given + labelled)`` over the classes that occur, on the last axis."""
+    """Average ``2 * right / (given + labelled)`` over the classes that occur, on the last axis."""
     f1 = 2 * right / np.maximum(either, 1)
     return f1.sum(-1) / (either > 0).sum(-1)
 
 
 def _best_offset(scores: Floats, offsets: Floats, labels: Ids, index: int) -> tuple[float, float]:
-    """Return the offset of one class beside the others', and the macro F1 that it reaches.
+    """Return the best offset of one class for fixed other offsets, and its macro F1.
 
-    A row turns to the class where the offset passes its rival's lead, so the rows in the order of
-    these leads give all macro F1s there are by running sums.
+    A row changes to the class as soon as the offset exceeds the lead of its rival. So the rows are
+    sorted by this lead, and running sums give the macro F1 of every possible cut.
     """
     rivals = scores + offsets
     rivals[:, index] = -np.inf
@@ -130,7 +148,7 @@ def _best_offset(scores: Floats, offsets: Floats, labels: Ids, index: int) -> tu
     lead, rival, labels = lead[order], rival[order], labels[order]
 
     classes = np.arange(scores.shape[1])
-    lost = rival[:, None] == classes  # what each row was before it turned
+    lost = rival[:, None] == classes  # the class of each row before it changes
     right = _running(lost & (labels == rival)[:, None])
     given = _running(lost)
     right, given = right[-1] - right, given[-1] - given
@@ -147,6 +165,6 @@ def _best_offset(scores: Floats, offsets: Floats, labels: Ids, index: int) -> tu
 
 
 def _running(turned: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Running sums along the rows, the one over none of them first."""
+    """Return the running sums along the rows, starting with the sum over no row."""
     sums: NDArray[np.int64] = np.cumsum(turned, axis=0, dtype=np.int64)
     return np.concatenate([np.zeros_like(sums[:1]), sums])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entities out of the tags of words, and how many were found.
+"""Read entities from the tags of words, and score predicted entities.
 
-One rule reads IOB1, IOB2, BIOES and BILOU, that of the CoNLL-2000 scorer ``conlleval`` and of
-seqeval: an entity begins at B, S and U, and at an I, E or L that has nothing of its kind to
-continue; it ends before the next beginning, before O, and after E, L, S and U.
+One rule reads IOB1, IOB2, BIOES and BILOU; the CoNLL-2000 scorer ``conlleval`` and seqeval use it
+too. An entity begins at B, S and U, and at an I, E or L that continues no entity of its kind. It
+ends before the next beginning, before O, and after E, L, S and U.
 """
 
 import re
@@ -19,21 +19,32 @@ Entity = tuple[str, int, int]
 
 
 def marks_entities(names: Iterable[str]) -> bool:
-    """Tell whether tags mark entities, as ``B-city`` and ``O`` do, or are plain, as ``NOUN``."""
+    """Tell whether tags mark entities, such as ``B-city``, or are plain, such as ``NOUN``.
+
+    Example:
+        >>> marks_entities(["O", "B-city", "I-city"]), marks_entities(["NOUN", "VERB"])
+        (True, False)
+    """
     inside = [name for name in names if name != OUTSIDE]
     return bool(inside) and all(TAG.fullmatch(name) for name in inside)
 
 
 def kind_of(tag: str) -> str:
-    """Return the kind of entity that a tag belongs to."""
+    """Return the kind of entity that a tag belongs to.
+
+    Example:
+        >>> kind_of("B-city"), kind_of("I")
+        ('city', '_')
+    """
     return tag[2:] or UNTYPED
 
 
 def entities(tags: Tags) -> list[Entity]:
     """Return ``(kind, first word, word after the last)`` of each entity.
 
-    >>> entities(["B-city", "I-city", "O", "I-person"])
-    [('city', 0, 2), ('person', 3, 4)]
+    Example:
+        >>> entities(["B-city", "I-city", "O", "I-person"])
+        [('city', 0, 2), ('person', 3, 4)]
     """
     found: list[Entity] = []
     start = 0
@@ -53,9 +64,14 @@ def _continues(previous: str, tag: str) -> bool:
 
 
 def scheme_of(rows: Iterable[Tags]) -> tuple[str, int]:
-    """Return the name of the scheme, and how many entities begin against it with I.
+    """Return the name of the tagging scheme, and the number of entities that violate it.
 
-    In IOB1 an entity begins with I, and with B only where it follows one of its own kind.
+    An entity of IOB2, BIOES or BILOU that begins with an inner tag is a violation. In IOB1 an
+    entity begins with I, and with B only if it follows an entity of its own kind.
+
+    Example:
+        >>> scheme_of([["B-city", "I-city", "O", "I-city"]])
+        ('IOB2', 1)
     """
     prefixes: Counter[str] = Counter()
     plain_begins = inside_begins = 0
@@ -80,11 +96,16 @@ def scheme_of(rows: Iterable[Tags]) -> tuple[str, int]:
 def entity_metrics(predicted: Sequence[Tags], true: Sequence[Tags]) -> dict[str, float]:
     """Return precision, recall and F1 over all entities, and their plain means over the kinds.
 
-    An entity is right if its kind and both its ends are. 0 for a quotient by 0.
+    An entity is correct if its kind and both its ends are correct. A division by 0 gives 0.
 
     Args:
         predicted: Tags of each row.
-        true: The same by the annotators.
+        true: Tags of the annotators, in the same form.
+
+    Example:
+        >>> found = entity_metrics([["B-city", "O", "B-city"]], [["B-city", "O", "O"]])
+        >>> found["precision"], found["recall"]
+        (0.5, 1.0)
     """
     right, said, there = _counts(predicted, true)
     kinds = per_kind_metrics(predicted, true).values()
@@ -96,7 +117,12 @@ def entity_metrics(predicted: Sequence[Tags], true: Sequence[Tags]) -> dict[str,
 def per_kind_metrics(
     predicted: Sequence[Tags], true: Sequence[Tags]
 ) -> dict[str, dict[str, float]]:
-    """Return kind -> precision, recall, F1 and support, of kinds that occur on either side."""
+    """Return precision, recall, F1 and support by kind, for predicted and annotated kinds.
+
+    Example:
+        >>> per_kind_metrics([["B-city", "O"]], [["B-city", "B-city"]])["city"]["recall"]
+        0.5
+    """
     right, said, there = _counts(predicted, true)
     return {
         kind: {
@@ -110,7 +136,7 @@ def per_kind_metrics(
 def _counts(
     predicted: Sequence[Tags], true: Sequence[Tags]
 ) -> tuple[Counter[str], Counter[str], Counter[str]]:
-    """Entities by kind: rightly predicted, predicted, annotated."""
+    """Count the entities of each kind: correctly predicted, predicted, annotated."""
     right: Counter[str] = Counter()
     said: Counter[str] = Counter()
     there: Counter[str] = Counter()

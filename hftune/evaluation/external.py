@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of the ``evaluate`` library beside our own.
+"""Metrics of the ``evaluate`` library, in addition to the task's own.
 
-By name or path such a metric is a script that runs here, so a recipe alone cannot load one: the
-command line asks for ``--trust-metrics``, and Python hands them over.
+A metric with a name or a path is a script that runs on this machine. So a recipe cannot load one by
+itself: the command line asks for ``--trust-metrics``, and Python code passes ``metrics``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ Metric = Any
 
 @dataclass(frozen=True)
 class ExternalMetric:
-    """A metric and how it is computed.
+    """A metric of ``evaluate`` and its options.
 
     Attributes:
-        name: What its figures are called.
+        name: Name of its figures.
         module: An ``evaluate.Metric``, or several combined.
-        options: For its ``compute``.
+        options: Options of its ``compute``.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ExternalMetric:
     options: dict[str, Any] = field(default_factory=dict)
 
     def compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        """Return the figures that are numbers: ``name``, or ``name_key`` for other keys.
+        """Return the results that are numbers, as ``name``, or ``name_key`` for other keys.
 
         Raises:
             HftuneError: The metric does not take what the task predicts.
@@ -52,11 +52,11 @@ class ExternalMetric:
 
 
 def load_metrics(given: Sequence[Metric], own: Sequence[str]) -> list[ExternalMetric]:
-    """Load metrics, from the Hub or a local script, before any weight is loaded.
+    """Load metrics from the Hub or from local scripts, before the model is loaded.
 
     Args:
         given: Names, paths, mappings with ``name`` and options, or ``evaluate.Metric`` objects.
-        own: Names of the task's own metrics, which are taken.
+        own: Names of the task's own metrics; no other metric may use them.
 
     Raises:
         HftuneError: ``evaluate`` is not installed, a metric cannot be reached, or a name is taken.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of written text against references: BLEU and chrF by sacreBLEU, ROUGE by rouge-score.
+"""Metrics of generated text against references: BLEU and chrF, and ROUGE.
+
+sacreBLEU computes BLEU and chrF, and rouge-score computes ROUGE.
 
 BLEU: Papineni et al. 2002, as Post 2018 standardized it (arXiv:1804.08771). chrF: Popovic 2015.
 ROUGE: Lin 2004.
@@ -7,23 +9,23 @@ ROUGE: Lin 2004.
 
 from collections.abc import Sequence
 
-#: What a best model can be chosen by.
+#: Metrics that ``metric_for_best_model`` may name.
 GENERATION_METRICS = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match")
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def generation_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return how close written texts are to one reference each.
+    """Compare generated texts with one reference each.
 
     Args:
-        predictions: What the model wrote.
-        references: What was to be written, one for each prediction.
+        predictions: Texts that the model generated.
+        references: Expected texts, one for each prediction.
 
     Returns:
         ``bleu`` and ``chrf`` of the whole corpus, 0 to 100; ``rouge1``, ``rouge2`` and ``rougeL``,
         the mean F-measure of the rows, 0 to 1, without stemming; ``exact_match``, the share of rows
-        that are equal but for white space around them; ``length_ratio``, the characters written
-        over those of the references.
+        that are equal apart from white space around them; ``length_ratio``, the number of
+        characters in the predictions divided by that in the references.
     """
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu import corpus_bleu, corpus_chrf

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of a language model from two numbers a row, so that no logits are ever kept."""
+"""Metrics of a language model from two numbers per row, so that no logits are kept."""
 
 import math
 from typing import Any
@@ -16,6 +16,11 @@ def language_modelling_metrics(
     Args:
         losses: Summed loss of each row, shape ``(rows,)``.
         tokens: Number of trained tokens of each row, shape ``(rows,)``.
+
+    Example:
+        >>> metrics = language_modelling_metrics(np.array([6.0, 2.0]), np.array([3, 1]))
+        >>> metrics["loss"], round(metrics["perplexity"], 3), metrics["tokens"]
+        (2.0, 7.389, 4)
     """
     total, count = losses.astype(np.float64).sum(), int(tokens.sum())
     loss = float(total / count) if count else math.nan

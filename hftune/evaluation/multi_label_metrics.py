@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of a classifier that gives any number of labels, on scikit-learn."""
+"""Metrics of multi-label classification, computed by scikit-learn."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +14,21 @@ Floats = NDArray[np.floating[Any]]
 
 
 def multi_label_metrics(scores: Floats, labels: Floats, thresholds: Floats) -> dict[str, float]:
-    """Return loss, exact match (``accuracy``), Hamming loss, F1 and its kin, and ranking metrics.
+    """Return loss, exact match (``accuracy``), Hamming loss, F1 scores and ranking metrics.
 
-    The loss is the mean binary cross-entropy over all cells. Cells whose label is NaN count as
-    absent in all but the loss.
+    The loss is the mean binary cross-entropy over all cells with a label. The other metrics treat
+    a label that is NaN as absent.
 
     Args:
         scores: Logits, shape ``(rows, labels)``.
         labels: 0 or 1, the same shape.
-        thresholds: Probability from which on a label is given, shape ``(labels,)``.
+        thresholds: Smallest probability at which a label is predicted, shape ``(labels,)``.
+
+    Example:
+        >>> scores, labels = np.array([[1.0, -1.0], [1.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> metrics = multi_label_metrics(scores, labels, np.array([0.5, 0.5]))
+        >>> metrics["accuracy"], metrics["hamming_loss"]
+        (0.5, 0.25)
     """
     from sklearn.metrics import (
         accuracy_score,
@@ -53,7 +59,14 @@ def multi_label_metrics(scores: Floats, labels: Floats, thresholds: Floats) -> d
 def per_label_metrics(
     scores: Floats, labels: Floats, names: Sequence[str], thresholds: Floats
 ) -> dict[str, dict[str, float]]:
-    """Return label name -> precision, recall, F1, support, average precision and threshold."""
+    """Return precision, recall, F1, support, average precision and threshold by label name.
+
+    Example:
+        >>> scores, labels = np.array([[1.0, -1.0], [1.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> found = per_label_metrics(scores, labels, ["new", "urgent"], np.array([0.5, 0.5]))
+        >>> found["new"]["precision"], found["urgent"]["precision"]
+        (0.5, 1.0)
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     truth = np.nan_to_num(labels).astype(int)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well scores rank rows, whatever the threshold: ROC-AUC and average precision."""
+"""Ranking metrics, independent of thresholds: ROC-AUC and average precision."""
 
 from typing import Any
 
@@ -8,14 +8,18 @@ from numpy.typing import NDArray
 
 
 def ranking_metrics(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, float]:
-    """Return ROC-AUC and average precision, each the mean over the classes that can have it.
+    """Return ROC-AUC and average precision, averaged over the classes that define them.
 
-    A class without rows of its own, or with all of them, has neither and is left out of the mean;
-    where no class has them, both are absent.
+    A class that is true in no row or in all rows defines neither and does not count. If no class
+    defines them, the result is empty.
 
     Args:
         truth: 0 or 1, shape ``(rows, classes)``.
         scores: Higher for more likely, the same shape.
+
+    Example:
+        >>> ranking_metrics(np.array([[1], [0], [1]]), np.array([[0.9], [0.4], [0.6]]))
+        {'roc_auc': 1.0, 'average_precision': 1.0}
     """
     from sklearn.metrics import roc_auc_score
 
@@ -28,7 +32,12 @@ def ranking_metrics(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, floa
 
 
 def average_precision(truth: NDArray[Any], scores: NDArray[Any]) -> float:
-    """Return the average precision of one class, 0 where it has no row."""
+    """Return the average precision of one class; 0 for a class without rows.
+
+    Example:
+        >>> average_precision(np.array([0, 1]), np.array([0.9, 0.1]))  # the only true row is second
+        0.5
+    """
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(truth, scores)) if truth.any() else 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of predicted numbers, on scikit-learn and SciPy."""
+"""Metrics of predicted numbers, computed by scikit-learn and SciPy."""
 
 from typing import Any
 
@@ -12,11 +12,16 @@ Floats = NDArray[np.floating[Any]]
 def regression_metrics(predicted: Floats, labels: Floats) -> dict[str, float]:
     """Return the loss (the mean squared error), RMSE, MAE, R2, Pearson's and Spearman's r.
 
-    A correlation with a constant is not defined and given as 0, as is the R2 of a single row.
+    A correlation with a constant and the R2 of a single row are undefined and returned as 0.
 
     Args:
         predicted: Numbers, shape ``(rows,)``.
         labels: Numbers, shape ``(rows,)``.
+
+    Example:
+        >>> metrics = regression_metrics(np.array([1.0, 2.0, 6.0]), np.array([1.0, 2.0, 3.0]))
+        >>> metrics["mse"], metrics["mae"], metrics["spearman"]
+        (3.0, 1.0, 1.0)
     """
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of evaluation and of what hangs on it: thresholds, written texts, the best model."""
+"""Rules of evaluation, decision thresholds, generated texts and the choice of the best model."""
 
 from hftune.core.rules import RecipeView, Rule, installed, training
 from hftune.data.section import DataSection

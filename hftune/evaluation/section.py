@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of the section ``evaluation:``, which say how validation rows are judged."""
+"""Keys of the section ``evaluation:``: the evaluation of validation rows."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSection:
-    """How the validation rows are judged; when they are is said under ``training``."""
+    """Evaluation of the validation rows; ``training`` decides when it happens."""
 
     metrics: list[str | dict[str, Any]] | None = field(
         default=None,

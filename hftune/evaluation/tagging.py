@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of tagged words: entities where the tags mark them, else each tag by itself."""
+"""Metrics of tagged words: of entities if the tags mark them, else of each tag."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,8 +16,12 @@ def tagging_metrics(
 
     Args:
         predicted: Tags of each row.
-        true: The same by the annotators.
-        entities: Whether entities are counted, or words.
+        true: Tags of the annotators, in the same form.
+        entities: Whether to count entities instead of words.
+
+    Example:
+        >>> tagging_metrics([["NOUN", "VERB"]], [["NOUN", "NOUN"]], entities=False)["accuracy"]
+        0.5
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
@@ -43,8 +47,13 @@ def per_tag_metrics(
 
     Args:
         predicted: Tags of each row.
-        true: The same by the annotators.
+        true: Tags of the annotators, in the same form.
         names: All tags.
+
+    Example:
+        >>> tags = per_tag_metrics([["NOUN", "VERB"]], [["NOUN", "NOUN"]], ["NOUN", "VERB"])
+        >>> tags["NOUN"]["recall"]
+        0.5
     """
     from sklearn.metrics import precision_recall_fscore_support
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must not leave this machine: tokens and the paths of local folders, looked for in text."""
+"""Search texts for tokens and paths of local folders, before they leave this machine."""
 
 import json
 import re
@@ -20,10 +20,16 @@ ENDS = r"""(?=$|[/\\\s"'`,;:)\]}])"""
 
 
 def known_secrets(folders: Mapping[str, Path | str]) -> dict[str, str]:
-    """Return what is looked for to the letter, and what it is: folders, and the token in use.
+    """Return the strings that must not occur in a file, with a name for each.
 
-    A folder right below the root, such as ``/root``, is a word that any vocabulary may hold; it is
-    left to :func:`find_leak`'s patterns.
+    The strings are the paths of folders and the Hub token in use. A folder directly below the root,
+    such as ``/root``, is left out, because a vocabulary may contain it as a word; the patterns of
+    :func:`find_leak` find it.
+
+    Example:
+        >>> secrets = known_secrets({"the run's folder": "/data/runs/mine", "the home": "/root"})
+        >>> "/data/runs/mine" in secrets, "/root" in secrets
+        (True, False)
     """
     secrets = {}
     for name, folder in folders.items():
@@ -37,12 +43,12 @@ def known_secrets(folders: Mapping[str, Path | str]) -> dict[str, str]:
 
 
 def find_leak(text: str, secrets: Mapping[str, str], *, vocabulary: bool = False) -> str | None:
-    """Return where a text gives away a token or a local path, or None.
+    """Return the place of a token or a local path in a text, or None.
 
     Args:
-        text: A file's text.
-        secrets: From :func:`known_secrets`.
-        vocabulary: The text lists a tokenizer's words, among which pieces of paths are no leak.
+        text: Content of a file.
+        secrets: Result of :func:`known_secrets`.
+        vocabulary: Whether the text lists a tokenizer's words; parts of paths in it are no leak.
 
     Example:
         >>> find_leak("base: ~/models/base", {})

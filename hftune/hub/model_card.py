@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: what the model is, how it did, and the lines that load it without hftune."""
+"""The model card: description, metrics, and code that loads the model without hftune."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from hftune.methods import method_row
 from hftune.models.save import ModelMetadata
 from hftune.tasks import TASKS
 
-#: What the lines that load the model name until it has a place on the Hub.
+#: Placeholder in the loading code until the model has a repository on the Hub.
 FOLDER = '"FOLDER"'
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -50,7 +50,7 @@ PEFT itself has no adapter of the type {kind}: hftune adds it, so hftune must be
 `import {module}` must come before the adapter is loaded. Without it PEFT stops with
 `KeyError: '{KIND}'`.
 """
-#: Task options -> what hftune decides by; Transformers reads neither.
+#: Task options that hftune applies and Transformers does not read -> their description.
 DECIDED_BY = {"thresholds": "thresholds", "prior": "the shares of a prior"}
 DECIDED = (
     "The figures are of labels that are given by {by}, which `hftune.json` holds. hftune applies "
@@ -63,8 +63,8 @@ def model_card(metadata: ModelMetadata, metrics: Mapping[str, Any], *, adapter: 
     """Return the text of README.md, with the Hub's metadata on top.
 
     Args:
-        metadata: What was trained on what.
-        metrics: ``metrics.json``; the ``eval_`` figures are shown.
+        metadata: Metadata of the saved model.
+        metrics: Content of ``metrics.json``; the card shows the ``eval_`` figures.
         adapter: Whether the folder holds an adapter and needs its base.
     """
     lines = [
@@ -110,14 +110,16 @@ def model_card(metadata: ModelMetadata, metrics: Mapping[str, Any], *, adapter: 
 def card_for_hub(
     card: str, metadata: ModelMetadata, *, base_model: str, repo: str, revision: str | None = None
 ) -> str:
-    """Return a card, perhaps edited by hand since, that names Hub ids in place of local folders.
+    """Return a card with Hub ids in place of local folders.
+
+    The user may have edited the card since hftune wrote it.
 
     Args:
         card: The text of README.md.
-        metadata: What it was written from.
-        base_model: How the base model is called on another machine.
-        repo: Where the model will be.
-        revision: The branch there, where it is not the main one.
+        metadata: Metadata that the card was written from.
+        base_model: Name of the base model on other machines.
+        repo: Repository of the model on the Hub.
+        revision: Branch of the repository; None for the main branch.
     """
     place = json.dumps(repo) + (f", revision={json.dumps(revision)}" if revision else "")
     card = card.replace(f"# {metadata.base_model}, fine-tuned", f"# {base_model}, fine-tuned")
@@ -132,15 +134,24 @@ def card_for_hub(
 
 
 def loading_code(metadata: ModelMetadata, *, adapter: bool, place: str, **options: str) -> str:
-    """Return the card's own lines as a program that makes ``model`` and ``tokenizer``.
+    """Return the loading code of the card, as a program that creates model and processor.
 
-    The lines of a method may make more, such as ``features``.
+    The code of some methods creates more variables, such as ``features``.
 
     Args:
-        metadata: What was trained on what.
+        metadata: Metadata of the saved model.
         adapter: Whether the folder holds an adapter.
-        place: Where the model is loaded from.
-        options: More arguments of the model's ``from_pretrained``.
+        place: Folder or Hub id of the model.
+        options: Further arguments of ``from_pretrained``.
+
+    Example:
+        >>> metadata = ModelMetadata(task="text-generation", base_model="gpt2")
+        >>> print(loading_code(metadata, adapter=False, place="me/poet"), end="")
+        from transformers import AutoModelForCausalLM
+        from transformers import AutoTokenizer
+        <BLANKLINE>
+        model = AutoModelForCausalLM.from_pretrained("me/poet")
+        tokenizer = AutoTokenizer.from_pretrained("me/poet")
     """
     lines = _loading(metadata, adapter, json.dumps(place), options)
     if _needs_mean_pooling(metadata):
@@ -157,7 +168,7 @@ def _encoder(adapter: bool) -> str:
 
 
 def _library(metadata: ModelMetadata, adapter: bool) -> str:
-    """Return the Hub's name of the library that reads the files."""
+    """Return the Hub's name of the library that loads the model."""
     if method_row(metadata.method).saves == "classifier":
         return "sklearn"
     return "peft" if adapter else "transformers"

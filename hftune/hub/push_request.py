@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``training.push_to_hub``, looked at before the hours of training and not after them."""
+"""``training.push_to_hub``, checked before the training instead of after it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,11 @@ from hftune.recipe.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class PushOrder:
-    """Where a recipe wants its model to go.
+    """The repository that a recipe asks to push its model to.
 
     Attributes:
         repo: ``training.hub_model_id``.
-        public: ``training.hub_private_repo`` is false; left out it is private.
+        public: Whether ``training.hub_private_repo`` is false; the default is a private repository.
         revision: ``training.hub_revision``.
     """
 
@@ -28,12 +28,18 @@ class PushOrder:
     revision: str | None
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments of :func:`hftune.push` that go beside the run."""
+        """Return the arguments of :func:`hftune.push` except for the run."""
         return {"repo": self.repo, "public": self.public, "revision": self.revision}
 
 
 def push_order(training: dict[str, Any]) -> PushOrder | None:
-    """Return what a recipe's ``training`` section says of pushing; None when it says nothing."""
+    """Return the push that a ``training`` section asks for, or None.
+
+    Example:
+        >>> push_order({"push_to_hub": True, "hub_model_id": "me/tickets"})
+        PushOrder(repo='me/tickets', public=False, revision=None)
+        >>> push_order({})
+    """
     if not training.get("push_to_hub"):
         return None
     return PushOrder(
@@ -44,14 +50,14 @@ def push_order(training: dict[str, Any]) -> PushOrder | None:
 
 
 def check_push(recipe: Recipe, processes: Processes) -> PushOrder | None:
-    """Ask the Hub whether the model of a recipe may be pushed, if it shall be.
+    """Ask the Hub whether the push that a recipe asks for is allowed.
 
     Args:
-        recipe: What is trained, and where it goes.
-        processes: One of them asks for all.
+        recipe: The recipe of the run.
+        processes: The processes of the run; one of them asks for all.
 
     Raises:
-        HftuneError: It may not, or nobody else could load it.
+        HftuneError: The push is not allowed, or other machines could not load the model.
     """
     order = push_order(recipe.training)
     if order is None:

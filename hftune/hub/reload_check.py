@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a folder give the run's logits in a process that knows nothing of the run?
+"""Check that a fresh process gets the run's logits from the files that a push would send.
 
-The process runs the lines of the model card, with plain PEFT or Transformers.
+The process runs the code of the model card, with plain PEFT or Transformers.
 """
 
 import json
@@ -24,13 +24,13 @@ from hftune.tasks import make_task
 
 TOLERANCE = 1e-5
 INPUTS = "inputs.safetensors"
-#: The launcher's variables would have the new process wait for others.
+#: Variables of the launcher, which would make the new process wait for others.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 
 ERROR = re.compile(r"[A-Za-z_.]+(Error|Exception|Interrupt)\b")
 
-#: Comes after the card's lines, which made ``model`` and ``tokenizer``.
+#: Follows the code of the card, which has created ``model`` and ``tokenizer``.
 COMPARISON = """
 import json
 import torch
@@ -61,14 +61,14 @@ def check_round_trip(
     """Load a folder in a fresh process and compare logits and tokens with the run's.
 
     Args:
-        folder: What would be sent.
-        metadata: The metadata in it.
+        folder: The files that a push would send.
+        metadata: The metadata among them.
         model: The run's model, in evaluation mode and float32.
         processor: The run's processor.
-        adapter: Whether the folder holds an adapter; its base comes from where the folder says.
+        adapter: Whether the folder holds an adapter; the folder names its base.
 
     Raises:
-        RunError: It does not load, or gives something else.
+        RunError: The folder does not load, or gives other logits or tokens.
     """
     method = method_row(metadata.method)
     task = make_task(metadata.task, metadata.label_names, **metadata.task_options)
@@ -127,7 +127,7 @@ def _plain_environment() -> dict[str, str]:
 
 
 def _last_line(text: str) -> str:
-    """The last error of a traceback; what follows it on other lines is advice."""
+    """Return the last error of a traceback, without the advice on later lines."""
     lines = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
     errors = [line for line in lines if ERROR.match(line)]
     return (errors or lines)[-1].strip()

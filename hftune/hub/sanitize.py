@@ -26,15 +26,15 @@ NOTE = "Local paths are reduced to file names: put your own in their place."
 
 
 def public_base(base_model: str, *, adapter: bool, named: str | None = None) -> str:
-    """Return how the base model is called on another machine.
+    """Return the name of the base model on other machines.
 
     Args:
-        base_model: Where the run loaded it from.
-        adapter: Whether what is pushed cannot be loaded without it.
-        named: A Hub id that the user says holds the same weights.
+        base_model: Place that the run loaded the base from.
+        adapter: Whether the pushed model needs the base.
+        named: Hub id with the same weights, if the user gave one.
 
     Raises:
-        HftuneError: An adapter's base is on this machine alone.
+        HftuneError: The base of an adapter is only on this machine.
 
     Example:
         >>> public_base("demo:minilm", adapter=True)
@@ -62,7 +62,12 @@ def public_base(base_model: str, *, adapter: bool, named: str | None = None) -> 
 
 
 def is_local(path: str) -> bool:
-    """Tell a folder or file from the id of a Hub repository."""
+    """Tell whether a path is a local folder or file, and not the id of a Hub repository.
+
+    Example:
+        >>> is_local("/data/base"), is_local("FacebookAI/roberta-base")
+        (True, False)
+    """
     absolute = path.startswith((".", "/", "~", "file:", "\\")) or DRIVE.match(path) is not None
     return absolute or path.count("/") > 1 or Path(path).exists()
 
@@ -79,11 +84,21 @@ def last_name(path: str) -> str:
 
 
 def clean_recipe(text: str, base: str) -> str:
-    """Return a recipe without local paths and without the orders to push.
+    r"""Return a recipe without local paths and without the fields that push a model.
 
     Args:
-        text: recipe.yaml.
-        base: What :func:`public_base` returned.
+        text: Content of ``recipe.yaml``.
+        base: Result of :func:`public_base`.
+
+    Example:
+        >>> text = "model: {path: roberta-base}\n"
+        >>> text += "data: {path: [/home/me/a.csv]}\n"
+        >>> text += "training: {seed: 1, hub_model_id: me/x}\n"
+        >>> print(clean_recipe(text, "roberta-base"), end="")
+        # Local paths are reduced to file names: put your own in their place.
+        model: {path: roberta-base}
+        data: {path: [a.csv]}
+        training: {seed: 1}
     """
     yaml = YAML(typ="rt")
     tree = yaml.load(text)
@@ -105,7 +120,7 @@ def clean_recipe(text: str, base: str) -> str:
 
 
 def _source(value: Any) -> Any:
-    """The last name of data that is a file; ids of the Hub and demo data stay."""
+    """Reduce the path of a data file to its last name; keep Hub ids and demo data."""
     if isinstance(value, list):
         return [_source(item) for item in value]
     if not isinstance(value, str) or value.startswith(DEMO):
@@ -129,6 +144,15 @@ def _is_absolute(value: str) -> bool:
 
 
 def clean_json(text: str, **changes: Any) -> str:
-    """Return a JSON object without traces of where it was loaded, and with ``changes``."""
+    """Return a JSON object with ``changes`` and without the places that it was loaded from.
+
+    Example:
+        >>> text = '{"_name_or_path": "/home/me/base", "hidden_size": 8}'
+        >>> print(clean_json(text, dropout=0), end="")
+        {
+          "hidden_size": 8,
+          "dropout": 0
+        }
+    """
     values = {key: value for key, value in json.loads(text).items() if key not in LOADING_TRACES}
     return json.dumps({**values, **changes}, indent=2, ensure_ascii=False) + "\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a run leaves this machine: an allow list, cleaned, in a folder of its own."""
+"""Collect the files of a run that a push sends: allowed names only, cleaned, in one folder."""
 
 import dataclasses
 import json
@@ -23,9 +23,9 @@ from hftune.models.save import METADATA_FILE, ModelMetadata
 CARD, RECIPE, METRICS = "README.md", "recipe.yaml", "metrics.json"
 WEIGHTS = (PROBE_FILE, "adapter_model.safetensors", "model.safetensors", "model-*-of-*.safetensors")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
-SENTENCE_PIECES = ("*.model", "*.spm")  # not text, but names would be legible in them
+SENTENCE_PIECES = ("*.model", "*.spm")  # binary, but paths in them would be legible
 
-#: Files of model/ that may leave. What is not listed stays, pickles before all.
+#: Files of ``model/`` that may leave. All others stay, pickles above all.
 MODEL_FILES = (
     CARD, METADATA_FILE, *WEIGHTS, *VOCABULARIES,
     "model.safetensors.index.json", "config.json", "generation_config.json",
@@ -34,19 +34,19 @@ MODEL_FILES = (
     "chat_template.jinja", "additional_chat_templates/*.jinja",
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
-#: Files of the run folder that go beside them.
+#: Files of the run folder that are sent too.
 RUN_FILES = (RECIPE, METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
-    """A folder that holds what is sent and nothing else.
+    """A folder with the files that a push sends, and no others.
 
     Attributes:
         folder: The folder.
-        sizes: Name in the repository to bytes.
-        left_out: What lies in the run and stays there.
-        metadata: The metadata as they are sent.
+        sizes: Size in bytes by name in the repository.
+        left_out: Names of the run's files that are not sent.
+        metadata: The metadata that are sent.
         adapter: Whether the weights are an adapter.
     """
 
@@ -63,7 +63,12 @@ class Staged:
 
 
 def is_weights(name: str) -> bool:
-    """Tell whether a file in a repository is something ``from_pretrained`` may load weights of."""
+    """Tell whether ``from_pretrained`` may load weights from a file of this name.
+
+    Example:
+        >>> is_weights("model-00001-of-00002.safetensors"), is_weights("config.json")
+        (True, False)
+    """
     pickled = fnmatch(name, "pytorch_model*.bin") or name == "adapter_model.bin"
     return pickled or any(fnmatch(name, pattern) for pattern in WEIGHTS)
 
@@ -77,20 +82,20 @@ def stage(
     revision: str | None = None,
     base: str | None = None,
 ) -> Staged:
-    """Fill ``into`` with what leaves; nothing in the run is changed.
+    """Fill ``into`` with the files that a push sends; the run itself does not change.
 
     Weights are linked, text files are copied and cleaned.
 
     Args:
-        model_folder: A run's ``model/``; recipe and metrics are looked for beside it.
-        metadata: What the folder remembers.
+        model_folder: A run's ``model/``; recipe and metrics lie in its parent.
+        metadata: Metadata of the folder.
         into: An empty folder.
-        repo: The repository that it is for.
-        revision: The branch there, where it is not the main one.
+        repo: The repository that receives the files.
+        revision: Branch of the repository; None for the main branch.
         base: A Hub id that holds the base model's weights.
 
     Raises:
-        HftuneError: An adapter's base is not on the Hub, or a file holds what must not leave.
+        HftuneError: An adapter's base is not on the Hub, or a file holds a token or a local path.
     """
     fitted = method_row(metadata.method).saves == "classifier"
     adapter = fitted or (model_folder / "adapter_config.json").exists()
@@ -142,7 +147,7 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _choose(model_folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the files that leave, by their names, and what does not."""
+    """Return the files that are sent, by name, and the names of the others."""
     sources: dict[str, Path] = {}
     left_out = []
     for name, path in _walk(model_folder):
@@ -162,7 +167,7 @@ def _choose(model_folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _cleaned(name: str, source: Path, public: ModelMetadata) -> str | None:
-    """Return a text file's content for other machines; None for one that goes as it is."""
+    """Return a text file's content for other machines; None for a file that needs no change."""
     if name == METADATA_FILE:
         return json.dumps(dataclasses.asdict(public), indent=2, ensure_ascii=False) + "\n"
     if name == RECIPE:
@@ -173,7 +178,9 @@ def _cleaned(name: str, source: Path, public: ModelMetadata) -> str | None:
             "base_model_name_or_path": public.base_model,
             "revision": public.base_revision,
         }
-        if json.loads(text).get("tokenizer_name_or_path"):  # a prompt that started from a text
+        if json.loads(text).get(
+            "tokenizer_name_or_path"
+        ):  # prompt tuning that was initialized with a text
             revision = {"revision": public.base_revision} if public.base_revision else None
             changes |= {"tokenizer_name_or_path": public.base_model, "tokenizer_kwargs": revision}
         return clean_json(text, **changes)
@@ -203,7 +210,7 @@ def _check(folder: Path, sources: Mapping[str, Path], folders: Mapping[str, Path
 
 
 def _header(path: Path) -> str:
-    """Return what a safetensors file says beside its numbers."""
+    """Return the metadata and the names of tensors in a safetensors file, as JSON."""
     try:
         with safe_open(path, framework="np") as file:
             return json.dumps([file.metadata(), sorted(file.keys())])

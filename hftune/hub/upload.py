@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A repository on the Hub: may this token write there, and one commit with all files.
+"""Check access to a repository on the Hub, and send all files in one commit.
 
-What goes wrong is said in words: what happened and what to do. Nothing here writes into a run.
+Errors of the Hub are raised with a plain message and a hint. Nothing here writes into a run.
 """
 
 import time
@@ -31,14 +31,14 @@ from hftune.hub.staging import Staged, is_weights
 Answer = TypeVar("Answer")
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
-LONGEST_WAIT = 120  # seconds that the Hub may ask for before we give up
+LONGEST_WAIT = 120  # seconds; a longer wait that the Hub asks for is an error
 TRIES = 4
 HUB_ERRORS = (
     HfHubHTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, TransportError,
     ValueError,  # a card that the Hub refuses
-    RuntimeError,  # a failed upload; the cause is inside
+    RuntimeError,  # a failed upload; its cause is chained
 )  # fmt: skip
-OWN_REFERENCES = "refs/"  # pull requests, which are never made by create_branch
+OWN_REFERENCES = "refs/"  # pull requests; create_branch never creates them
 CONFLICTS = (409, 412)
 
 
@@ -49,11 +49,15 @@ class Target:
     Attributes:
         repo: ``user/name``.
         private: Whether others cannot see it.
-        exists: Whether it is there already; None where the Hub was not asked.
-        revision: The branch, where it is not the main one.
-        branch_exists: Whether the branch is there already.
+        exists: Whether it exists already; None if the Hub was not asked.
+        revision: The branch; None for the main branch.
+        branch_exists: Whether the branch exists already.
         head: The commit that the branch points at.
-        files: What it holds.
+        files: Names of the files in it.
+
+    Example:
+        >>> str(Target(repo="me/tickets", private=True))
+        'me/tickets (private, new)'
     """
 
     repo: str
@@ -74,7 +78,14 @@ class Target:
 
 
 def check_repo_id(repo: str, key: str = "--repo") -> None:
-    """Raise :class:`HftuneError` unless ``repo`` reads ``user/name`` in the Hub's letters."""
+    """Raise :class:`HftuneError` unless ``repo`` reads ``user/name`` and is valid on the Hub.
+
+    Example:
+        >>> check_repo_id("me/tickets")
+        >>> check_repo_id("tickets")
+        Traceback (most recent call last):
+        hftune.core.errors.HftuneError: --repo: tickets: whose repository? It reads user/name
+    """
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -84,16 +95,16 @@ def check_repo_id(repo: str, key: str = "--repo") -> None:
 
 
 def check_target(repo: str, *, public: bool = False, revision: str | None = None) -> Target:
-    """Ask the Hub whether this token may push there; nothing is changed.
+    """Ask the Hub whether this token may push to a repository; nothing is changed.
 
     Args:
         repo: ``user/name``.
         public: Whether everybody may see it.
-        revision: The branch; the main one if absent.
+        revision: The branch; None for the main branch.
 
     Raises:
-        HftuneError: It may not, the id is malformed, the repository is public and ``public`` is
-            not set, or the Hub cannot be asked.
+        HftuneError: The token may not push, the id is malformed, the repository is public and
+            ``public`` is not set, or the Hub cannot be asked.
     """
     check_repo_id(repo)
     if constants.is_offline_mode():
@@ -109,7 +120,7 @@ def check_target(repo: str, *, public: bool = False, revision: str | None = None
 
 
 def _check_namespace(repo: str, user: dict[str, Any]) -> None:
-    """Hold the token's role and the user's organizations against the repository's owner."""
+    """Check that the token's role and the user's organizations allow to write to the repository."""
     owner, name = repo.partition("/")[0], user["name"]
     token = user.get("auth", {}).get("accessToken", {})
     organizations = {org["name"]: org.get("roleInOrg") for org in user.get("orgs", ())}
@@ -135,7 +146,7 @@ def _check_namespace(repo: str, user: dict[str, Any]) -> None:
 
 
 def _look(api: HfApi, repo: str, public: bool, revision: str | None) -> Target:
-    """See what is there already."""
+    """Return the repository's present state, and refuse to push to a public one unasked."""
     try:
         info = _patiently(lambda: api.model_info(repo))
     except RepositoryNotFoundError:
@@ -152,7 +163,7 @@ def _look(api: HfApi, repo: str, public: bool, revision: str | None) -> Target:
         try:
             info = _patiently(lambda: api.model_info(repo, revision=revision))
         except RevisionNotFoundError:
-            branch_exists = False  # It will start as a copy of the main one.
+            branch_exists = False  # create_branch will copy the main branch
     return Target(
         repo=repo,
         private=bool(info.private),
@@ -165,9 +176,9 @@ def _look(api: HfApi, repo: str, public: bool, revision: str | None) -> Target:
 
 
 def check_fits(staged: Staged, target: Target) -> None:
-    """Raise :class:`HftuneError` if weights there would be mistaken for these.
+    """Raise :class:`HftuneError` if the repository holds weights under other names.
 
-    A push adds and replaces files and deletes none. Weights under other names would stay, and
+    A push adds and replaces files and deletes none. The other weights would stay, and
     ``from_pretrained`` would find both.
     """
     others = sorted(name for name in target.files if is_weights(name) and name not in staged.sizes)
@@ -180,13 +191,13 @@ def check_fits(staged: Staged, target: Target) -> None:
 
 
 def send(staged: Staged, target: Target, message: str) -> str:
-    """Make the repository if it is new, and add all files in one commit.
+    """Create the repository if it is new, and add all files in one commit.
 
     Returns:
         The address of the commit.
 
     Raises:
-        RunError: It failed; the message says what is left on the Hub.
+        RunError: The push failed; the message tells the state on the Hub.
     """
     api = HfApi()
     step = "the repository could not be made"
@@ -213,9 +224,9 @@ def send(staged: Staged, target: Target, message: str) -> str:
 
 
 def _patiently(call: Callable[[], Answer]) -> Answer:
-    """Call, and when the Hub asks to wait a little (429), wait and call again.
+    """Call a function; if the Hub asks to wait (status 429), wait and call it again.
 
-    The client does so itself for uploads, not for its other requests.
+    The Hub's client does the same for uploads, but not for its other requests.
     """
     for _ in range(TRIES - 1):
         try:
@@ -240,7 +251,7 @@ def _asked_to_wait(error: HfHubHTTPError) -> int | None:
 
 
 def _explained(error: Exception, what: str, kind: type[HftuneError]) -> HftuneError:
-    """Return one of ``HUB_ERRORS`` in words."""
+    """Return a plain error for one of ``HUB_ERRORS``."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, HUB_ERRORS):
         return _explained(error.__cause__, what, kind)
     if isinstance(error, LocalTokenNotFoundError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention weights of one row, layer by layer and head by head.
 
-Only eager attention keeps its weights; other implementations compute the same without ever holding
-them. So a model is switched to eager for this pass and put back afterwards.
+Only eager attention returns its weights; other implementations never hold them. So the model uses
+eager attention for this pass and its own implementation afterwards.
 
 Axes: ``L`` layers, ``H`` heads, ``Q`` tokens that attend, ``K`` tokens that are attended to.
 
@@ -30,7 +30,7 @@ from hftune.tasks.token_texts import Token, virtual_tokens
 EAGER = "eager"
 TOLERANCE = 1e-5
 OTHER_MEANS = "models without attention layers, such as Mamba and RWKV, mix tokens by other means"
-#: Field of the model's output -> kind of map, whether decoder tokens attend, and to which they do.
+#: Field of the model's output -> kind of map, and whether its queries and keys are decoder tokens.
 FIELDS = {
     "attentions": ("self", False, False),
     "encoder_attentions": ("encoder", False, False),
@@ -44,7 +44,7 @@ class AttentionMap:
     """Attention of one kind, for one row.
 
     Attributes:
-        kind: ``self``; of an encoder-decoder ``encoder``, ``decoder`` or ``cross``.
+        kind: ``self``, or ``encoder``, ``decoder`` or ``cross`` for an encoder-decoder.
         layers: The layers' numbers in the model.
         queries: The Q tokens that attend.
         keys: The K tokens that are attended to.
@@ -59,7 +59,7 @@ class AttentionMap:
 
     @property
     def causal(self) -> bool:
-        """Whether no token attends to a later one; told from the weights."""
+        """Whether no token attends to a later one, according to the weights."""
         if self.kind == "cross":
             return False
         Q, K = self.weights.shape[-2:]
@@ -68,10 +68,10 @@ class AttentionMap:
     def without_special(self) -> "AttentionMap":
         """Return the map without special tokens.
 
-        What is left is not renormalised: a row sums to the share that other tokens got.
+        The rest is not renormalised: a row sums to the share of the tokens that stay.
 
         Raises:
-            HftuneError: Nothing is left.
+            HftuneError: All tokens are special.
         """
         rows = [i for i, token in enumerate(self.queries) if not token.special]
         columns = [i for i, token in enumerate(self.keys) if not token.special]
@@ -88,7 +88,7 @@ class AttentionMap:
 
 @contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Let a model, or the base of a PEFT model, attend eagerly; its own way comes back at the end.
+    """Switch a model, or the base of a PEFT model, to eager attention inside the context.
 
     Raises:
         HftuneError: The model has no eager attention to switch to.
@@ -118,18 +118,19 @@ def attention_maps(
 ) -> tuple[list[AttentionMap], Any]:
     """Run the model once, in evaluation mode, and return its attention and its outputs.
 
-    A prompt method's virtual tokens come first. Prompt tuning and p-tuning put them into the input,
-    so they attend as well; prefix tuning gives keys and values alone, so they are columns only. In
-    an encoder-decoder the first are in the encoder, the second in the decoder.
+    Virtual tokens of prompt methods come first. Prompt tuning and p-tuning add them to the input,
+    so virtual tokens are queries and keys. Prefix tuning adds keys and values, so virtual tokens
+    are keys only. In an encoder-decoder, prompt tuning and p-tuning act on the encoder and prefix
+    tuning acts on the decoder.
 
     Args:
         model: A Transformers model, or a PEFT model around one.
-        inputs: One row, tensors of shape ``(1, T)``; no padding.
+        inputs: One row without padding, tensors of shape ``(1, T)``.
         tokens: The T tokens.
-        decoder_tokens: Those of ``decoder_input_ids``, for an encoder-decoder.
+        decoder_tokens: Tokens of ``decoder_input_ids``, for an encoder-decoder.
 
     Raises:
-        HftuneError: The model has no attention, or none that goes from token to token.
+        HftuneError: The model has no attention, or not one weight for each pair of tokens.
         RunError: The weights of some token do not sum to 1.
     """
     training = model.training
@@ -171,7 +172,7 @@ def attention_maps(
 
 
 def remarks(model: nn.Module) -> list[str]:
-    """Return what a method does that the weights do not show."""
+    """Return notes on effects of a method that the attention weights do not show."""
     if isinstance(model, PeftModel):
         config = model.peft_config[model.active_adapter]
         if config.peft_type == PeftType.ADAPTION_PROMPT:
@@ -183,10 +184,11 @@ def remarks(model: nn.Module) -> list[str]:
 
 
 def sharpest_head(one: AttentionMap) -> tuple[int, int, float] | None:
-    """Return the layer, the head and the share where tokens attend most to one other token.
+    """Return the layer, the head and the mean share of the sharpest head.
 
-    Special and virtual tokens, the first one (where attention that is not needed goes), and a
-    token's attention to itself do not count. None for a text with less than two other tokens.
+    The sharpest head is the one whose tokens give the largest share to a single other token.
+    Special tokens, virtual tokens, the first token (a sink for unneeded attention) and a token's
+    attention to itself do not count. Return None if fewer than two tokens count.
     """
     counted = [not token.special and token.segment != "virtual" for token in one.keys]
     counted[0] = False
@@ -206,7 +208,7 @@ def sharpest_head(one: AttentionMap) -> tuple[int, int, float] | None:
 
 
 def _implementations(config: PreTrainedConfig) -> dict[str, Any]:
-    """How a config and those inside it attend, as ``set_attn_implementation`` takes it."""
+    """Return the attention of a config and its sub-configs, for ``set_attn_implementation``."""
     inside = {name: getattr(config, name) for name in config.sub_configs}
     return {
         "": config._attn_implementation,
@@ -215,7 +217,7 @@ def _implementations(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def num_virtual_tokens(model: nn.Module) -> int:
-    """Return how many positions a prompt method puts before a text; 0 for other models."""
+    """Return the number of virtual tokens of a prompt method; 0 for other models."""
     if isinstance(model, PeftModel):
         config: Any = model.peft_config[model.active_adapter]
         if config.is_prompt_learning:
@@ -224,13 +226,13 @@ def num_virtual_tokens(model: nn.Module) -> int:
 
 
 def _axis(size: int, tokens: Sequence[Token], virtual: list[Token]) -> list[Token] | None:
-    """The tokens along an axis, with virtual ones where the model has put them; None for others."""
+    """Return the tokens along an axis of this size, virtual ones included; None if none fit."""
     whole = [*virtual, *tokens]
     return whole[len(whole) - size :] if size in (len(tokens), len(whole)) else None
 
 
 def _stacked(layers: Sequence[Tensor], name: str) -> NDArray[np.float32]:
-    """All layers as one array; some models call something else their attentions."""
+    """Stack all layers into one array; refuse outputs of other shapes."""
     shapes = {tuple(layer.shape) for layer in layers}
     if any(len(shape) != 4 or shape[0] != 1 for shape in shapes):
         raise HftuneError(
@@ -256,7 +258,7 @@ def _check_rows(weights: NDArray[np.float32], dtype: torch.dtype, name: str) -> 
 
 
 def _layer_numbers(config: PreTrainedConfig, count: int, kind: str) -> list[int]:
-    """Which layers these are; hybrid models attend in some of their layers only."""
+    """Return the numbers of the layers; hybrid models have attention in only some of them."""
     kinds = getattr(config.get_text_config(), "layer_types", None)
     if kind == "self" and kinds is not None and len(kinds) > count:
         attending = [i for i, one in enumerate(kinds) if "attention" in one and "linear" not in one]

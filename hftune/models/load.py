@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models by name: from the Hub, a folder or the demo set; mistakes are named before loading."""
+"""Load models from the Hub, a folder or the demo models, and report mistakes before loading."""
 
 import json
 import os
@@ -41,7 +41,7 @@ from hftune.models.pooling import Pooling, pool_by_mean
 from hftune.models.save import ModelMetadata, read_metadata
 
 DEMO = "demo:"
-#: Our word for a pooling -> its switch in ``1_Pooling/config.json``.
+#: Name of a pooling -> its switch in ``1_Pooling/config.json`` of sentence-transformers.
 POOLING_MODES: dict[Pooling, str] = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
@@ -50,10 +50,17 @@ POOLING_MODES: dict[Pooling, str] = {
 
 
 def pretrained_path(path: str) -> str:
-    """Return a Hub id as it is, a demo model's folder, or a checked local folder.
+    """Return a Hub id unchanged, the folder of a demo model, or a checked local folder.
 
     Raises:
-        HftuneError: The folder is missing, holds no model, or has its weights as pickle only.
+        HftuneError: The folder is missing, holds no model, or has only pickled weights.
+
+    Example:
+        >>> pretrained_path("FacebookAI/roberta-base")
+        'FacebookAI/roberta-base'
+        >>> pretrained_path("./no/such/folder")
+        Traceback (most recent call last):
+        hftune.core.errors.HftuneError: model.path: ./no/such/folder: no such folder
     """
     if path.startswith(DEMO):
         return str(demo_model_path(path.removeprefix(DEMO)))
@@ -75,7 +82,7 @@ def pretrained_path(path: str) -> str:
 
 
 def _what_is_there(folder: Path) -> str | None:
-    """What to name in place of a folder without a model of its own."""
+    """Return a hint for a folder that holds a run, an adapter or a probe instead of a model."""
     if read_metadata(folder / "model") is not None:
         return f"it is a run; its model is {folder / 'model'}"
     metadata = read_metadata(folder)
@@ -91,15 +98,15 @@ def _what_is_there(folder: Path) -> str | None:
 
 
 def was_pooled_by_mean(location: str, revision: str | None = None) -> bool:
-    """Tell whether a checkpoint says, as sentence-transformers does, that it pools by mean.
+    """Tell whether a checkpoint of sentence-transformers pools by mean.
 
-    The pooler that such a checkpoint carries for its first position has then never been of use.
+    Such a checkpoint does not use the pooler of its first position, even if it has one.
     """
     return bool(_sentence_pooling(location, revision).get(POOLING_MODES["mean"]))
 
 
 def checkpoint_pooling(location: str, revision: str | None = None) -> Pooling | None:
-    """Return the one pooling that a checkpoint of sentence-transformers was made with, if any."""
+    """Return the pooling of a checkpoint of sentence-transformers; None if unknown or combined."""
     said = _sentence_pooling(location, revision)
     chosen = [name for name, value in said.items() if name.startswith("pooling_mode_") and value]
     known = [name for name, key in POOLING_MODES.items() if chosen == [key]]
@@ -150,10 +157,10 @@ def load_processor(auto_processor: Any, location: str, revision: str | None = No
     Args:
         auto_processor: The class that loads it, such as ``AutoTokenizer``.
         location: Hub id or folder of the model.
-        revision: On the Hub.
+        revision: Branch, tag or commit on the Hub.
 
     Raises:
-        HftuneError: The model has none.
+        HftuneError: The model has no such processor.
     """
     try:
         return auto_processor.from_pretrained(location, revision=revision)
@@ -171,10 +178,15 @@ def load_tokenizer(location: str, revision: str | None = None) -> PreTrainedToke
 
 
 def quantization_config(fields: dict[str, Any] | None) -> BitsAndBytesConfig | None:
-    """Return the quantization of a base model, checked by its own class.
+    """Return the quantization config of a base model; None for no fields.
 
     Raises:
-        HftuneError: The class refuses the fields.
+        HftuneError: ``BitsAndBytesConfig`` refuses the fields.
+
+    Example:
+        >>> quantization_config({"load_in_8bit": True}).load_in_8bit
+        True
+        >>> quantization_config(None)
     """
     if fields is None:
         return None
@@ -187,20 +199,20 @@ def quantization_config(fields: dict[str, Any] | None) -> BitsAndBytesConfig | N
 def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, list[str]]:
     """Return a pretrained model and the names of the parameters that its checkpoint lacks.
 
-    A head of another size, for other labels, counts as lacking.
+    A head of another size, for other labels, counts as missing.
 
     Args:
         auto_model: The ``AutoModelFor...`` class.
-        location: What :func:`pretrained_path` returned.
-        options: For ``from_pretrained``.
+        location: Result of :func:`pretrained_path`.
+        options: Arguments of ``from_pretrained``.
 
     Raises:
         HftuneError: There are no safetensors weights that fit.
     """
-    # Else Transformers asks a service to convert pickled weights, and to propose that in public.
+    # Otherwise Transformers asks a service to convert pickled weights in a public pull request.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # a new head is no news to who asked for one
+    transformers.logging.set_verbosity_error()  # no warning about the new head, which is intended
     try:
         model, report = auto_model.from_pretrained(
             location,
@@ -224,7 +236,7 @@ def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, l
 
 
 def _not_loaded(location: str, error: Exception) -> HftuneError:
-    """Say why weights cannot be loaded, and a remedy."""
+    """Return an error with the reason why weights cannot be loaded, and a remedy."""
     if isinstance(error, SafetensorError):
         return HftuneError(
             f"model.path: {location}: its weights are damaged: {first_line(error)}",
@@ -240,10 +252,10 @@ def _not_loaded(location: str, error: Exception) -> HftuneError:
 
 
 def load_base(metadata: ModelMetadata, auto_model: Any) -> tuple[Any, list[str]]:
-    """Return the base of a fine-tuned model, and the names of what its checkpoint lacks.
+    """Return the base of a fine-tuned model, and the parameters that its checkpoint lacks.
 
     Args:
-        metadata: What the fine-tuned model's folder remembers.
+        metadata: Metadata of the fine-tuned model.
         auto_model: The ``AutoModelFor...`` class.
     """
     location = pretrained_path(metadata.base_model)
@@ -264,11 +276,11 @@ def load_base(metadata: ModelMetadata, auto_model: Any) -> tuple[Any, list[str]]
 
 
 def load_saved(folder: Path, metadata: ModelMetadata, auto_model: Any) -> Any:
-    """Return a saved model where its weights were loaded, on the CPU but for quantized ones.
+    """Return a saved model on the device of its loading: the CPU, except for quantized weights.
 
     Args:
         folder: A run's ``model/``.
-        metadata: What the folder remembers.
+        metadata: Metadata of the folder.
         auto_model: The ``AutoModelFor...`` class.
 
     Raises:
@@ -299,7 +311,7 @@ def load_finetuned(folder: Path, metadata: ModelMetadata, auto_model: Any) -> An
 
     Args:
         folder: A run's ``model/``.
-        metadata: What the folder remembers.
+        metadata: Metadata of the folder.
         auto_model: The ``AutoModelFor...`` class.
 
     Raises:
@@ -311,7 +323,7 @@ def load_finetuned(folder: Path, metadata: ModelMetadata, auto_model: Any) -> An
 
 
 def _hub_hint(error: BaseException | None) -> str | None:
-    """Return what to do about a failure of the Hub, which Transformers wraps more than once."""
+    """Return a hint for an error of the Hub, which Transformers chains inside other errors."""
     while error is not None:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         unreached = isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError)
@@ -329,8 +341,8 @@ def _hub_hint(error: BaseException | None) -> str | None:
 def keep_unpacked(model: nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights for a CPU.
 
-    On processors with AVX512-BF16 it packs them at the first evaluation, and version 0.50 unpacks
-    them wrongly when a state dict is taken, as every checkpoint does: the base is ruined silently.
+    On processors with AVX512-BF16, bitsandbytes packs them at the first evaluation. Version 0.50
+    unpacks them wrongly for a state dict, so every checkpoint would silently ruin the base.
     """
     layers: list[Any] = [part for part in model.modules() if type(part).__name__ == "Linear4bit"]
     for layer in layers:

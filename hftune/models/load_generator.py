@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A language model by name, ready to generate: a model or an adapter, from a folder or the Hub."""
+"""Load a language model, or an adapter on its base, from a folder or the Hub, to generate text."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from hftune.models.adapter import (
 from hftune.models.load import DEMO, load_config, load_tokenizer, load_weights, pretrained_path
 from hftune.models.save import METADATA_FILE, ModelMetadata, read_metadata, read_metadata_file
 
-#: The classes whose models write text.
+#: Auto classes whose models generate text.
 WRITERS = (AutoModelForCausalLM, AutoModelForSeq2SeqLM)
-#: PEFT's words for what such an adapter is made for.
+#: Task types of PEFT for adapters that generate text.
 WRITING_TASKS = (None, "CAUSAL_LM", "SEQ_2_SEQ_LM")
 
 
@@ -30,10 +30,10 @@ def load_language_model(path: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """Return a model in evaluation mode, on the first accelerator or the CPU, and its tokenizer.
 
     Args:
-        path: Model or adapter: a folder, a Hub id, or a demo model.
+        path: Folder or Hub id of a model or an adapter, or a demo model.
 
     Raises:
-        HftuneError: There is no such model, or it does not write text.
+        HftuneError: There is no such model, or it does not generate text.
     """
     adapter = _adapter_config(path)
     if adapter is not None and adapter.task_type not in WRITING_TASKS:
@@ -97,7 +97,7 @@ def _adapter_config(path: str) -> PeftConfig | None:
 
 
 def _facts(path: str) -> ModelMetadata | None:
-    """What hftune remembers of an adapter; None of one that it did not make."""
+    """Return the metadata of an adapter; None if hftune did not train it."""
     folder = Path(path)
     if folder.is_dir():
         return read_metadata(folder)
@@ -106,7 +106,7 @@ def _facts(path: str) -> ModelMetadata | None:
 
 
 def _on_the_hub(path: str, name: str) -> str | None:
-    """Return where a file of a repository lies now; None where there is none."""
+    """Return the local path of a file of a Hub repository; None if the repository lacks it."""
     try:
         found: str | None = cached_file(
             path,
@@ -114,13 +114,13 @@ def _on_the_hub(path: str, name: str) -> str | None:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-    except OSError:  # no such repository: loading says so
+    except OSError:  # no such repository; loading the model raises the error
         return None
     return found
 
 
 def _adapter_tokenizer(path: str, base: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer saved with the adapter, which may know more tokens; else the base's."""
+    """Return the tokenizer of the adapter, possibly with added tokens; else that of the base."""
     try:
         return load_tokenizer(path)
     except HftuneError:

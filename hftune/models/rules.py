@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of the model."""
+"""Rules of the section ``model``."""
 
 from hftune.core.rules import Rule, installed
 from hftune.models.section import ModelSection

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits of sample rows, by which two models are compared."""
+"""Logits of sample rows, for the comparison of two models."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def logits_of(model: Any, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the logits of each row, by its number.
+    """Return the logits of each row by its number, as float32 on the CPU.
 
     Args:
-        model: In evaluation mode.
-        rows: Inputs of the model, each of one row; a task's ``sample_inputs``.
+        model: A model in evaluation mode.
+        rows: Inputs of the model, one row each; see a task's ``sample_inputs``.
     """
     logits = {}
     with torch.no_grad():

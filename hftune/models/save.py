@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The finished model as a folder: weights, tokenizer, model card, and what hftune must remember."""
+"""Save a finished model as a folder: weights, processor, model card and hftune's metadata."""
 
 import dataclasses
 import json
@@ -27,27 +27,31 @@ class Savable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """What a saved model's own files do not tell; kept as ``hftune.json`` beside the weights.
+    """Facts that a saved model's other files lack; stored in ``hftune.json``.
 
     Attributes:
         task: The Hub's name of the task.
-        base_model: Where the base came from, as the recipe says it.
-        base_revision: Its revision on the Hub.
-        method: What was trained.
+        base_model: ``model.path`` of the recipe.
+        base_revision: Revision of the base on the Hub.
+        method: Name of the method.
         label_names: Class names by id.
-        num_labels: Outputs of the head where they have no names; 1 for regression.
-        task_options: More that the task must know again, such as thresholds.
-        columns: Role to column name of the training data.
-        max_length: Tokens a row may have.
-        classifier_pooling: What the head of an encoder reads.
+        num_labels: Number of outputs of a head without label names; 1 for regression.
+        task_options: Further options of the task, such as thresholds.
+        columns: Column name by role, in the training data.
+        max_length: Largest number of tokens in a row.
+        classifier_pooling: Pooling that the head of an encoder reads: ``cls`` or ``mean``.
         config: Fields of the base's config that the recipe overrode.
         quantization: Fields of ``BitsAndBytesConfig`` that the base was loaded with.
-        tuner_module: What must be imported before PEFT knows the adapter's type, if anything.
-        probe: How a probe reads its base; None for what was trained by gradients.
-        base_fingerprint: Some numbers of the base, where an adapter or a probe needs it; see
+        tuner_module: Module whose import registers the adapter's type with PEFT, if it needs one.
+        probe: Options of a probe; None for other methods.
+        base_fingerprint: Fingerprint of the base of an adapter or a probe; see
             :mod:`hftune.models.fingerprint`.
-        no_merge: Why an adapter cannot be put into its base, to follow the method's name.
-        adapter_sha256: Of the adapter's weights; None of a whole model.
+        no_merge: Reason why an adapter cannot be merged, as a predicate of the method's name.
+        adapter_sha256: Hash of the adapter's weights; None for a whole model.
+
+    Example:
+        >>> ModelMetadata(task="text-classification", base_model="demo:minilm").method
+        'full'
     """
 
     task: str
@@ -77,15 +81,17 @@ def save_model(
     card: str,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the folder whole: beside its place first, then renamed over what was there.
+    """Write the model folder, so that an interruption leaves the old one or the new one, whole.
+
+    The files are written to another folder, which is then renamed.
 
     Args:
-        folder: Where the model goes.
-        model: A PEFT model, of which the adapter is saved, a Transformers model, or a probe's head.
-        processor: Saved beside it: a tokenizer, an image processor or a feature extractor.
-        metadata: What loading must know.
+        folder: The folder of the model.
+        model: A Transformers model, a PEFT model (only its adapter is saved), or a probe's head.
+        processor: A tokenizer, an image processor or a feature extractor.
+        metadata: Content of ``hftune.json``.
         card: The text of README.md.
-        weights: State dict of the whole model where ``model`` holds only this process's shards.
+        weights: State dict of the whole model, if ``model`` holds only this process's shards.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
@@ -112,17 +118,30 @@ def save_model(
 
 
 def read_metadata(folder: Path) -> ModelMetadata | None:
-    """Return what a folder remembers, or None when hftune did not save it.
+    """Return the metadata of a model folder, or None if hftune did not save it.
 
     Raises:
         HftuneError: The file is damaged.
+
+    Example:
+        >>> print(read_metadata(Path("no/such/folder")))
+        None
     """
     path = folder / METADATA_FILE
     return read_metadata_file(path) if path.exists() else None
 
 
 def read_metadata_file(path: Path) -> ModelMetadata:
-    """Return what ``hftune.json`` says; see :func:`read_metadata`."""
+    """Return the metadata in a file ``hftune.json``; see :func:`read_metadata`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        ...     _ = file.write('{"task": "text-generation", "base_model": "gpt2"}')
+        ...     file.flush()
+        ...     print(read_metadata_file(Path(file.name)).base_model)
+        gpt2
+    """
     try:
         return ModelMetadata(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of the section ``model:``, which choose the pretrained model and how it is loaded."""
+"""Keys of the section ``model:``: the pretrained model and the way it is loaded."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +12,12 @@ AttentionName = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_atte
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
-    """Which pretrained model, and how it is loaded."""
+    """The pretrained model and the way it is loaded.
+
+    Example:
+        >>> ModelSection(path="gpt2", quantization={"load_in_4bit": True}).quantizes("load_in_4bit")
+        True
+    """
 
     path: str = field(metadata={"help": "Hub id, local folder, demo:minilm or demo:smollm2."})
     revision: str | None = field(
@@ -52,7 +57,7 @@ class ModelSection:
 
     @property
     def attention(self) -> str | None:
-        """What Transformers takes as ``attn_implementation``; it chooses where that is None."""
+        """The argument ``attn_implementation`` of Transformers; None lets Transformers choose."""
         return None if self.attn_implementation == "auto" else self.attn_implementation
 
     def quantizes(self, *switches: str) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hold a recipe against the tables of techniques and the rules of what goes with what.
+"""Check a recipe against the registries of techniques and all rules of compatibility.
 
-``python -m hftune.recipe.compatibility`` prints the docs page of the same name from them.
+``python -m hftune.recipe.compatibility`` prints the page of the docs with the same name.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ from hftune.regularization.rules import REGULARIZATION_RULES
 from hftune.tasks import TASKS, option_tasks
 from hftune.tasks.rules import TASK_RULES
 
-#: Rules about options of one technique, which stand in its row.
+#: Rules about options of one technique; they are fields of its row.
 OWN_RULES = tuple(
     {(rule.key, rule.says): rule for row in ROWS.values() for rule in row.rules}.values()
 )
@@ -59,10 +59,10 @@ RULES = (
 
 
 def recipe_view(sections: Mapping[str, Any]) -> RecipeView:
-    """Return what rules see of a recipe.
+    """Return the view of a recipe that rules get.
 
     Args:
-        sections: Name -> section, as :func:`hftune.recipe.defaults.typed_sections` makes them.
+        sections: Result of :func:`hftune.recipe.defaults.typed_sections`.
     """
     loss, training = sections["loss"], sections["training"]
     optimizer = OPTIMIZERS[training.get("optim", DEFAULT_OPTIMIZER)]
@@ -82,7 +82,15 @@ def recipe_view(sections: Mapping[str, Any]) -> RecipeView:
 
 
 def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Yield the key and the sentence of every rule that the recipe breaks."""
+    """Yield the key and the reason of every rule that the recipe breaks.
+
+    Example:
+        >>> from hftune.recipe.defaults import typed_sections
+        >>> training = {"optim_args": "momentum"}  # a value is missing
+        >>> tree = {"task": "text-generation", "model": "gpt2", "training": training}
+        >>> [key for key, _ in conflicts(typed_sections(tree))]
+        [('training', 'optim_args')]
+    """
     view = recipe_view(sections)
     for name, row in (("method", view.method_row), ("loss", view.loss_row)):
         if row is not None and not row.suits(view.task_row):
@@ -118,7 +126,12 @@ def check_compatibility(sections: Mapping[str, Any], source: Source) -> None:
 
 
 def compatibility_page() -> str:
-    """Return the docs page: techniques by task, then the rules."""
+    """Return the page of the docs: techniques by task, then the rules.
+
+    Example:
+        >>> print(compatibility_page().splitlines()[0])
+        # What goes with what
+    """
     lines = ["# What goes with what", ""]
     lines += ["Made from the tables that the check itself reads; a test keeps both equal.", ""]
     lines += ["| technique | " + " | ".join(TASKS) + " |", "|---|" + "---|" * len(TASKS)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short forms spelled out, and the defaults that a careful practitioner would pick."""
+"""Expand short forms, and add the defaults that a careful practitioner would pick."""
 
 from dataclasses import replace
 from enum import Enum
@@ -22,7 +22,13 @@ from hftune.tasks import TASKS
 
 
 def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
-    """Turn a checked tree into records, short forms spelled out; ``training`` stays as given."""
+    """Turn a checked tree into section objects; ``training`` stays a mapping without defaults.
+
+    Example:
+        >>> sections = typed_sections({"task": "text-generation", "model": "gpt2"})
+        >>> sections["model"].path, sections["method"].name, sections["loss"]
+        ('gpt2', 'lora', None)
+    """
     method = _method(_spelled_out(tree, "method"))
     return {
         "task": tree["task"],
@@ -44,9 +50,15 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
-    """Return the user's ``training`` over hftune's defaults.
+    """Return the section ``training`` with hftune's defaults for the fields that it leaves out.
 
-    With a validation part, evaluation and saving happen each epoch and the best model is kept.
+    With validation rows, evaluation and saving happen each epoch and the best model is kept.
+
+    Example:
+        >>> tree = {"task": "text-generation", "model": "gpt2", "training": {"max_steps": 9}}
+        >>> chosen = training_defaults(typed_sections(tree))
+        >>> chosen["max_steps"], chosen["eval_strategy"], "num_train_epochs" in chosen
+        (9, 'epoch', False)
     """
     given = sections["training"]
     method = method_row(sections["method"].name)
@@ -86,7 +98,12 @@ def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def optimizer_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return what an optimizer or a schedule leaves no other choice for, or no better one."""
+    """Return the fields of ``training`` that follow from the optimizer and the schedule.
+
+    Example:
+        >>> optimizer_defaults({"lr_scheduler_type": "constant"})
+        {'warmup_steps': 0}
+    """
     optimizer = OPTIMIZERS[chosen.get("optim", ADAMW)]
     defaults = dict(optimizer.training_defaults)
     if not optimizer.decays:
@@ -100,7 +117,13 @@ def optimizer_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def learning_rate(task: str, method: str) -> float:
-    """Return the default rate for a method on a task."""
+    """Return the default learning rate for a method on a task.
+
+    Example:
+        >>> task = "text-classification"
+        >>> learning_rate(task, "lora") > learning_rate(task, "full")
+        True
+    """
     row, of_tokens = method_row(method), TASKS[task].label_kind == "next_token"
     if of_tokens and row.learning_rate_writing is not None:
         return row.learning_rate_writing
@@ -113,14 +136,14 @@ def _spelled_out(tree: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _model(section: dict[str, Any], method: str) -> ModelSection:
-    """The model section; the recipe overrides the method's quantization of the base."""
+    """Return the section ``model``; its quantization overrides the one of the method."""
     if (usual := method_row(method).quantization) is not None:
         section["quantization"] = {**usual, **(section.get("quantization") or {})}
     return ModelSection(**section)
 
 
 def _data(section: dict[str, Any]) -> DataSection:
-    """The data section; sources, sampling and curriculum become records."""
+    """Return the section ``data``; sources, sampling and curriculum become objects, too."""
     path = section.get("path")
     if isinstance(path, list | tuple):
         items = [SourceItem(**item) if isinstance(item, dict) else item for item in path]
@@ -132,7 +155,7 @@ def _data(section: dict[str, Any]) -> DataSection:
 
 
 def _distillation(section: dict[str, Any]) -> DistillationSection:
-    """The distillation section; JSON has texts alone as keys, also where they are numbers."""
+    """Return the section ``distillation``; layer numbers that JSON made texts become numbers."""
     for name in ("hidden_states", "attentions"):
         layers = section.get(name) or {}
         section[name] = {
@@ -143,7 +166,7 @@ def _distillation(section: dict[str, Any]) -> DistillationSection:
 
 
 def _initialization(section: dict[str, Any]) -> InitializationSection:
-    """The initialization section; rules that are mappings become records."""
+    """Return the section ``initialization``; its rules become objects, too."""
     rules = [InitializationRule(**rule) for rule in section.pop("rules", ())]
     return InitializationSection(**section, rules=rules)
 

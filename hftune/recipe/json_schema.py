@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One JSON Schema of everything a recipe may say, read from the installed classes and cached.
+"""The JSON Schema of recipes, read from the installed classes and cached.
 
-``training`` is ``transformers.TrainingArguments``, ``method`` the PEFT config of that name,
-``model.quantization`` ``transformers.BitsAndBytesConfig``; none is retyped here. Reading them
-imports torch, so the result is kept by package versions, and a recipe is then checked without it.
+``training`` has the fields of ``transformers.TrainingArguments``, ``method`` those of the PEFT
+config with that name, and ``model.quantization`` those of ``transformers.BitsAndBytesConfig``; none
+of them is repeated here. Reading the classes imports torch, so the schema is cached by package
+versions, and later checks of recipes do not need torch.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from hftune.tasks import TASKS
 
 #: Fields of GenerationConfig that change what generate returns, or that hftune sets.
 NOT_AT_EVALUATION = {
-    "max_length",  # max_new_tokens says it
+    "max_length",  # max_new_tokens takes its place
     "num_return_sequences",
     "pad_token_id",
     "return_dict_in_generate",
@@ -59,7 +60,7 @@ SCHEMA_FILE = "schema.json"
 
 
 def recipe_schema() -> Schema:
-    """Return the JSON Schema of a recipe, from the cache when the installed versions are known."""
+    """Return the JSON Schema of a recipe, from the cache if it knows the installed versions."""
     fingerprint = _fingerprint()
     folder = cache.find("schema", fingerprint)
     if folder is not None:
@@ -69,7 +70,7 @@ def recipe_schema() -> Schema:
     print("Reading the fields of transformers and peft (once for these versions) ...",
           file=sys.stderr)  # fmt: skip
     schema = build_schema()
-    if _fingerprint() == fingerprint:  # else a source changed while it was read
+    if _fingerprint() == fingerprint:  # do not cache if a source file has changed meanwhile
         content = json.dumps(schema)
         cache.write_entry(
             "schema", fingerprint, lambda place: (place / SCHEMA_FILE).write_text(content)
@@ -118,7 +119,7 @@ def build_schema() -> Schema:
 
 
 def _training_schema() -> Schema:
-    """Fields of ``TrainingArguments`` that a recipe may set, and those that hftune adds."""
+    """Return the fields of ``TrainingArguments`` that a recipe may set, and hftune's own."""
     from transformers import TrainingArguments
 
     training = _dataclass_schema(TrainingArguments, RANGES["training"])
@@ -133,7 +134,7 @@ def _training_schema() -> Schema:
 
 
 def _method_schemas() -> dict[str, Schema]:
-    """Options of each method, those of PEFT's types out of their configs."""
+    """Return the options of each method; those of PEFT's types come from their configs."""
     from hftune.methods.peft import peft_configs
 
     methods = {name: _row_schema(name, row, row.ranges) for name, row in METHODS.items()}
@@ -145,7 +146,13 @@ def _method_schemas() -> dict[str, Schema]:
 
 
 def choice_names(section: Schema) -> dict[str, Schema]:
-    """Return name -> object schema of a section that picks a technique by name."""
+    """Return the object schema of each technique in a section that picks one by name.
+
+    Example:
+        >>> lora = {"type": "object", "properties": {"name": {"const": "lora"}, "r": {}}}
+        >>> list(choice_names({"anyOf": [{"type": "string"}, {"oneOf": [lora]}]}))
+        ['lora']
+    """
     return {
         option["properties"]["name"]["const"]: option for option in section["anyOf"][1]["oneOf"]
     }
@@ -203,7 +210,7 @@ def _field_schema(field: dataclasses.Field[Any], hint: Any, ranges: Mapping[str,
 
 
 def _without_references(schema: Schema) -> Schema:
-    """Put each ``$ref``'s definition in its place, so that a reader needs no resolver."""
+    """Replace each ``$ref`` with its definition, so that a reader needs no resolver."""
     definitions = schema.pop("$defs", {})
 
     def inline(node: Any) -> Any:
@@ -214,9 +221,9 @@ def _without_references(schema: Schema) -> Schema:
         if "$ref" in node:
             return inline(definitions[node["$ref"].rpartition("/")[2]])
         inner = {key: inline(value) for key, value in node.items() if key != "title"}
-        if "enum" in inner:  # PEFT lists a placeholder, pissa_niter_[number of iters]
+        if "enum" in inner:  # drop PEFT's placeholder pissa_niter_[number of iters]
             inner["enum"] = [value for value in inner["enum"] if "[" not in str(value)]
-        if "anyOf" in inner:  # typing keeps the order of whichever equal union came first
+        if "anyOf" in inner:  # typing caches equal unions, so their order may vary
             inner["anyOf"].sort(key=lambda form: ("properties" not in form, json.dumps(form)))
         return {"additionalProperties": False, **inner} if "properties" in inner else inner
 
@@ -225,7 +232,7 @@ def _without_references(schema: Schema) -> Schema:
 
 
 def _signature_schema(config: type) -> Schema:
-    """A class that is no dataclass: the names of its arguments, types unchecked."""
+    """Return the schema of a class that is no dataclass: names of arguments, without types."""
     parameters = inspect.signature(config).parameters.values()
     names = [item.name for item in parameters if item.kind is item.POSITIONAL_OR_KEYWORD]
     return {
@@ -237,7 +244,10 @@ def _signature_schema(config: type) -> Schema:
 
 
 def _generation_schema(fields: dict[str, Any]) -> Schema:
-    """The fields that change which text is written; GenerationConfig itself checks most values."""
+    """Return the schema of the fields that change the generated text.
+
+    ``GenerationConfig`` itself checks most values.
+    """
     names = [
         name
         for name in fields
@@ -254,7 +264,7 @@ def _generation_schema(fields: dict[str, Any]) -> Schema:
 
 
 def _fingerprint() -> str:
-    """Change with Python, the packages that are read, and any source file of hftune's own."""
+    """Return a hash of Python's version, of package versions and of hftune's source files."""
     digest = hashlib.sha256(sys.version.encode())
     for package in ("accelerate", "torch", "transformers", "peft", "pydantic", "hftune"):
         digest.update(f"{package}=={version(package)}\n".encode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe as an object: read from a file, built from Python, saved again."""
+"""The recipe as an object: read from a file or built in Python, and saved as YAML."""
 
 import copy
 import dataclasses
@@ -25,15 +25,15 @@ from hftune.recipe.validate import check
 from hftune.recipe.yaml_source import Source, load_source
 from hftune.regularization.section import RegularizationSection
 
-#: Fields of TrainingArguments that belong to one run on one machine and not to its recipe.
+#: Fields of TrainingArguments that belong to one run on one machine, and not to its recipe.
 NOT_REPEATED = ("output_dir", "run_name", "log_level", "log_level_replica")
 
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Recipe:
-    """One fine-tuning run, whole and checked.
+    """The complete and checked recipe of one fine-tuning run.
 
-    From Python it takes the keys that a YAML recipe has; strings are short forms:
+    The constructor takes the keys of a YAML recipe; strings are short forms:
 
         Recipe(task="text-classification", model="demo:minilm", data="demo:docstrings",
                method={"name": "lora", "r": 8}, training={"num_train_epochs": 2})
@@ -73,7 +73,7 @@ class Recipe:
             object.__setattr__(self, name, value)
 
     def replaced(self, **sections: Any) -> "Recipe":
-        """Return a copy with other sections in place of its own, which are not checked again."""
+        """Return a copy with other sections, without a new check."""
         other = copy.copy(self)
         for name, value in sections.items():
             object.__setattr__(other, name, value)
@@ -90,11 +90,11 @@ class Recipe:
     def to_yaml(
         self, loss: Choice | None = None, method: Choice | None = None, **in_force: Any
     ) -> str:
-        """Return the recipe with every default spelled out, ready to be run again.
+        """Return the recipe as YAML with every default, ready to be run again.
 
         Args:
-            loss: The loss that the task chose, where the recipe says none.
-            method: The method with what it settled by itself, where the recipe leaves that open.
+            loss: The loss that the task chose, if the recipe names none.
+            method: The method with the options that it chose itself, if the recipe left some open.
             in_force: Fields of ``training`` that the launcher decided, such as ``bf16``.
         """
         schema = recipe_schema()["properties"]
@@ -122,11 +122,11 @@ class Recipe:
         return text.getvalue()
 
     def _training_in_full(self, schema: dict[str, Any], in_force: dict[str, Any]) -> CommentedMap:
-        """Return the fields of ``training``, and below them the defaults that have an effect."""
+        """Return the fields of ``training``, followed by the other defaults that have an effect."""
         chosen = {**self.training, **in_force}
         chosen = {key: value for key, value in chosen.items() if key not in NOT_REPEATED}
         rest = {k: v for k, v in _defaults(schema).items() if k not in NOT_REPEATED}
-        if chosen.get("max_steps", -1) > 0:  # beside it this one has no effect
+        if chosen.get("max_steps", -1) > 0:  # max_steps overrides num_train_epochs
             rest.pop("num_train_epochs", None)
         if self.data.token_budget is not None:
             rest.pop("per_device_train_batch_size", None)
@@ -143,7 +143,7 @@ class Recipe:
 
 
 def _section(section: Any) -> dict[str, Any]:
-    """A section as it is written, without what is left open."""
+    """Return a section as plain mappings, without the fields that are None."""
     tree = {
         key: _without_none(value) if dataclasses.is_dataclass(getattr(section, key)) else value
         for key, value in _without_none(dataclasses.asdict(section)).items()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema of recipes as others read it: plain JSON Schema, draft 2020-12, for editors and tools.
+"""The schema of recipes for editors and tools: standard JSON Schema, draft 2020-12.
 
-hftune's own check reads one keyword more, ``alsoAllowed``; here it is spelled out. It also holds a
-mapping against the first form that has keys; so a form without keys behind it is left out here.
+hftune's own check understands one more keyword, ``alsoAllowed``; the export replaces it. The check
+also compares a mapping with the first object form only, so the export drops later object forms.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,24 @@ from typing import Any
 
 from hftune.core.registry import Schema
 
-#: The schema of the tested set, beside the shipped recipes.
+#: File of the schema for the tested versions, next to the shipped recipes.
 SCHEMA_FILE = "schema.json"
-#: How a recipe tells an editor where its schema lies.
+#: Comment by which a recipe names its schema to an editor.
 EDITOR_LINE = "# yaml-language-server: $schema="
-#: What an editor shows stays on the property; the rest moves into the alternative.
+#: Keywords that an editor shows; they stay on the property.
 SHOWN = ("description", "default")
 READ_FROM = ("transformers", "peft")
 
 
 def standard_schema(schema: Schema) -> Schema:
-    """Return the recipe schema in the standard's own keywords, with its origin named."""
+    """Return the recipe schema in standard keywords, with a comment about its origin.
+
+    Example:
+        >>> steps = {"minimum": 1, "alsoAllowed": [-1], "default": -1}
+        >>> own = {"$schema": "draft", "title": "recipe", "properties": {"max_steps": steps}}
+        >>> standard_schema(own)["properties"]["max_steps"]
+        {'anyOf': [{'minimum': 1}, {'enum': [-1]}], 'default': -1}
+    """
     origin = ", ".join(f"{package} {version(package)}" for package in READ_FROM)
     said = {"$comment": f"Made by `hftune schema` from {origin}."}
     head = {key: schema[key] for key in ("$schema", "title")}

@@ -5,7 +5,7 @@ from hftune.core.registry import default_name
 from hftune.losses import LOSSES
 from hftune.methods import ROWS
 
-#: The key that a section's short form, a mere text, stands for.
+#: The key that a section's short form, a string, stands for.
 SHORT_FORMS: dict[str, str] = {
     "model": "path",
     "data": "path",
@@ -15,5 +15,5 @@ SHORT_FORMS: dict[str, str] = {
     "distillation": "teacher",
 }
 
-#: What a section means that a recipe leaves out.
+#: Defaults of sections that a recipe leaves out.
 DEFAULT_NAMES = {"method": default_name(ROWS), "loss": default_name(LOSSES)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A first recipe for someone's own rows, with a comment on each key."""
+"""Write a first recipe for a user's own rows, with a comment on each key."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from hftune.recipe.schema_file import EDITOR_LINE
 from hftune.tasks import TASKS
 
 COMMENT_COLUMN = 38
-#: Below this ratio of the commonest to the rarest label, weights change little.
+#: Below this ratio of the commonest to the rarest label, class weights change little.
 IMBALANCED = 3
-#: Few rows are passed over more often, until training has seen about so many.
+#: Small data sets get more epochs, so that training sees about this number of rows.
 ROWS_SEEN = 5000
 MOST_EPOCHS = 10
 PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*(?<!:)")
@@ -26,20 +26,27 @@ PLAIN = re.compile(r"[A-Za-z_./][\w./:@+-]*(?<!:)")
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What a first recipe says.
+    """The content of a first recipe.
 
     Attributes:
-        file: The recipe's own path, as commands name it.
-        schema: Where the recipe's schema lies, relative to it.
+        file: Path of the recipe, as commands name it.
+        schema: Path of the recipe's schema, relative to the recipe.
         task: The task.
-        model: The model's path.
-        method: The method's name.
-        data: Where the rows are.
-        rows: How many there are for training.
-        columns: Role to column.
-        reasons: Role to why this column.
-        labels: Label to rows, where the rows have one label each.
-        has_validation: Whether the data bring a validation part.
+        model: Path of the model.
+        method: Name of the method.
+        data: Path of the rows.
+        rows: Number of training rows.
+        columns: Column by role.
+        reasons: Reason for the choice of a column, by role.
+        labels: Number of rows by label, if each row has one label.
+        has_validation: Whether the data have a validation part.
+
+    Example:
+        >>> draft = Draft(file="a.yaml", schema="schema.json", task="text-classification",
+        ...               model="demo:minilm", method="lora", data="a.csv", rows=1000,
+        ...               columns={"text": "body"}, labels={"no": 900, "yes": 100})
+        >>> draft.imbalance, draft.epochs
+        (9.0, 5)
     """
 
     file: str
@@ -56,12 +63,12 @@ class Draft:
 
     @property
     def imbalance(self) -> float:
-        """Rows of the commonest label for one of the rarest; 1 without labels."""
+        """Ratio of the rows of the commonest label to those of the rarest; 1 without labels."""
         return max(self.labels.values()) / min(self.labels.values()) if self.labels else 1.0
 
     @property
     def epochs(self) -> int:
-        """More for few rows, 3 for many."""
+        """Number of epochs: 3 for many rows, more for few rows."""
         return min(max(3, round(ROWS_SEEN / self.rows)), MOST_EPOCHS)
 
 
@@ -141,10 +148,10 @@ def _note(text: str, comment: str) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML 1.2 reads it back; what is not plainly a word is quoted, as in JSON."""
+    """Return a value as YAML 1.2, quoted like JSON unless it is a number or a plain word."""
     if isinstance(value, float):
         return f"{value:.0e}".replace("e-0", "e-") if value < 1e-2 else f"{value:g}"
     plain = isinstance(value, str) and PLAIN.fullmatch(value) is not None
     if plain and YAML(typ="safe", pure=True).load(f"key: {value}") == {"key": value}:
         return str(value)
-    return json.dumps(value, ensure_ascii=False)  # null, true, .5 are texts, too
+    return json.dumps(value, ensure_ascii=False)  # texts such as null, true and .5 need quotes

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the classes' own types do not say: ranges of numbers, and fields that are not taken."""
+"""Ranges of numbers, and fields of TrainingArguments that hftune refuses.
+
+The classes' own types express neither.
+"""
 
 from hftune.core.registry import (
     ABOVE_ZERO,
@@ -9,7 +12,7 @@ from hftune.core.registry import (
     Schema,
 )
 
-#: What the classes' own types do not say. Section -> field -> JSON Schema keywords.
+#: Section -> field -> JSON Schema keywords that the field's type does not express.
 RANGES: dict[str, dict[str, Schema]] = {
     "data": {
         "block_size": {"minimum": 2},
@@ -55,7 +58,7 @@ RANGES: dict[str, dict[str, Schema]] = {
     },
 }
 
-#: TrainingArguments that have no effect here, or an unsafe one -> what to do instead.
+#: Refused fields of TrainingArguments -> reason or replacement.
 REFUSED_TRAINING = {
     "batch_eval_metrics": "metrics are computed over all rows at once",
     "disable_tqdm": "a terminal gets a bar, a log file plain lines",
@@ -81,7 +84,13 @@ REFUSED_PREFIXES = {
 
 
 def refused_training(name: str) -> str | None:
-    """Return why a field of TrainingArguments is not taken, or None when it is."""
+    """Return the reason for refusing a field of TrainingArguments; None if it is allowed.
+
+    Example:
+        >>> refused_training("do_train")
+        'hftune train always trains'
+        >>> refused_training("learning_rate")
+    """
     if name in PUSH_FIELDS:
         return None
     if name in REFUSED_TRAINING:
@@ -89,7 +98,7 @@ def refused_training(name: str) -> str | None:
     return next((why for start, why in REFUSED_PREFIXES.items() if name.startswith(start)), None)
 
 
-#: Fields that are read if a method is fitted by itself and no Trainer runs, apart from pushing.
+#: Fields that apply to methods without a Trainer, in addition to the fields of pushing.
 FITTED_TRAINING = ("output_dir", "seed", "use_cpu", "per_device_eval_batch_size")
 
 PUSH_FIELDS = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision")

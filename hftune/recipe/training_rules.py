@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of the other fields of ``training``: optimizer, checkpoints, precision, pushing."""
+"""Rules of ``training``: early stopping, optimizer, checkpoints, precision, pushing."""
 
 from functools import partial
 
@@ -9,18 +9,18 @@ from hftune.methods import ROWS
 from hftune.optimization.optim_args import is_malformed
 from hftune.recipe.training_fields import FITTED_TRAINING, PUSH_FIELDS
 
-#: Losses of liger-kernel, which a model computes that is given its labels.
+#: Losses of liger-kernel; a model calls them only if it gets labels.
 LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
-#: What Transformers has for ``save_steps``; a resolved recipe spells it out with any strategy.
+#: Transformers' default of ``save_steps``; a resolved recipe has it with any ``save_strategy``.
 DEFAULT_SAVE_STEPS = 500
-#: Methods that decide late in the run which weights stay.
+#: Methods that select the final weights late in the run.
 SETTLE_LATE = [name for name, row in ROWS.items() if row.settles_late]
 FITTED = ", ".join(name for name, row in ROWS.items() if row.fitted)
 NO_TRAINER = f"no Trainer runs for a {FITTED}, which reads {', '.join(FITTED_TRAINING)} alone"
 
 
 def training_without_trainer(view: RecipeView) -> list[str]:
-    """Return the keys of ``training`` that are not read because no Trainer runs."""
+    """Return the keys of ``training`` that have no effect because no Trainer runs."""
     if not view.method_row.fitted:
         return []
     return sorted(view.training.keys() - {*FITTED_TRAINING, *PUSH_FIELDS})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hold a recipe against the schema and say all that is wrong, each with its place.
+"""Check a recipe against the schema, and report every problem with its place.
 
-Knows the keywords that :mod:`hftune.recipe.json_schema` writes, and answers in the recipe's own
-terms: ``file:line: key: what came, what is allowed, did you mean ...``.
+The check knows the keywords that :mod:`hftune.recipe.json_schema` writes. A problem reads
+``file:line: key: given value, allowed values, did you mean ...``.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,12 +16,19 @@ from hftune.recipe.json_schema import choice_names
 from hftune.recipe.training_fields import refused_training
 from hftune.recipe.yaml_source import KeyPath, Source
 
-#: Sections that pick a technique by name, whose options are its own.
+#: Sections that pick a technique by name and hold its options.
 CHOICES = ("method", "loss")
 
 
 def check(source: Source, schema: Schema) -> None:
-    """Raise one :class:`RecipeError` that lists every problem of the recipe."""
+    """Raise one :class:`RecipeError` that lists every problem of the recipe.
+
+    Example:
+        >>> schema = {"properties": {"task": {"type": "string"}}, "required": ["task"]}
+        >>> check(Source({"task": 3}, "mine.yaml"), schema)
+        Traceback (most recent call last):
+        hftune.core.errors.RecipeError: mine.yaml: task: expected text, got 3
+    """
     given = _Given(source, _homes(schema))
     problems = list(_object_problems(source.tree, schema, (), given))
     if problems:
@@ -30,7 +37,7 @@ def check(source: Source, schema: Schema) -> None:
 
 @dataclass(frozen=True)
 class _Given:
-    """A recipe, and where each key that a section may hold has its place."""
+    """A recipe, and the sections that each known key may stand in."""
 
     source: Source
     homes: dict[str, list[str]]
@@ -99,13 +106,13 @@ def _unknown(key: Any, known: Iterable[str], path: KeyPath, given: _Given) -> st
 
 
 def _object_of(schema: Schema) -> Schema | None:
-    """The object form of a schema, when it has one."""
+    """Return the object form of a schema, or None."""
     options = schema.get("anyOf", [schema])
     return next((option for option in options if option.get("type") == "object"), None)
 
 
 def _objects_in_list(schema: Schema) -> Schema | None:
-    """What the items of a schema's list form may be, when they may be mappings."""
+    """Return the schema of the items of a list form, if the items may be mappings, or None."""
     options = schema.get("anyOf", [schema])
     lists = (option["items"] for option in options if option.get("type") == "array")
     return next((items for items in lists if _object_of(items)), None)

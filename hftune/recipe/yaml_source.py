@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipe files: YAML 1.2 with line numbers, and overrides from the command line."""
+"""Read recipe files, YAML 1.2 with line numbers, and apply overrides of the command line."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,18 +16,23 @@ from hftune.recipe.sections import DEFAULT_NAMES, SHORT_FORMS
 
 KeyPath = tuple[str | int, ...]
 
-#: Files that a beginner may hand over in a recipe's place.
+#: Suffixes of data files that a beginner may pass instead of a recipe.
 ROWS = (".csv", ".tsv", ".jsonl", ".txt", ".parquet", ".conll", ".bio", ".iob")
 
 
 @dataclass
 class Source:
-    """Plain values and where each key was written.
+    """The values of a recipe, and the place of each key.
 
     Attributes:
         tree: The recipe as dicts, lists and scalars.
         places: Key path -> ``file:line`` or ``command line``.
-        name: The file's name, used for what has no line of its own.
+        name: The file's name, for keys without a line of their own.
+
+    Example:
+        >>> source = Source({"data": {"path": "a.csv"}}, "mine.yaml", {("data",): "mine.yaml:3"})
+        >>> source.place(("data", "path")), source.place(("model",))
+        ('mine.yaml:3', 'mine.yaml')
     """
 
     tree: dict[str, Any]
@@ -42,11 +47,19 @@ class Source:
 
 
 def load_source(path: Path, overrides: Iterable[str] = ()) -> Source:
-    """Read a recipe file and lay ``key.of.section=value`` overrides over it.
+    r"""Read a recipe file, and apply overrides of the form ``key.of.section=value``.
 
     Raises:
         HftuneError: The file is missing, unreadable or no mapping.
         RecipeError: The YAML is broken or repeats a key, or an override is malformed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        ...     _ = file.write("task: text-generation\nmodel: gpt2\n")
+        ...     file.flush()
+        ...     load_source(Path(file.name), ["method.r=16"]).tree["method"]
+        {'name': 'lora', 'r': 16}
     """
     if path.suffix in ROWS and path.is_file():
         raise HftuneError(
@@ -102,11 +115,11 @@ def _plain(node: Any, path: KeyPath, source: Source) -> Any:
 
 
 def _bare(node: Any) -> Any:
-    """Return a scalar, or a key, without what ruamel remembers of how it was written."""
+    """Return a scalar, or a key, without ruamel's notes on its notation."""
     for plain in (bool, int, float, str):
         if isinstance(node, plain):
             return plain(node)
-    return node if node is None else str(node)  # dates, which no key takes
+    return node if node is None else str(node)  # dates; no key of a recipe takes them
 
 
 def _override(source: Source, override: str) -> None:
