@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knowledge distillation: a student learns from the answers of a teacher beside its labels."""
+"""Knowledge distillation: a student learns from a teacher's answers, in addition to labels."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether teachers fit a student: labels, vocabulary, positions and layers, before any weight."""
+"""Check that teachers fit a student, before weights are loaded: labels, tokens and layers."""
 
 from collections.abc import Sequence
 from inspect import signature
@@ -19,15 +19,15 @@ from hftune.tasks import TASKS
 from hftune.tasks.task import Task
 
 SHOWN = 10
-#: Rows whose texts both tokenizers must cut alike.
+#: Rows whose texts both tokenizers must encode equally.
 COMPARED = 50
 TEXTS = ("text", "text_pair", "prompt", "completion", "target", "tokens", "messages")
 
 
 def labels_of_teacher(task: type[Task], teachers: Sequence[NamedTeacher]) -> dict[str, Any]:
-    """Return the options of a task that its first teacher knows; a recipe's own come before them.
+    """Return the options of a task that come from its first teacher; the recipe overrides them.
 
-    So a class without a labelled row is taught, too.
+    So the student also learns classes without a labelled row.
     """
     if not teachers or TASKS[task.name].writes:
         return {}
@@ -55,7 +55,7 @@ def check_rows(
 
 
 def check_labels(task: Task, teachers: Sequence[NamedTeacher], data: DataSection) -> None:
-    """Raise :class:`HftuneError` if a teacher tells other things apart than the student."""
+    """Raise :class:`HftuneError` if a teacher has other labels than the student."""
     for teacher in teachers:
         said = teacher.problem_type
         if said is not None and task.problem_type is not None and said != task.problem_type:
@@ -89,14 +89,14 @@ def check_tokens(
     rows: Dataset,
     longest: int,
 ) -> None:
-    """Raise :class:`HftuneError` if a teacher would read, or write, other tokens.
+    """Raise :class:`HftuneError` if a teacher would read or generate other tokens.
 
     Args:
-        teachers: All of them.
+        teachers: The teachers.
         tokenizer: The student's.
         config: The student's.
-        rows: Selected; both must cut the texts of the first ones alike.
-        longest: Tokens of the longest row.
+        rows: Selected rows; both tokenizers must encode the first of them equally.
+        longest: Number of tokens in the longest row.
     """
     names = [name for name in TEXTS if name in rows.column_names]
     texts = [
@@ -146,13 +146,13 @@ def check_layers(
     student: PreTrainedConfig,
     optimizer: str,
 ) -> None:
-    """Raise :class:`HftuneError` if layers are matched that do not exist, or do not fit.
+    """Raise :class:`HftuneError` if mapped layers do not exist or do not fit.
 
     Args:
-        section: Says which are matched.
-        teachers: All of them.
+        section: Maps layers of the student to layers of the teacher.
+        teachers: The teachers.
         student: The student's config.
-        optimizer: What would have to train a layer between different widths.
+        optimizer: Name of the optimizer, which may have to train a projection between widths.
     """
     if section is None or not section.looks_inside:
         return
@@ -178,7 +178,7 @@ def check_layers(
 def _check_widths(
     key: str, size: str, mine: PreTrainedConfig, theirs: PreTrainedConfig, optimizer: str
 ) -> None:
-    """Raise if layers of different widths are matched, and nothing can come between them."""
+    """Raise if mapped layers have different widths, and no projection between them can train."""
     widths = (
         f"distillation.{key}: {size} is {getattr(mine, size)} of the student and "
         f"{getattr(theirs, size)} of the teacher"

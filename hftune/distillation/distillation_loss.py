@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of a student: ``alpha`` times what its teacher says, and the rest for the labels.
+"""The loss of a student: ``alpha`` weighs the teacher's answers, ``1 - alpha`` the labels.
 
-``alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * loss of the labels``, to which distances
-of hidden states and of attention may be added. Each part is a mean over what it counts: the first
-over the items that are taught, the second over the labels, by their weights, the others over the
-tokens. So a row without a label is taught by the teacher alone, and ``alpha`` keeps its meaning
-however many labels there are.
+``alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * loss of the labels``; distances of hidden
+states and of attention may be added. Each part is a mean: the first over the taught items, the
+second over the labels, with their weights, and the others over the tokens. So a row without a label
+learns from the teacher only, and ``alpha`` has the same meaning for any number of labels.
 """
 
 from copy import copy
@@ -41,15 +40,15 @@ from hftune.losses.loss import ROW, Batch, LabelStats, Loss, counted, targets
 
 
 class Distillation(Loss):
-    """A task's loss beside the answers of teachers.
+    """The loss of a task, combined with the distance from the answers of teachers.
 
     Args:
-        task_loss: What the labels are judged by.
-        section: What the recipe says.
+        task_loss: The loss of the labels.
+        section: The recipe's ``distillation``.
         teacher: Answers the batches; None until :meth:`with_teacher`.
 
     Attributes:
-        share: What part of ``alpha`` counts in the present step, while it grows.
+        share: Factor of ``alpha`` in the present step; it grows to 1 during the warm-up.
     """
 
     def __init__(
@@ -65,10 +64,10 @@ class Distillation(Loss):
         self.projections = nn.ModuleDict()
 
     def fit(self, stats: LabelStats) -> None:
-        """Learn what kind of labels there are; see :class:`Loss`.
+        """Learn the kind and number of labels; see :class:`Loss`.
 
         Raises:
-            HftuneError: An option means nothing for them.
+            HftuneError: An option has no meaning for these labels.
         """
         super().fit(stats)
         self.task_loss.fit(stats)
@@ -89,11 +88,11 @@ class Distillation(Loss):
     def with_teacher(
         self, teacher: Teacher, projections: nn.ModuleDict | None = None
     ) -> "Distillation":
-        """Return a copy of the loss that asks a teacher.
+        """Return a copy of the loss with a teacher.
 
         Args:
             teacher: Answers the batches.
-            projections: Student's layer to a layer between two widths; see :func:`projections_of`.
+            projections: A projection for each of the student's layers; see :func:`projections_of`.
         """
         taught_loss = copy(self)
         taught_loss.teacher = teacher
@@ -120,14 +119,14 @@ class Distillation(Loss):
         return torch.stack([count.to(torch.float64) for count in counts])
 
     def _items(self, batch: Batch) -> Tensor:
-        """How many items are taught: rows, tokens, or cells of a row of labels."""
+        """Return the number of taught items: rows, tokens, or rows times classes."""
         if by_token(batch):
             return counted(targets(batch["labels"], causal=self.causal)).sum()
         rows = real_rows(batch).sum()
         return rows * self.num_classes if self.several else rows
 
     def step_cost(self) -> StepCost:
-        """Return the cost of the student, whose logits are compared with the teacher's as a whole.
+        """Return the cost of the student; the loss needs its logits whole, not in chunks.
 
         The teacher's own cost is that of :func:`hftune.distillation.teaching.teacher_cost`.
         """
@@ -152,7 +151,7 @@ class Distillation(Loss):
         return torch.stack([part.to(parts[0].dtype) for part in parts]), outputs
 
     def distance(self, student: Tensor, given: Answer) -> Tensor:
-        """Return how far logits ``(N, C)`` are from what the teachers say, summed, ``()``."""
+        """Return the summed distance of logits ``(N, C)`` from the teachers' answers, ``()``."""
         if self.numbers:
             assert given.logits is not None
             return (student - given.logits.mean(0)).square().sum()
@@ -172,7 +171,7 @@ class Distillation(Loss):
         return top_k_divergence(student, top, self.temperature)
 
     def _inside(self, outputs: Any, given: Answer, mask: Tensor) -> list[Tensor]:
-        """The distances of hidden states and of attention, means over the mapped layers."""
+        """Return the distances of hidden states and attention, averaged over the mapped layers."""
         section, parts = self.section, []
         if layers := section.hidden_states:
             apart = [
@@ -193,7 +192,7 @@ class Distillation(Loss):
         return parts
 
     def _projected(self, layer: int, states: Tensor) -> Tensor:
-        """Hidden states of the student at the width of the teacher's."""
+        """Return the student's hidden states at the width of the teacher's."""
         if str(layer) not in self.projections:
             return states
         projection = cast(nn.Linear, self.projections[str(layer)])
@@ -201,10 +200,10 @@ class Distillation(Loss):
 
 
 class AlphaWarmup(TrainerCallback):
-    """Let ``alpha`` grow from 0, so that a teacher counts once it knows something.
+    """Lets ``alpha`` grow from 0, so that a mean teacher counts only after it has learned.
 
     Args:
-        loss: Whose share of ``alpha`` is set.
+        loss: The loss whose share of ``alpha`` grows.
         total: Optimizer steps of the run.
     """
 
@@ -213,20 +212,27 @@ class AlphaWarmup(TrainerCallback):
         self.steps = resolve_steps(loss.section.warmup_steps, total)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the share of the step that comes."""
+        """Set the share of ``alpha`` for the coming step."""
         self.loss.share = min(1.0, state.global_step / self.steps)
 
 
 def projections_of(
     section: DistillationSection, student: int, teacher: int, seed: int
 ) -> nn.ModuleDict:
-    """Return learned linear layers between hidden states of two widths, one a pair of layers.
+    """Return linear layers from the student's width to the teacher's, one for each mapped layer.
 
     Args:
         section: Maps the student's hidden states to the teacher's.
-        student: Width of the student's.
-        teacher: Width of the teacher's.
-        seed: Decides the weights that they begin with.
+        student: Width of the student's hidden states.
+        teacher: Width of the teacher's hidden states.
+        seed: Seed of their initial weights.
+
+    Example:
+        >>> section = DistillationSection(teacher="bert", hidden_states={2: 4})
+        >>> projections_of(section, student=3, teacher=5, seed=0)
+        ModuleDict(
+          (2): Linear(in_features=3, out_features=5, bias=True)
+        )
 
     References:
         Jiao et al., "TinyBERT", 2020, arXiv:1909.10351, equation 8.
@@ -239,5 +245,5 @@ def projections_of(
 
 
 def _without_row(batch: Batch) -> dict[str, Any]:
-    """The batch as model and task loss know it."""
+    """Return the batch without row numbers, for model and task loss."""
     return {name: value for name, value in batch.items() if name != ROW}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a student is from its teachers: in answers, hidden states and attention.
+"""Compute distances of a student from its teachers: of answers, hidden states and attention.
 
-Letters: ``M`` teachers, ``N`` items that are taught (rows, or tokens), ``C`` classes, ``B`` rows,
-``T`` tokens, ``D`` width, ``H`` heads. All sums; the trainer divides.
+Letters: ``M`` teachers, ``N`` taught items (rows or tokens), ``C`` classes, ``B`` rows, ``T``
+tokens, ``D`` width, ``H`` heads. All results are sums; the Trainer divides.
 """
 
 import math
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 class TopK(NamedTuple):
-    """The likeliest classes of a target, and what is left.
+    """The likeliest classes of a target, and the probability of the others.
 
     Attributes:
-        log_probs: Their log probabilities, shape ``(N, k)``.
-        classes: Their ids, shape ``(N, k)``.
-        rest: Log of the probability of all others together, shape ``(N,)``.
+        log_probs: Log probabilities of the likeliest classes, shape ``(N, k)``.
+        classes: Ids of the likeliest classes, shape ``(N, k)``.
+        rest: Log of the total probability of all other classes, shape ``(N,)``.
     """
 
     log_probs: Tensor
@@ -33,6 +33,11 @@ def target_log_probs(logits: Tensor, temperature: float) -> Tensor:
     Args:
         logits: Shape ``(M, N, C)``.
         temperature: Divides the logits.
+
+    Example:
+        >>> logits = torch.tensor([[[0.0, 0.0]], [[0.0, 100.0]]])  # two teachers, one item
+        >>> target_log_probs(logits, 1.0).exp()  # the mean of (0.5, 0.5) and (0, 1)
+        tensor([[0.2500, 0.7500]])
     """
     return (logits / temperature).log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
@@ -40,7 +45,7 @@ def target_log_probs(logits: Tensor, temperature: float) -> Tensor:
 def divergence(student: Tensor, target: Tensor, temperature: float) -> Tensor:
     """Return ``T^2 * KL(target || student at T)``, summed over the items, shape ``()``.
 
-    ``T^2`` keeps the gradient's scale, whatever the temperature.
+    ``T^2`` keeps the scale of the gradient for any temperature.
 
     Args:
         student: Logits, shape ``(N, C)``.
@@ -50,6 +55,12 @@ def divergence(student: Tensor, target: Tensor, temperature: float) -> Tensor:
     References:
         Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015,
             arXiv:1503.02531, section 2.1.
+
+    Example:
+        >>> student = torch.tensor([[0.0, 0.0]])  # probabilities (1/2, 1/2)
+        >>> target = torch.tensor([[0.25, 0.75]]).log()
+        >>> divergence(student, target, 1.0)  # log 2 - 0.5623, the entropy of the target
+        tensor(0.1308)
     """
     shares = (student / temperature).log_softmax(-1)
     return temperature**2 * F.kl_div(shares, target, reduction="sum", log_target=True)
@@ -58,22 +69,33 @@ def divergence(student: Tensor, target: Tensor, temperature: float) -> Tensor:
 def top_k_of(target: Tensor, k: int) -> TopK:
     """Return the ``k`` likeliest classes of log probabilities ``(N, C)``, with ``k`` below ``C``.
 
-    What is left is summed in itself: as 1 less the others it would be lost in rounding.
+    The probability of the others is a sum: 1 minus the likeliest would lose it in rounding.
+
+    Example:
+        >>> top = top_k_of(torch.tensor([[0.5, 0.25, 0.25]]).log(), 1)
+        >>> top.classes, top.rest.exp()
+        (tensor([[0]]), tensor([0.5000]))
     """
     log_probs, classes = target.topk(k)
     return TopK(log_probs, classes, _all_but(target, classes))
 
 
 def top_k_divergence(student: Tensor, target: TopK, temperature: float) -> Tensor:
-    """Return :func:`divergence` over the target's classes and one for all others.
+    """Return :func:`divergence` with all classes but the likeliest joined into one.
 
-    By the log sum inequality it is never more than the whole divergence, and less by
-    ``rest * KL`` of the two distributions over the others, which nothing teaches.
+    By the log sum inequality it is at most the whole divergence. The difference is ``rest * KL`` of
+    the two distributions over the other classes, which the student does not learn.
 
     Args:
         student: Logits, shape ``(N, C)``.
-        target: At the same temperature.
+        target: The likeliest classes at the same temperature.
         temperature: Divides the student's logits.
+
+    Example:
+        >>> student = torch.tensor([[0.5, 0.4, 0.1]]).log()
+        >>> target = top_k_of(torch.tensor([[0.5, 0.1, 0.4]]).log(), 1)  # 1/2 and the rest, 1/2
+        >>> abs(top_k_divergence(student, target, 1.0).item()) < 1e-6
+        True
     """
     shares = (student / temperature).log_softmax(-1)
     kept = target.log_probs.exp() * (target.log_probs - shares.gather(-1, target.classes))
@@ -89,6 +111,11 @@ def binary_divergence(student: Tensor, teachers: Tensor, temperature: float) -> 
         student: Logits, shape ``(N, C)``.
         teachers: Logits, shape ``(M, N, C)``; the mean of their probabilities is the target.
         temperature: Divides the logits.
+
+    Example:
+        >>> student = torch.tensor([[0.0, 2.0]])
+        >>> binary_divergence(student, student[None], 2.0).item()  # equal to its only teacher
+        0.0
     """
     total = student.new_zeros(())
     for sign in (1, -1):
@@ -108,27 +135,38 @@ def hidden_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
     References:
         Jiao et al., "TinyBERT", 2020, arXiv:1909.10351, section 3.1, after its projection.
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 2, 4), torch.ones(1, 2, 4)
+        >>> hidden_distance(student, teacher, torch.tensor([[True, False]]))  # one token counts
+        tensor(1.)
     """
     return (student.float() - teacher.float()).square().mean(-1)[mask].sum()
 
 
 def attention_divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Return ``KL(teacher || student)``, mean over the heads, summed over the tokens, ``()``.
+    """Return ``KL(teacher || student)``, averaged over the heads, summed over the tokens, ``()``.
 
     Args:
-        student: Shares of attention, shape ``(B, H, T, T)``.
+        student: Attention weights, shape ``(B, H, T, T)``.
         teacher: The same shape.
-        mask: Whether a token counts, as one that attends, shape ``(B, T)``.
+        mask: Whether a token counts as a query, shape ``(B, T)``.
 
     References:
         Wang et al., "MiniLM", 2020, arXiv:2002.10957, section 3.1.
+
+    Example:
+        >>> teacher = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])
+        >>> student = torch.full((1, 1, 2, 2), 0.5)
+        >>> attention_divergence(student, teacher, torch.tensor([[True, True]]))  # log 2 + 0
+        tensor(0.6931)
     """
     p, q = teacher.float(), student.float()
-    tiny = torch.finfo(p.dtype).tiny  # what is masked has no share in either
+    tiny = torch.finfo(p.dtype).tiny  # masked keys have weight 0 in both
     terms = p * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())
     return terms.sum(-1).mean(1)[mask].sum()
 
 
 def _all_but(log_probs: Tensor, classes: Tensor) -> Tensor:
-    """Log of the summed probability of the other classes, shape ``(N,)``."""
+    """Return the log of the total probability of the other classes, shape ``(N,)``."""
     return log_probs.scatter(-1, classes, -torch.inf).logsumexp(-1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The student's own average as its teacher: a mean teacher, which changes with every step.
+"""The mean teacher: the average of the student's own weights, after every step.
 
 Tarvainen and Valpola, "Mean teachers are better role models", 2017, arXiv:1703.01780.
 """
@@ -20,20 +20,20 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def precision_of(name: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context in which a teacher computes: ``bf16``, ``fp16``, or the weights' own."""
+    """Return the context of a teacher's precision: autocast to ``bf16`` or ``fp16``, or none."""
     half = HALF.get(name)
     return torch.autocast(device, half) if half else nullcontext()
 
 
 class AverageTeacher(Teacher):
-    """The student with the average of its weights in place of them, in evaluation mode.
+    """The student with averaged weights, in evaluation mode.
 
-    Until the average has begun these are the student's own weights. Nothing is copied: the model
-    runs once with the averages, and what does not train is shared.
+    Until the average begins, these are the student's own weights. Nothing is copied: the model runs
+    once more with the averages, and shares its frozen weights.
 
     Args:
         model: The student, not wrapped.
-        averaging: Keeps the average of what trains; None in a look for a rate, which has none.
+        averaging: Keeps the averages of trained weights; None in a sweep of the rate.
         causal: Whether position ``t`` predicts label ``t + 1``.
         precision: See :func:`precision_of`.
     """
@@ -50,7 +50,7 @@ class AverageTeacher(Teacher):
         self.causal, self.precision = causal, precision
 
     def answer(self, inputs: Batch) -> Answer:
-        """Run it; see :class:`Teacher`."""
+        """Run the student with averaged weights; see :class:`Teacher`."""
         averages = {} if self.averaging is None else self.averaging.averages_by_name(self.model)
         given = {key: value for key, value in inputs.items() if key not in ("labels", ROW)}
         device = inputs["input_ids"].device.type
@@ -61,7 +61,7 @@ class AverageTeacher(Teacher):
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode for a while; each module goes back to its own."""
+    """Put a model in evaluation mode while the context lasts; then restore each module's mode."""
     trained = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of what a teacher can teach."""
+"""Rules about distillation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ from hftune.tasks import TASKS
 
 #: Tasks whose classes are tokens of a vocabulary.
 WRITING = [name for name, row in TASKS.items() if row.writes]
-#: Losses that run a batch in a way of their own.
+#: Losses with forward passes of their own.
 OWN_PASSES = [name for name, row in LOSSES.items() if row.own_passes]
 WEIGHTS = ("class_weights", "beta", "logit_adjustment", "pos_weight")
 
@@ -24,7 +24,7 @@ WEIGHTS = ("class_weights", "beta", "logit_adjustment", "pos_weight")
 def _teaching(
     test: Callable[[RecipeView, DistillationSection], bool],
 ) -> Callable[[RecipeView], bool]:
-    """A rule of the section, which a recipe without it cannot break."""
+    """Return the test of a rule about the section; a recipe without the section passes."""
 
     def broken(view: RecipeView) -> bool:
         section = view.get(DistillationSection)
@@ -34,7 +34,7 @@ def _teaching(
 
 
 def _weighs_labels(view: RecipeView) -> bool:
-    """Whether the recipe says how labels count."""
+    """Tell whether the recipe sets weights or smoothing of labels."""
     loss, row, smoothed = view.loss, view.loss_row, view.training.get("label_smoothing_factor")
     if loss is None or row is None or smoothed:
         return bool(smoothed)
@@ -42,13 +42,13 @@ def _weighs_labels(view: RecipeView) -> bool:
 
 
 def _keeps_ema(view: RecipeView) -> bool:
-    """Whether the recipe averages the weights as a mean teacher does."""
+    """Tell whether the recipe keeps an exponential average of the weights."""
     averaging = view[RegularizationSection].averaging
     return averaging is not None and AVERAGES[averaging.name].decay is not None
 
 
 def _layer_rules(key: str) -> tuple[Rule, ...]:
-    """The rules of ``hidden_states`` and of ``attentions``, which are alike."""
+    """Return the rules of ``hidden_states`` or of ``attentions``."""
 
     def layers(section: DistillationSection) -> dict[int, int]:
         found: dict[int, int] = getattr(section, key)

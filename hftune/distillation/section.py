@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe says under ``distillation``; imports nothing heavy."""
+"""The section ``distillation`` of a recipe; imports nothing heavy."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
-#: What divides the logits of teacher and student where the recipe does not say.
+#: Default temperature, which divides the logits of teacher and student.
 TEMPERATURE = 2.0
 #: In place of a teacher's name: the average of the student's own weights.
 OWN_AVERAGE = "weight_averaging"
@@ -15,7 +15,13 @@ LayerMap = dict[int, Annotated[int, Ge(0)]]
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSection:
-    """Who teaches, and what is learnt from it."""
+    """The teachers, and the parts of their answers that the student learns.
+
+    Example:
+        >>> section = DistillationSection(teacher="runs/large", alpha=1.0)
+        >>> section.teachers, section.counts_labels
+        (['runs/large'], False)
+    """
 
     teacher: str | list[str] = field(
         metadata={
@@ -75,7 +81,7 @@ class DistillationSection:
 
     @property
     def teachers(self) -> list[str]:
-        """The teachers by name, one or several; none where the student's average teaches."""
+        """Names of the teachers; none if the student's average is the teacher."""
         if self.is_own_average:
             return []
         return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher)
@@ -92,5 +98,5 @@ class DistillationSection:
 
     @property
     def looks_inside(self) -> bool:
-        """Whether more than the teacher's answers is learnt."""
+        """Whether the student also learns hidden states or attention."""
         return bool(self.hidden_states or self.attentions)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher says of a batch, and of which items of it."""
+"""Teachers and their answers to the items of a batch."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from hftune.losses.loss import ROW, Batch, aligned, in_full
 
 @dataclass(frozen=True)
 class Answer:
-    """What the teachers of a batch say.
+    """The answers of the teachers to a batch.
 
     Attributes:
-        logits: Of the taught items, one a teacher, shape ``(M, N, C)``; None where only the
-            likeliest are kept.
-        top: The likeliest, in place of ``logits``.
-        hidden_states: Of the only teacher, where they are asked for.
-        attentions: The same.
+        logits: Logits of each teacher for the taught items, shape ``(M, N, C)``; None if only the
+            likeliest classes are kept.
+        top: The likeliest classes, in place of ``logits``.
+        hidden_states: Hidden states of a single teacher, if the loss needs them.
+        attentions: Attention weights of a single teacher, if the loss needs them.
     """
 
     logits: Tensor | None = None
@@ -30,20 +30,20 @@ class Answer:
 
 
 class Teacher(ABC):
-    """Answers batches: by running, or out of what was kept."""
+    """Base class of teachers that run, or read their answers from the cache."""
 
     @abstractmethod
     def answer(self, inputs: Batch) -> Answer:
-        """Return what the teachers say of a batch of training rows."""
+        """Return the teachers' answers to a batch of training rows."""
 
 
 def taught(logits: Tensor, inputs: Batch, *, causal: bool) -> Tensor:
-    """Return the logits of the items that are taught, ``(N, C)``.
+    """Return the logits of the taught items, ``(N, C)``.
 
-    Of tokens those that have a label; of texts all, with a label or without, but for blank rows.
+    These are all tokens with a label, or all texts, with or without a label, except blank rows.
 
     Args:
-        logits: Of a classifier ``(B, C)``; of tokens ``(B, virtual tokens + T, C)``.
+        logits: ``(B, C)`` for texts, ``(B, virtual tokens + T, C)`` for tokens.
         inputs: The batch.
         causal: Whether position ``t`` predicts label ``t + 1``.
     """
@@ -53,13 +53,18 @@ def taught(logits: Tensor, inputs: Batch, *, causal: bool) -> Tensor:
 
 
 def by_token(inputs: Batch) -> bool:
-    """Tell whether it is tokens that have labels."""
+    """Tell whether the labels of a batch belong to tokens.
+
+    Example:
+        >>> by_token({"labels": torch.tensor([[1, -100]])}), by_token({"labels": torch.tensor([1])})
+        (True, False)
+    """
     labels = inputs["labels"]
     return labels.dim() == 2 and not labels.is_floating_point()
 
 
 def real_rows(inputs: Batch) -> Tensor:
-    """Return which rows are none that fill up a batch, bool, shape ``(B,)``."""
+    """Return the mask of the rows that are not blank, bool, shape ``(B,)``."""
     if ROW in inputs:
         return inputs[ROW] >= 0
     ids = inputs["input_ids"]
@@ -67,5 +72,12 @@ def real_rows(inputs: Batch) -> Tensor:
 
 
 def real_tokens(inputs: Batch) -> Tensor:
-    """Return which tokens are none that fill up a batch, bool, shape ``(B, T)``."""
+    """Return the mask of the tokens that are neither padding nor of a blank row, shape ``(B, T)``.
+
+    Example:
+        >>> ids, mask = torch.tensor([[5, 6], [7, 0]]), torch.tensor([[1, 1], [1, 0]])
+        >>> real_tokens({"input_ids": ids, "attention_mask": mask})
+        tensor([[ True,  True],
+                [ True, False]])
+    """
     return inputs["attention_mask"].bool() & real_rows(inputs)[:, None]

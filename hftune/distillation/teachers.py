@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers by name: runs of hftune, adapters and models; what they are, and their weights."""
+"""Find and load teachers by name: runs of hftune, adapters and models."""
 
 import hashlib
 import re
@@ -32,21 +32,21 @@ from hftune.tasks import TASKS
 from hftune.tasks.task import Task
 
 KEY = "distillation.teacher"
-#: What Transformers calls a label that has no name.
+#: Transformers' name of a label without a name.
 UNNAMED = re.compile(r"LABEL_\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedTeacher:
-    """A teacher that lacks its weights.
+    """A teacher without its weights.
 
     Attributes:
-        path: As the recipe names it.
-        folder: Its files, or its Hub id.
-        base: Folder or Hub id of what it is an adapter for; None of a whole model.
-        metadata: What hftune remembers of it; None of a model that it did not train.
-        config: Its model's.
-        tokenizer: Its own.
+        path: Its name in the recipe.
+        folder: Folder of its files, or its Hub id.
+        base: Folder or Hub id of the base model of an adapter; None for a whole model.
+        metadata: The metadata that hftune saved; None for a model that hftune did not train.
+        config: Config of its model.
+        tokenizer: Its tokenizer.
     """
 
     path: str
@@ -58,7 +58,7 @@ class NamedTeacher:
 
     @property
     def label_names(self) -> list[str]:
-        """Its labels by id; empty where they have no names."""
+        """Its labels by id; empty if they have no names."""
         if self.metadata is not None:
             return self.metadata.label_names
         by_id: Any = self.config.id2label or {}
@@ -67,18 +67,18 @@ class NamedTeacher:
 
     @property
     def problem_type(self) -> str | None:
-        """Its ``config.problem_type``; None where nobody said."""
+        """Its ``config.problem_type``; None if it is not set."""
         if self.metadata is not None:
             return self.metadata.task_options.get("problem_type")
         return self.config.problem_type
 
     def order(self, names: Sequence[str]) -> list[int] | None:
-        """Return where each of the student's labels stands among its own; None where alike."""
+        """Return its id of each of the student's labels; None if the ids are equal."""
         mine = self.label_names
         return None if not mine or mine == list(names) else [mine.index(name) for name in names]
 
     def fingerprint(self) -> str:
-        """Return what changes with its weights: hashes of its files, or the Hub's commit."""
+        """Return a digest of its files, or of its commit on the Hub."""
         digest = hashlib.sha256()
         for place in (self.folder, *([] if self.base is None else [self.base])):
             folder = Path(place)
@@ -93,11 +93,11 @@ def find_teachers(section: DistillationSection | None, task: type[Task]) -> list
     """Return the teachers that a recipe names.
 
     Args:
-        section: The recipe's ``distillation``; without it there is no teacher.
+        section: The recipe's ``distillation``, if it has one.
         task: The student's.
 
     Raises:
-        HftuneError: One does not exist, or was made for another task.
+        HftuneError: A teacher does not exist, or was trained for another task.
     """
     return [] if section is None else [_find(path, task) for path in section.teachers]
 
@@ -154,7 +154,7 @@ def _plain_adapter(path: str, folder: Path, task: type[Task]) -> NamedTeacher:
 
 
 def _check_head(path: str, config: PreTrainedConfig, task: type[Task]) -> None:
-    """Raise if a model of the Hub was made for something else, as far as its config tells."""
+    """Raise if the config of a model names a head for another task."""
     made_for = config.architectures or []
     head = task.auto_model.__name__.removeprefix("AutoModel")
     if (
@@ -170,7 +170,7 @@ def _check_head(path: str, config: PreTrainedConfig, task: type[Task]) -> None:
 
 @contextmanager
 def _said_of(path: str) -> Iterator[None]:
-    """Errors name the key that the teacher stands under."""
+    """Put the key and the name of the teacher into errors."""
     try:
         yield
     except HftuneError as error:
@@ -184,13 +184,13 @@ def _said_of(path: str) -> Iterator[None]:
 
 
 def load_teacher(teacher: NamedTeacher, task: Task, device: torch.device, *, eager: bool) -> Any:
-    """Return a teacher's model in evaluation mode, which never trains.
+    """Return a teacher's model, frozen and in evaluation mode.
 
     Args:
-        teacher: Checked.
+        teacher: The teacher.
         task: The student's.
-        device: Where it goes.
-        eager: Whether its attention is looked at.
+        device: The device of the model.
+        eager: Whether the loss needs its attention weights.
 
     Raises:
         HftuneError: Its weights are missing or damaged.

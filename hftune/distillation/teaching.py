@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers at work: run on every batch, or once, and their answers kept.
+"""Run teachers on every batch, or once, and cache their answers.
 
-What is kept lies in the cache under a digest of all that decides it: the teachers' weights, the
-rows, the order of the labels, the precision, and of the likeliest tokens temperature and number.
+The cache key is a digest of everything that decides the answers: the teachers' weights, the rows,
+the order of the labels, the precision, and temperature and number of the likeliest tokens.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ from hftune.tasks.task import Task
 #: Part of the cache's key: raise it when answers are computed differently.
 ANSWERS_VERSION = 1
 KIND: Final = "answers"
-#: Tensors like hidden states that a pass without gradients holds at a time: those of one layer.
+#: Tensors of the size of hidden states that one layer holds in a pass without gradients.
 HIDDEN_AT_ONCE = 6
 
 
@@ -49,11 +49,11 @@ class Teaching:
     """Facts that teachers need about the run of their student.
 
     Attributes:
-        task: The student's; it knows its labels.
-        teachers: All of them, without weights; none where the student's average teaches.
+        task: The student's, with its labels.
+        teachers: The teachers without weights; none if the student's average is the teacher.
         student: The student's config.
         context: Device, precision, seed, tokenizer and batch size of the run.
-        streamed: Whether the rows come one at a time, so that no answer can be kept for them.
+        streamed: Whether the rows are streamed, so that answers cannot be cached.
     """
 
     task: Task
@@ -64,15 +64,15 @@ class Teaching:
 
     @property
     def names(self) -> str:
-        """The teachers as the recipe names them."""
+        """Names of the teachers in the recipe."""
         return ", ".join(teacher.path for teacher in self.teachers)
 
 
 def training_rows(loss: Loss, train: Dataset, unlabelled: Dataset | None) -> Dataset:
-    """Return the rows that train; with a teacher they are numbered, and some have no label.
+    """Return the training rows; with a teacher, number them and add those without labels.
 
     Args:
-        loss: Knows whether there is a teacher.
+        loss: The run's; :class:`Distillation` has a teacher.
         train: Encoded rows with labels.
         unlabelled: Encoded rows without labels, if there are any.
     """
@@ -89,14 +89,14 @@ def with_teacher(
     model: nn.Module | None = None,
     averaging: Averaging | None = None,
 ) -> Loss:
-    """Return the loss with its teacher; any loss but :class:`Distillation` as it is.
+    """Return :class:`Distillation` with its teacher; return any other loss unchanged.
 
     Args:
         loss: The run's.
-        teaching: Who teaches, and the run.
+        teaching: The teachers, and facts about the run.
         rows: See :func:`training_rows`.
-        model: The student, where the average of its own weights may be the teacher.
-        averaging: What keeps that average.
+        model: The student; needed if the average of its weights is the teacher.
+        averaging: Keeps that average.
     """
     if not isinstance(loss, Distillation):
         return loss
@@ -123,7 +123,7 @@ def with_teacher(
 
 
 def _keeps_answers(loss: Distillation, teaching: Teaching) -> bool:
-    """Tell whether answers can be kept, and shall be."""
+    """Tell whether answers can be cached, and the recipe does not forbid it."""
     section = loss.section
     whole_vocabulary = TASKS[teaching.task.name].writes and section.top_k is None
     possible = not (section.looks_inside or teaching.streamed or whole_vocabulary)
@@ -131,11 +131,11 @@ def _keeps_answers(loss: Distillation, teaching: Teaching) -> bool:
 
 
 def teacher_cost(loss: Loss, teaching: Teaching) -> StepCost:
-    """Return the cost of teachers that run beside the student; kept answers cost nothing.
+    """Return the cost of teachers in a step; cached answers cost nothing.
 
     Args:
         loss: The run's.
-        teaching: Who teaches.
+        teaching: The teachers, and facts about the run.
     """
     if not isinstance(loss, Distillation):
         return StepCost()
@@ -178,13 +178,13 @@ class RunningTeacher(Teacher):
     """Teachers that run on every batch.
 
     Args:
-        models: In evaluation mode.
-        orders: Where each of the student's labels stands among theirs; None where alike.
+        models: The models in evaluation mode.
+        orders: For each model, its ids of the student's labels; None if they are equal.
         causal: Whether position ``t`` predicts label ``t + 1``.
-        reads_types: Whether each of them takes ``token_type_ids``.
-        precision: ``bf16``, ``fp16``, or another word for the weights' own.
-        hidden_states: Whether they are asked for.
-        attentions: The same.
+        reads_types: For each model, whether it takes ``token_type_ids``.
+        precision: See :func:`hftune.distillation.mean_teacher.precision_of`.
+        hidden_states: Whether the loss needs hidden states.
+        attentions: Whether the loss needs attention weights.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class RunningTeacher(Teacher):
         self.asked |= {"output_attentions": True} if attentions else {}
 
     def answer(self, inputs: Batch) -> Answer:
-        """Run all of them; see :class:`Teacher`."""
+        """Run all teachers; see :class:`Teacher`."""
         said = []
         outputs: Any = None
         device = inputs["input_ids"].device.type
@@ -228,10 +228,10 @@ class RunningTeacher(Teacher):
 
 
 class KeptTeacher(Teacher):
-    """Teachers whose answers were kept.
+    """Teachers whose answers are cached.
 
     Args:
-        answers: Of all rows.
+        answers: The answers to all rows.
     """
 
     def __init__(self, answers: CachedArrays) -> None:
@@ -267,9 +267,9 @@ def running_teacher(loss: Distillation, teaching: Teaching) -> RunningTeacher:
 
 
 def cached_teacher(loss: Distillation, teaching: Teaching, rows: Dataset) -> KeptTeacher | None:
-    """Return answers out of the cache; compute and keep them first where they are not there.
+    """Return a teacher with cached answers; compute and store missing answers first.
 
-    None where they cannot be kept: the disk is full, or another machine has no part in the cache.
+    Return None if they cannot be stored: the disk is full, or another machine has no access.
     """
     key, layout = answers_key(loss, teaching, rows), answers_layout(loss, teaching, rows)
     found = found_or_computed(
@@ -282,11 +282,11 @@ def cached_teacher(loss: Distillation, teaching: Teaching, rows: Dataset) -> Kep
 
 
 def answers_key(loss: Distillation, teaching: Teaching, rows: Dataset) -> str:
-    """Return the digest of all that decides the answers."""
+    """Return the cache key of the answers: a digest of everything that decides them."""
     section, task, context = loss.section, teaching.task, teaching.context
     tokens = rows.remove_columns(ROW)
     if isinstance(tokens[0]["labels"], list) and task.problem_type is None:
-        tokens = tokens.rename_column("labels", "taught")  # which tokens are taught
+        tokens = tokens.rename_column("labels", "taught")  # the labels decide the taught tokens
     return features_key(
         tokens,
         answers=ANSWERS_VERSION,
@@ -298,7 +298,7 @@ def answers_key(loss: Distillation, teaching: Teaching, rows: Dataset) -> str:
 
 
 def answers_layout(loss: Distillation, teaching: Teaching, rows: Dataset) -> ArrayLayout:
-    """Return where the answers to each row stand, and the shape of one."""
+    """Return the layout of the answers: their index for each row, and their shape."""
     task = teaching.task
     if task.problem_type is not None or not isinstance(rows[0]["labels"], list):
         counts = np.ones(len(rows), dtype=np.int64)
@@ -321,7 +321,7 @@ def answers_layout(loss: Distillation, teaching: Teaching, rows: Dataset) -> Arr
 
 
 def _taught_tokens(rows: Dataset, *, causal: bool) -> NDArray[np.int64]:
-    """How many tokens of each row have a label that is predicted."""
+    """Return the number of tokens of each row with a label that the model predicts."""
     sizes = lengths(column_array(rows, "labels"))
     ends = np.cumsum(sizes)
     known = items(column_array(rows, "labels")) != -100
@@ -335,7 +335,7 @@ def _taught_tokens(rows: Dataset, *, causal: bool) -> NDArray[np.int64]:
 def _compute(
     loss: Distillation, teaching: Teaching, rows: Dataset, key: str, layout: ArrayLayout
 ) -> bool:
-    """Run the teachers over all rows, longest first, and keep what they say."""
+    """Run the teachers over all rows, longest first, and store their answers."""
     section, context = loss.section, teaching.context
     if (room := layout.room()) is not None:
         warn(f"the teacher's answers are not kept: {room}; it runs in every step")

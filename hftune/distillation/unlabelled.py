@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training rows without a label, which a teacher alone teaches.
+"""Training rows without labels: a student learns only the teacher's answers to them.
 
-They are of two kinds: rows of ``data.path`` whose label is empty, and those of ``data.unlabelled``.
-They are kept apart from the others, which labels, classes and the validation part are taken from,
-and come together with them when training begins.
+There are two kinds: rows of ``data.path`` with an empty label, and the rows of ``data.unlabelled``.
+They stay apart from the other rows, which give the labels, the classes and the validation split,
+until training begins.
 """
 
 from typing import Any
@@ -34,19 +34,19 @@ def set_unlabelled_apart(
     rows: Dataset,
     columns: dict[str, str],
 ) -> tuple[Dataset, Dataset | None]:
-    """Return the rows that have a label, and the selected rest; None where there is none.
+    """Return the rows with a label, and the selected rows without; None if there are no such rows.
 
-    Without a teacher, or where every row has a label, nothing is set apart.
+    Without a teacher, all rows stay together.
 
     Args:
         section: The recipe's ``distillation``; None without a teacher.
-        data: Says how the labels are written.
+        data: Gives the separator of labels.
         task: Selects the columns.
-        rows: As they were read.
+        rows: The rows before selection.
         columns: Role to column name.
 
     Raises:
-        HftuneError: No row has a label, or what chooses rows would miss these.
+        HftuneError: No row has a label, or a sampler would miss the rows without one.
     """
     if section is None or task.name != CLASSIFICATION:
         return rows, None
@@ -62,7 +62,7 @@ def set_unlabelled_apart(
 def _check_missing(
     missing: NDArray[np.bool_], column: str, section: DistillationSection, data: DataSection
 ) -> None:
-    """Raise if no row has a label, or if something would miss the rows without one."""
+    """Raise if no row has a label, or if the rows without a label would have no effect."""
     if missing.all():
         raise HftuneError(
             f"column {column!r}: none of the {len(missing)} rows has a label",
@@ -83,12 +83,12 @@ def _check_missing(
 def unlabelled_rows(
     data: DataSection, task: Task, bare: Dataset | None, validation: Dataset | None
 ) -> Dataset | None:
-    """Return all rows without labels, but for those whose text or group is in the validation part.
+    """Return all rows without labels, except those with a text or group of the validation split.
 
     Args:
-        data: Names more of them.
+        data: May name further rows.
         task: Selects the columns.
-        bare: What :func:`set_unlabelled_apart` set apart.
+        bare: The rows without labels from :func:`set_unlabelled_apart`.
         validation: Selected validation rows, if there are any.
 
     Raises:
@@ -114,11 +114,11 @@ def unlabelled_rows(
 
 
 def all_training_rows(labelled: Dataset, bare: Dataset | None) -> Dataset:
-    """Return encoded rows with labels and, behind them, those without.
+    """Return encoded rows with labels, followed by those without.
 
     Args:
-        labelled: Preprocessed, with labels.
-        bare: Preprocessed, without; their labels become those of a blank row.
+        labelled: Preprocessed rows with labels.
+        bare: Preprocessed rows without; they get the labels of a blank row.
     """
     if bare is None:
         return labelled
@@ -128,7 +128,7 @@ def all_training_rows(labelled: Dataset, bare: Dataset | None) -> Dataset:
 
 
 def _missing(rows: Dataset, name: str, separator: str | None) -> NDArray[np.bool_]:
-    """Which cells of a label column are empty; with a separator an empty text is no label."""
+    """Return the mask of empty cells in a label column; with a separator, empty text is no gap."""
     values = column_array(rows, name)
     if isinstance(rows.features[name], ClassLabel):
         values = pc.if_else(pc.greater_equal(values, 0), values, None)
@@ -139,7 +139,7 @@ def _missing(rows: Dataset, name: str, separator: str | None) -> NDArray[np.bool
 
 
 def _stacked(first: Dataset, second: Dataset) -> Dataset:
-    """Rows of both, with the columns that both have."""
+    """Return the rows of both datasets, with their common columns."""
     names = [name for name in first.column_names if name in second.column_names]
     second = second.select_columns(names)
     return concatenate_datasets([first.select_columns(names).cast(second.features), second])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a model is frozen below the first layer that trains: seen in a pass over a few rows."""
+"""Find the frozen layers below the first trained layer, in a forward pass over a few rows."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -25,7 +25,7 @@ from hftune.speed.frozen_layers import FrozenLayers, hidden_of, row_digests, ski
 
 
 def why_nothing_is_frozen(model: nn.Module) -> str | None:
-    """Return why no layer can be frozen below the first one that trains; None where one may be."""
+    """Return the reason why no layer below the first trained one is frozen; None if one may be."""
     try:
         base = base_of(model)
         lowest = layers_of(base)[0]
@@ -42,13 +42,13 @@ def why_nothing_is_frozen(model: nn.Module) -> str | None:
 
 
 def find_frozen_layers(model: nn.Module) -> FrozenLayers:
-    """Return what of a model can be left out; tried on a few rows.
+    """Return the frozen layers of a model that can be skipped, after a trial on a few rows.
 
     Args:
-        model: With or without an adapter, with ``requires_grad`` set on what trains.
+        model: A model with or without an adapter; trained parameters have ``requires_grad``.
 
     Raises:
-        StackError: There is nothing, or the rest of the model answers otherwise without it.
+        StackError: There are none, or the model's output changes without them.
     """
     base = base_of(model)
     layers = layers_of(base)
@@ -65,7 +65,7 @@ def find_frozen_layers(model: nn.Module) -> FrozenLayers:
 
 
 def _watched(base: PreTrainedModel, layers: Sequence[nn.Module]) -> FrozenLayers:
-    """Run a few rows and see what happens before anything that trains."""
+    """Run a few rows and record the modules that run before anything that trains."""
     begun: list[nn.Module] = []
     made: list[tuple[nn.Module, Any]] = []
     embeddings: list[nn.Module] = []
@@ -114,14 +114,16 @@ def _watched(base: PreTrainedModel, layers: Sequence[nn.Module]) -> FrozenLayers
     whole = [
         [part] if frozen_layers.is_around(part) else part.modules() for part in frozen_layers.parts
     ]
-    parts = list(dict.fromkeys(chain(*whole)))  # some are read, not called
+    parts = list(
+        dict.fromkeys(chain(*whole))
+    )  # the parameters of some modules are read without a call
     frozen_layers = replace(frozen_layers, parts=parts)
     alone = frozen == len(layers) and _reads_first_alone(frozen_layers)
     return replace(frozen_layers, first_alone=alone, exact=_draws_nothing(frozen_layers))
 
 
 def _reads_first_alone(frozen_layers: FrozenLayers) -> bool:
-    """Whether no other token's state moves an answer."""
+    """Tell whether the output depends on the state of each row's first token only."""
     leaves: list[Tensor] = []
 
     def cut_off(_: nn.Module, args: Any, output: Any) -> Any:
@@ -141,7 +143,7 @@ def _reads_first_alone(frozen_layers: FrozenLayers) -> bool:
 
 @torch.no_grad()
 def _draws_nothing(frozen_layers: FrozenLayers) -> bool:
-    """Tell whether the frozen layers answer in training mode as in evaluation mode."""
+    """Tell whether the frozen layers have the same output in training and evaluation mode."""
     batch, device = rows_to_try(frozen_layers.base), frozen_layers.base.device
     still = frozen_layers.states(batch)
     frozen_layers.base.train()
@@ -154,7 +156,7 @@ def _draws_nothing(frozen_layers: FrozenLayers) -> bool:
 
 @torch.no_grad()
 def _try(frozen_layers: FrozenLayers) -> None:
-    """Raise :class:`ValueError` if skipping the frozen layers changes the model's answers."""
+    """Raise :class:`ValueError` if skipping the frozen layers changes the model's output."""
     batch = rows_to_try(frozen_layers.base)
     whole, here = answers(frozen_layers.base, batch), batch["attention_mask"].bool()
     states = frozen_layers.states(batch)

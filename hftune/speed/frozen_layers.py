@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen layers below the first one that trains, left out where their answer is known.
+"""Skip the frozen layers below the first trained layer if their output is known.
 
-What they make of a row depends on its tokens alone, so a row is looked up by them. Where all rows
-of a pass are known, what they had on entry to the first layer that trains takes the place of the
-embeddings, and the layers below hand on what they are given. Any other pass runs whole.
+Their output for a row depends only on its tokens, so the digest of the tokens is its key. If the
+output of all rows of a forward pass is known, it replaces the embeddings, and the frozen layers
+return their input. Any other forward pass runs unchanged.
 """
 
 import hashlib
@@ -21,19 +21,20 @@ from transformers import PreTrainedModel
 
 from hftune.models.layer_stack import StackError, inputs_of, is_closed, takes
 
-#: What a row is looked up by; a pass that is given more, beside labels and a mask, runs whole.
+#: Inputs that make up the key of a row; a pass with inputs other than these, mask and labels runs
+#: unchanged.
 TOKENS = ("input_ids", "token_type_ids")
 MASK = "attention_mask"
-#: Fields of a config that say nothing about what layers compute.
+#: Fields of a config that do not affect the layers.
 NOT_COMPUTED = {"id2label", "label2id", "problem_type", "architectures", "_name_or_path"}
 
-#: Digests of rows -> the hidden states of their tokens, one row behind the other, ``(N, D)``, or of
-#: their first tokens; None where a row is not known.
+#: Digests of rows -> the hidden states of their tokens, one row after the other, ``(N, D)``, or of
+#: their first tokens only; None if a row is unknown.
 Lookup = Callable[[Sequence[bytes]], Tensor | None]
 
 
 class _ReachedError(Exception):
-    """The states are there; what follows need not run."""
+    """Ends a forward pass early: the states are computed, and the other layers need not run."""
 
     def __init__(self, states: Tensor) -> None:
         super().__init__()
@@ -42,17 +43,17 @@ class _ReachedError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class FrozenLayers:
-    """What of a model is frozen and runs before anything that trains.
+    """The frozen part of a model that runs before anything that trains.
 
     Attributes:
         base: The model of Transformers.
-        layers: Its layers.
-        frozen: How many of them, from the bottom.
-        parts: All modules that take part, embeddings among them.
-        embeddings: The module whose output enters the lowest layer; None if that is no module's.
-        returned: How many things a layer returns in a tuple; None where it returns no tuple.
-        first_alone: Whether what follows reads the first token of each row and no other.
-        exact: Whether it answers the same while the model trains: it draws nothing.
+        layers: All its layers.
+        frozen: Number of frozen layers, from the bottom.
+        parts: All modules of the frozen part, including embeddings.
+        embeddings: The module whose output enters the lowest layer, if any.
+        returned: Length of the tuple that a layer returns; None if it returns a tensor.
+        first_alone: Whether the rest of the model reads only the first token of each row.
+        exact: Whether the output is the same in training mode, because there is no dropout.
     """
 
     base: PreTrainedModel
@@ -66,19 +67,19 @@ class FrozenLayers:
 
     @property
     def trains(self) -> bool:
-        """Whether some of it trains by now."""
+        """Whether a parameter of the frozen part trains by now."""
         own = (part._parameters.values() for part in self.parts)
         return any(one is not None and one.requires_grad for some in own for one in some)
 
     def is_around(self, part: nn.Module) -> bool:
-        """Whether a module holds the layers."""
+        """Tell whether a module contains the layers."""
         return any(one is self.layers[-1] for one in part.modules()) and part is not self.layers[-1]
 
     def states(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return what leaves it, one row's tokens behind the other's, ``(N, D)``, or the first's.
+        """Return the output of the frozen layers for all tokens or first tokens, ``(N, D)``.
 
         Args:
-            inputs: Padded on the right.
+            inputs: A batch, padded on the right.
         """
         here = inputs[MASK].bool()
 
@@ -98,7 +99,7 @@ class FrozenLayers:
         raise StackError(f"{type(self.base).__name__}'s frozen layers were not reached")
 
     def fingerprint(self) -> str:
-        """Return what changes with its weights, or with what it computes of them."""
+        """Return a digest of the weights, the config and the attention implementation."""
         config = self.base.config.to_dict()
         said = {name: config[name] for name in config.keys() - NOT_COMPUTED}
         attention = self.base.config.get_text_config()._attn_implementation
@@ -118,12 +119,12 @@ class FrozenLayers:
 def skip_frozen_layers(
     frozen_layers: FrozenLayers, lookup: Lookup, *, still: bool = False
 ) -> Iterator[None]:
-    """Look up the states of frozen layers in the context, in passes whose rows are all known.
+    """Skip frozen layers while the context lasts, in passes whose rows are all known.
 
     Args:
         frozen_layers: See :func:`hftune.speed.find_frozen_layers.find_frozen_layers`.
-        lookup: Of the states.
-        still: Whether the frozen layers draw nothing in the passes that run whole, either.
+        lookup: Returns the states of rows.
+        still: Whether frozen layers use no dropout in the other passes, either.
     """
     skipping = _Skipping(frozen_layers, lookup, still)
     lower = frozen_layers.layers[: frozen_layers.frozen]
@@ -146,10 +147,16 @@ def skip_frozen_layers(
 
 
 def row_digest(*columns: Any) -> bytes:
-    """Return what a row is looked up by.
+    """Return the digest of a row: its key in a lookup.
 
     Args:
-        columns: NumPy, int64, of its tokens: their ids and, where the model is given them, types.
+        columns: Token ids and, if the model reads them, token types, as int64 arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> ids = np.array([101, 7, 102])
+        >>> row_digest(ids) == row_digest(ids.copy()), row_digest(ids) == row_digest(ids[:2])
+        (True, False)
     """
     digest = hashlib.blake2b(digest_size=16)
     for column in columns:
@@ -158,12 +165,12 @@ def row_digest(*columns: Any) -> bytes:
 
 
 class _Skipping:
-    """The current pass, and the states of its rows; see :func:`skip_frozen_layers`."""
+    """The hooks of a forward pass, and the states of its rows; see :func:`skip_frozen_layers`."""
 
     def __init__(self, frozen_layers: FrozenLayers, lookup: Lookup, still: bool) -> None:
         self.frozen_layers, self.lookup = frozen_layers, lookup
         self.states: Tensor | None = None
-        #: What draws nothing in a pass that runs whole.
+        #: Modules that use no dropout in passes that run unchanged.
         self.still = (
             [part for part in frozen_layers.parts if not frozen_layers.is_around(part)]
             if still
@@ -171,7 +178,7 @@ class _Skipping:
         )
 
     def begin(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Look up the rows of a pass; where first tokens alone are read, it is one token long."""
+        """Look up the rows of a pass; cut it to one token if only first tokens are read."""
         for part in self.still:
             part.training = False
         self.states = None
@@ -190,15 +197,15 @@ class _Skipping:
         return (), given
 
     def end(self, model: nn.Module, args: Any, output: Any) -> None:
-        """Forget them."""
+        """Forget the states after the pass."""
         self.states = None
 
     def embed(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Stand for the embeddings."""
+        """Return the states in place of the embeddings' output."""
         return run(*args, **kwargs) if self.states is None else self.states
 
     def enter(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Put them in on entry to the lowest layer."""
+        """Replace the input of the lowest layer by the states."""
         if self.states is None:
             return None
         if args:
@@ -206,7 +213,7 @@ class _Skipping:
         return args, {**kwargs, "hidden_states": self.states}
 
     def hand_on(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Stand for a layer."""
+        """Return a frozen layer's input as its output."""
         if self.states is None:
             return run(*args, **kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -214,14 +221,14 @@ class _Skipping:
         return hidden if returned is None else (hidden, *[None] * (returned - 1))
 
     def _found(self, given: dict[str, Any]) -> Tensor | None:
-        """Return the states of a pass at their places, ``(B, T, D)``, zero at padding."""
+        """Return the states of a pass, shape ``(B, T, D)``, with zeros at padding."""
         tensors = {name for name, value in given.items() if isinstance(value, Tensor)}
         if TOKENS[0] not in tensors or tensors - {*TOKENS, MASK, "labels"}:
             return None
         ids, mask = given[TOKENS[0]], given.get(MASK)
         here = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         if here.shape != ids.shape or bool((here[:, 1:] & ~here[:, :-1]).any()):
-            return None  # positions are counted from the first place
+            return None  # positions count from the first column, so padding must be on the right
         found = self.lookup(row_digests(given, here))
         if found is None or self.frozen_layers.first_alone:
             return None if found is None else found.to(ids.device)[:, None]
@@ -231,11 +238,11 @@ class _Skipping:
 
 
 def row_digests(given: dict[str, Any], here: Tensor) -> list[bytes]:
-    """Return what the rows of a pass are looked up by.
+    """Return the digests of the rows of a pass.
 
     Args:
         given: Inputs by name.
-        here: Where there is a token, shape ``(B, T)``, bool, from the first place on.
+        here: Whether there is a token, shape ``(B, T)``, bool; padding is on the right.
     """
     columns = [given[name].cpu().numpy() for name in TOKENS if given.get(name) is not None]
     lengths = here.sum(1).tolist()
@@ -248,7 +255,7 @@ def row_digests(given: dict[str, Any], here: Tensor) -> list[bytes]:
 def _on_leaving(
     layers: Sequence[nn.Module], frozen: int, reach: Callable[[Tensor], None]
 ) -> RemovableHandle:
-    """Hook a function on the states behind the lowest layers."""
+    """Register a hook that receives the output of the frozen layers."""
     if frozen < len(layers):
         return layers[frozen].register_forward_pre_hook(
             lambda _, args, kwargs: reach(hidden_of(args, kwargs)), with_kwargs=True
@@ -259,13 +266,18 @@ def _on_leaving(
 
 
 def hidden_of(args: Any, kwargs: dict[str, Any]) -> Any:
-    """Return the hidden states that a layer is given."""
+    """Return the hidden states among the inputs of a layer.
+
+    Example:
+        >>> hidden_of((), {"hidden_states": 1, "attention_mask": 2}), hidden_of((1, 2), {})
+        (1, 1)
+    """
     return args[0] if args else kwargs["hidden_states"]
 
 
 @contextmanager
 def _in_place(module: nn.Module, stand_in: Callable[..., Any]) -> Iterator[None]:
-    """Have a function called in place of a module's own, which it is handed."""
+    """Replace a module's forward function while the context lasts; pass it to the new one."""
     run, own = module.forward, "forward" in vars(module)
     module.forward = partial(stand_in, run)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run folder before the first step: chosen by all processes, and what is known goes into it."""
+"""The run folder before the first step: choose it and write recipe, environment and data."""
 
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from hftune.training.trainer import HftuneTrainer
 
 
 def agreed_folder(plan: Plan, resume: bool) -> Path:
-    """Choose the run folder on the main process; the others, or a failure, follow it.
+    """Return the run folder; the main process chooses it, and all processes share its failure.
 
     Raises:
-        HftuneError: It is not free, or there is no run to resume in it.
+        HftuneError: The folder is in use, or holds no run to resume.
     """
     settings = plan.settings
     if resume:
@@ -39,10 +39,10 @@ def agreed_folder(plan: Plan, resume: bool) -> Path:
 def begin(
     plan: Plan, loaded: LoadedModel, trainer: HftuneTrainer, folder: Path, resume: bool
 ) -> None:
-    """Write what is known before the run, or see that a resumed one stands where it stood.
+    """Write recipe, environment and data of a new run, or check the base of a resumed one.
 
     Raises:
-        HftuneError: A resumed run began with other weights.
+        HftuneError: The resumed run began with other weights.
     """
     settings = plan.settings
     if resume:
@@ -56,9 +56,9 @@ def write_story(plan: Plan, folder: Path, environment: dict[str, Any], resolved:
 
     Args:
         plan: The run.
-        folder: Of the run.
-        environment: For ``environment.json``.
-        resolved: The recipe with everything that was left open.
+        folder: The run folder.
+        environment: Content of ``environment.json``.
+        resolved: The recipe as YAML, with all defaults filled in.
     """
     atomic_write(folder / RECIPE_FILE, f"# {describe_environment(environment)}\n{resolved}")
     atomic_write_json(folder / "environment.json", environment)

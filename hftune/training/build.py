@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a plan and its model to a Trainer. The only place that makes one."""
+"""Build the Trainer of a plan and its model; no other module makes one."""
 
 from collections.abc import Iterable, Sequence
 
@@ -28,7 +28,7 @@ def build_trainer(
     Args:
         plan: The run.
         loaded: Its model.
-        callbacks: More callbacks, called after those of the plan.
+        callbacks: Further callbacks, called after the plan's own.
     """
     settings, splits, objective = plan.settings, plan.splits, plan.objective
     model, processor, rows = loaded.model, plan.pretrained.processor, rows_of(plan)
@@ -60,7 +60,7 @@ def build_trainer(
 
 
 def rows_of(plan: Plan) -> Dataset:
-    """Return the rows that train, those without labels among them."""
+    """Return the training rows, including those without labels."""
     splits = plan.splits
     unlabelled = None if splits.unlabelled is None else splits.unlabelled.dataset
     return training_rows(plan.objective.loss, splits.train.dataset, unlabelled)
@@ -80,7 +80,7 @@ def teaching_of(plan: Plan) -> Teaching:
 def _callbacks(
     plan: Plan, model: nn.Module, loss: Loss, averaging: Averaging | None
 ) -> Iterable[TrainerCallback]:
-    """Yield the callbacks of a plan, in the order in which they are called."""
+    """Yield the callbacks of a plan in the order of their calls."""
     settings = plan.settings
     yield from plan.objective.method.callbacks(model)
     if averaging is not None:
@@ -103,7 +103,7 @@ def _generalization_gap(plan: Plan, trainer: HftuneTrainer, rows: int) -> Genera
 
 
 def _early_stopping(plan: Plan) -> list[TrainerCallback]:
-    """What ends the run early; nothing where nothing is evaluated, as in a look for a rate."""
+    """Return the early stopping callback; none without evaluations, as in a sweep of the rate."""
     given, arguments = plan.settings.recipe.training, plan.settings.arguments
     patience = given.get("early_stopping_patience")
     if patience is None or arguments.eval_strategy == IntervalStrategy.NO:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are whole or absent: written beside, given a manifest of hashes, renamed."""
+"""Atomic checkpoints: write to a staging folder, add a manifest of hashes, then rename."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def finalize_checkpoint(staged: Path, place: Path) -> None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None when every file is as it was written."""
+    """Describe the damage of a checkpoint; return None if every file matches the manifest."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -50,10 +50,10 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def latest_checkpoint(folder: Path) -> Path:
-    """Return the newest whole checkpoint; damaged ones are named and passed over.
+    """Return the newest whole checkpoint; warn about damaged ones and skip them.
 
     Raises:
-        HftuneError: There is none.
+        HftuneError: No checkpoint is whole.
     """
     found = [path for path in folder.glob("checkpoint-*") if NAME.fullmatch(path.name)]
     for path in sorted(found, key=lambda path: -int(path.name.rpartition("-")[2])):
@@ -68,22 +68,21 @@ def latest_checkpoint(folder: Path) -> Path:
 
 
 def read_checkpoint_file(checkpoint: str, name: str) -> dict[str, Tensor]:
-    """Return what a file of a checkpoint holds; nothing where it is not there."""
+    """Return the tensors in a file of a checkpoint; none if the file is absent."""
     path = Path(checkpoint) / name
     return load_file(path) if path.is_file() else {}
 
 
 class AtomicCheckpoints(Trainer):
-    """A Trainer that writes a checkpoint beside its place, and renames it when it is whole.
+    """A Trainer that writes a checkpoint to a staging folder and renames it once it is whole.
 
-    ``_get_output_dir`` and ``_save_checkpoint`` are overridden, each held by a test of its
-    signature.
+    It overrides ``_get_output_dir`` and ``_save_checkpoint``; a test checks their signatures.
     """
 
     _staging: Path | None = None
 
     def extra_checkpoint_files(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint holds beside the model: tensors by file and name."""
+        """Return the tensors that a checkpoint adds to the model's, by file and name."""
         return {}
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -124,14 +123,14 @@ class AtomicCheckpoints(Trainer):
 
 
 class RelocateBestCheckpoint(TrainerCallback):
-    """Finds the best checkpoint of a resumed run where the run lies now.
+    """Finds the best checkpoint of a resumed run in the present run folder.
 
-    The state remembers a path, which means nothing after a move or from another folder; the step
-    that it also remembers does.
+    The state stores a path, which is wrong after a move of the folder or of the working directory.
+    The step number, which it stores too, stays right.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the path anew."""
+        """Point the state to the best checkpoint in the present folder."""
         if state.best_global_step:
             best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             state.best_model_checkpoint = str(best) if best.is_dir() else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After the last step: figures, pictures, model card and the saved model."""
+"""Finish a run after its last step: write metrics, plots, model card and model."""
 
 import json
 from typing import Any, cast
@@ -30,18 +30,18 @@ def finish(
     trained: dict[str, Any],
     evaluated: dict[str, Any],
 ) -> Run:
-    """Save the model and what is known of it; every process takes part.
+    """Save model, metrics, plots and model card; every process takes part.
 
     Args:
         plan: The run.
-        trainer: Has taken all steps.
-        run: Its folder.
-        base_fingerprint: What an adapter remembers of its base.
-        trained: Figures of the training.
-        evaluated: Figures of the kept model.
+        trainer: The Trainer after its last step.
+        run: The run folder.
+        base_fingerprint: Fingerprint of the base weights of an adapter.
+        trained: Metrics of the training.
+        evaluated: Metrics of the kept model.
 
     Returns:
-        The run with its model and tokenizer; without, if the model in memory is in pieces.
+        The run with its model and tokenizer; without them if the model in memory is sharded.
     """
     accelerator, method = trainer.accelerator, plan.objective.method
     main = plan.settings.arguments.process_index == 0
@@ -56,16 +56,16 @@ def finish(
         _write_end(plan, run, model, metadata, figures, trainer.samples, weights)
     accelerator.wait_for_everyone()
     if is_sharded(accelerator):
-        return Run(run.path)  # the saved model is whole
+        return Run(run.path)  # only the saved model is whole
     return Run(run.path, model=model.eval(), processor=plan.pretrained.processor)
 
 
 def model_metadata(plan: Plan, base_fingerprint: dict[str, str] | None) -> ModelMetadata:
-    """Return what the saved model must remember of its plan.
+    """Return the facts about a plan that are saved with the model.
 
     Args:
         plan: The run.
-        base_fingerprint: What an adapter remembers of its base.
+        base_fingerprint: Fingerprint of the base weights of an adapter.
     """
     recipe, pretrained, task = plan.settings.recipe, plan.pretrained, plan.objective.task
     config = {**recipe.model.config, **pretrained.config_changes}
@@ -93,7 +93,7 @@ def model_metadata(plan: Plan, base_fingerprint: dict[str, str] | None) -> Model
 
 
 def _steps(trainer: HftuneTrainer) -> dict[str, int]:
-    """Return how many optimizer steps were planned and taken, and which one's weights are kept."""
+    """Return the optimizer steps that were taken and planned, and the step of the kept weights."""
     state = trainer.state
     steps = {"train_steps": state.global_step, "planned_steps": state.max_steps}
     best = state.best_global_step if trainer.args.load_best_model_at_end else None
@@ -121,7 +121,7 @@ def _write_end(
     draw_gradient_flow(norms, run.path / "plots")
     if wrong := verdict(norms):
         warn(wrong)
-    # Last, since a run with a model is a finished one.
+    # The model comes last: a run folder with a model counts as finished.
     save_model(run.model_path, model, plan.pretrained.processor, metadata, card, weights)
     print_samples(samples)
     print_summary(run.path, figures, TASKS[metadata.task].example_file)

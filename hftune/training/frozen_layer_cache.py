@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen layers of a run: computed once for each row, kept in the cache, looked up in steps.
+"""Cache the output of a run's frozen layers: compute it once a row, look it up in every step.
 
-What is kept lies under a digest of all that decides it: the weights and the config of the frozen
-part, the layer, the tokens of the rows, precision, device and versions.
+The cache key is a digest of everything that decides the output: weights and config of the frozen
+part, number of layers, tokens of the rows, precision, device and versions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,15 +44,15 @@ STATES_VERSION = 2
 
 @contextmanager
 def cached_frozen_layers(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
-    """Run frozen layers once while the context lasts, where that is exact and pays.
+    """Run frozen layers once a row while the context lasts, if that is exact and saves time.
 
     Raises:
-        HftuneError: ``data.cache_trunk`` insists, and it cannot be.
+        HftuneError: ``data.cache_trunk`` is true, and the layers cannot be skipped.
     """
     wanted = plan.settings.recipe.data.cache_trunk
     with ExitStack() as stack:
         if wanted or (wanted is None and _passes(plan) > 1):
-            with trainer.accelerator.autocast():  # as the steps compute
+            with trainer.accelerator.autocast():  # the precision of the steps
                 frozen_layers = _find_exact_layers(plan, trainer)
                 kept = None if frozen_layers is None else _kept_states(plan, frozen_layers)
             if frozen_layers is not None and (kept is not None or not frozen_layers.exact):
@@ -64,11 +64,11 @@ def cached_frozen_layers(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
 
 
 class Tokens:
-    """What frozen layers read of rows.
+    """The tokens of rows, as frozen layers read them.
 
     Args:
-        rows: ProcessedDataset.
-        model: Takes token types, or does not.
+        rows: Encoded rows.
+        model: Its forward signature decides whether token types are read.
     """
 
     def __init__(self, rows: Dataset, model: nn.Module) -> None:
@@ -84,22 +84,22 @@ class Tokens:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row."""
+        """Number of tokens of each row, shape ``(N,)``."""
         return lengths(column_array(self.rows, TOKENS[0]))
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """First token of each row, and the number of all behind the last."""
+        """Index of the first token of each row, and the number of all tokens, ``(N + 1,)``."""
         return np.concatenate([[0], np.cumsum(self.lengths)])
 
     def digests(self) -> Iterator[bytes]:
-        """Yield what each row is looked up by."""
+        """Yield the digest of each row: its key in the lookup."""
         columns, starts = list(self.columns.values()), self.starts.tolist()
         for start, end in pairwise(starts):
             yield row_digest(*(column[start:end] for column in columns))
 
     def batch(self, rows: Sequence[int], padding: int, device: torch.device) -> dict[str, Tensor]:
-        """Return some rows, padded on the right."""
+        """Return a batch of rows, padded on the right."""
         sizes = self.lengths[rows]
         here = np.arange(sizes.max()) < sizes[:, None]
         made = {"attention_mask": here.astype(np.int64)}
@@ -112,19 +112,19 @@ class Tokens:
 
 
 class KeptStates:
-    """Looks rows up; see :data:`hftune.speed.frozen_layers.Lookup`."""
+    """A lookup of states by the digests of rows; see :data:`hftune.speed.frozen_layers.Lookup`."""
 
     def __init__(self) -> None:
         self.places: dict[bytes, tuple[NDArray[Any], int, int]] = {}
         self.dtype = torch.float32
 
     def add(self, tokens: Tokens, kept: CachedArrays, dtype: torch.dtype) -> None:
-        """Take more rows.
+        """Add rows.
 
         Args:
-            tokens: Of the rows.
-            kept: Their states.
-            dtype: Of the states.
+            tokens: Tokens of the rows.
+            kept: States of the rows.
+            dtype: Type of the states.
         """
         self.dtype = dtype
         states, starts = np.asarray(kept.parts["states"]), kept.starts.tolist()
@@ -132,7 +132,7 @@ class KeptStates:
             self.places[digest] = states, starts[row], starts[row + 1]
 
     def __call__(self, rows: Sequence[bytes]) -> Tensor | None:
-        """Return the states of rows, or None where one is not known."""
+        """Return the states of rows; None if a row is unknown."""
         places = [self.places.get(row) for row in rows]
         known = [place for place in places if place is not None]
         if len(known) < len(places):
@@ -142,7 +142,7 @@ class KeptStates:
 
 
 def _passes(plan: Plan) -> float:
-    """How often a row is read in training, on average."""
+    """Return how often training reads a row, on average."""
     training_steps, rows = plan.training_steps, plan.splits.train.num_rows
     if training_steps.per_epoch is None:
         return 1.0
@@ -151,7 +151,10 @@ def _passes(plan: Plan) -> float:
 
 
 def _find_exact_layers(plan: Plan, trainer: HftuneTrainer) -> FrozenLayers | None:
-    """Return what can be left out; None, with a word, where that is nothing or would be inexact."""
+    """Return the frozen layers that can be skipped.
+
+    Return None and print the reason if there are none, or if skipping them would change results.
+    """
     wanted, model = plan.settings.recipe.data.cache_trunk, cast(nn.Module, trainer.model)
     nothing, frozen_layers = why_nothing_is_frozen(model), None
     reason = nothing or _why_not(plan, trainer)
@@ -172,7 +175,7 @@ def _find_exact_layers(plan: Plan, trainer: HftuneTrainer) -> FrozenLayers | Non
 
 
 def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
-    """Why what enters the first layer that trains is not always the same."""
+    """Return the reason why a row does not always reach the first trained layer alike, if any."""
     arguments, loss = plan.settings.arguments, plan.objective.loss_choice
     regularization = plan.settings.recipe.regularization
     said = [
@@ -201,9 +204,11 @@ def _why_not(plan: Plan, trainer: HftuneTrainer) -> str | None:
 
 
 def _kept_states(plan: Plan, frozen_layers: FrozenLayers) -> KeptStates | None:
-    """Return the states of all rows that are read more than once; None where there is no room."""
+    """Return the states of all rows that are read more than once; None if the disk is full."""
     parts = [plan.splits.train, plan.splits.unlabelled]
-    if plan.settings.arguments.eval_strategy != "no":  # else they are read once, in the end
+    if (
+        plan.settings.arguments.eval_strategy != "no"
+    ):  # otherwise they are read only once, after training
         parts.append(plan.splits.validation)
     found, weights = KeptStates(), frozen_layers.fingerprint()
     with _in_evaluation(frozen_layers):
@@ -233,7 +238,7 @@ def _in_evaluation(frozen_layers: FrozenLayers) -> Iterator[None]:
 def _kept(
     plan: Plan, frozen_layers: FrozenLayers, tokens: Tokens, like: Tensor, weights: str
 ) -> CachedArrays | None:
-    """Return the states of one part, out of the cache or computed now."""
+    """Return the states of one split, from the cache or computed now."""
     layout = ArrayLayout(
         KIND,
         np.arange(len(tokens) + 1) if frozen_layers.first_alone else tokens.starts,
@@ -263,7 +268,7 @@ def _kept(
 def _compute(
     plan: Plan, frozen_layers: FrozenLayers, tokens: Tokens, key: str, layout: ArrayLayout
 ) -> None:
-    """Run the frozen layers over all rows, longest first, and keep what leaves them."""
+    """Run the frozen layers over all rows, longest first, and store their output."""
     padding = as_tokenizer(plan.pretrained.processor).pad_token_id or 0
 
     def batches() -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
@@ -286,5 +291,5 @@ def _compute(
 
 
 def _raw(states: Tensor) -> Tensor:
-    """Numbers of a type that NumPy has; two bytes as they are."""
+    """View two-byte types, such as bfloat16, as int16, since NumPy lacks bfloat16."""
     return states.contiguous().view(torch.int16) if states.dtype.itemsize == 2 else states

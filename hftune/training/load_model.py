@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a plan to its model: weights are loaded and drawn, and the method decides what trains."""
+"""Load the model of a plan, initialize new weights and apply the method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from hftune.training.plan.arguments import weight_dtype
 from hftune.training.plan.plan import Plan
 from hftune.training.plan.pretrained import model_without_weights
 
-#: Rows on which lsuv looks at the outputs of new layers.
+#: Rows on which lsuv measures the outputs of new layers.
 LSUV_ROWS = 32
 
 
@@ -30,9 +30,9 @@ class LoadedModel:
     """A model that is ready to train.
 
     Attributes:
-        model: With what trains switched on.
-        new_modules: Names of modules that the checkpoint lacks, or that are drawn anew.
-        base_fingerprint: What an adapter remembers of its base; None of a whole model.
+        model: The model; trained parameters have ``requires_grad``.
+        new_modules: Names of modules that the checkpoint lacks, or that are initialized again.
+        base_fingerprint: Fingerprint of the base weights of an adapter; None for a whole model.
     """
 
     model: nn.Module
@@ -41,9 +41,9 @@ class LoadedModel:
 
 
 def load_model(plan: Plan) -> LoadedModel:
-    """Load the weights of a plan and let the method decide what trains.
+    """Load the weights of a plan and apply the method.
 
-    New modules are drawn from the recipe's seed, so that equal recipes start equal.
+    New modules are initialized with the recipe's seed, so that equal recipes start equal.
     """
     set_seed(plan.settings.arguments.seed)
     base, method = None, plan.objective.method
@@ -74,7 +74,7 @@ def _load_base(plan: Plan) -> tuple[Any, list[str]]:
 
 
 def _new_modules(plan: Plan, model: Any, missing: Sequence[str]) -> tuple[str, ...]:
-    """Name the modules that the checkpoint lacks; set the pooling that the recipe asks for."""
+    """Return the names of modules that the checkpoint lacks; set the pooling of the recipe."""
     section = plan.settings.recipe.model
     new = new_modules(model, missing)
     if new:
@@ -92,7 +92,7 @@ def _new_modules(plan: Plan, model: Any, missing: Sequence[str]) -> tuple[str, .
 
 
 def _initialize(plan: Plan, model: Any, missing: Sequence[str]) -> list[str]:
-    """Draw new weights as the recipe says; return what was pretrained and is drawn anew."""
+    """Initialize new weights; return the names of pretrained weights that are drawn again."""
     task = plan.objective.task
 
     def batch() -> dict[str, Any]:
@@ -108,19 +108,26 @@ def _initialize(plan: Plan, model: Any, missing: Sequence[str]) -> list[str]:
 
 
 def base_quantization(plan: Plan) -> dict[str, Any] | None:
-    """Return the recipe's quantization, with heads and poolers left as they are: those train."""
+    """Return the recipe's quantization, without heads and poolers, because those train."""
     given = plan.settings.recipe.model.quantization
     if given is None:
         return None
     skeleton = model_without_weights(plan.settings, plan.objective.task, plan.pretrained.config)
     heads = {name for name, _ in skeleton.named_children()} - {skeleton.base_model_prefix}
     spared = [*(given.get("llm_int8_skip_modules") or ()), *sorted(heads)]
-    spared.append(r"(.*\.)?pooler")  # patterns match from the start of the whole name
+    spared.append(r"(.*\.)?pooler")  # a pattern matches from the start of the full name
     return {**given, "llm_int8_skip_modules": list(dict.fromkeys(spared))}
 
 
 def parameter_counts(model: nn.Module | None) -> dict[str, int]:
-    """Return how many parameters train, and how many there are."""
+    """Return the numbers of trained parameters and of all parameters.
+
+    Example:
+        >>> layer = nn.Linear(2, 3)
+        >>> layer.bias = layer.bias.requires_grad_(False)
+        >>> parameter_counts(layer)
+        {'trainable_parameters': 6, 'parameters': 9}
+    """
     sizes = {
         id(parameter): (_size(module, name, parameter), parameter.requires_grad)
         for module in (model.modules() if model else ())
@@ -133,8 +140,8 @@ def parameter_counts(model: nn.Module | None) -> dict[str, int]:
 
 
 def _size(module: Any, name: str, parameter: Any) -> int:
-    """How many weights a parameter stands for."""
-    if type(module).__name__ == "Linear4bit" and name == "weight":  # packed, and maybe sharded
+    """Return the number of weights in a parameter, also if it is packed or sharded."""
+    if type(module).__name__ == "Linear4bit" and name == "weight":  # packed, perhaps sharded too
         return int(module.in_features * module.out_features)
     # Between steps DeepSpeed leaves an empty tensor in place of a sharded parameter.
     return int(getattr(parameter, "ds_numel", parameter.numel()))

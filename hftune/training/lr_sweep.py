@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep of the learning rate over the run that a plan describes; nothing of it stays."""
+"""Sweep the learning rate over the run of a plan, and keep nothing of that run."""
 
 import copy
 import random
@@ -28,18 +28,18 @@ from hftune.training.plan.optimization import Optimization
 from hftune.training.plan.plan import Plan
 from hftune.training.speedups import speedups
 
-#: Fewer losses than these have no slope.
+#: A slope needs at least this many losses.
 LEAST = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Optimization):
-    """The optimizer of a recipe under a rate that rises; groups keep their ratios.
+    """The optimizer of a recipe with a rising rate; parameter groups keep their ratios.
 
     Attributes:
         start: The rate of the first step.
-        end: That of the last.
-        steps: How many there are.
+        end: The rate of the last step.
+        steps: Number of steps.
     """
 
     start: float
@@ -49,19 +49,19 @@ class Sweep(Optimization):
     def make_schedule(
         self, optimizer: Any, arguments: TrainingArguments, training_steps: TrainingSteps
     ) -> Any:
-        """Return the sweep in the schedule's place; see :class:`Optimization`."""
+        """Return the sweep as the schedule; see :class:`Optimization`."""
         given = arguments.learning_rate
         return LambdaLR(
             optimizer, lambda done: rate_at(done, self.start, self.end, self.steps) / given
         )
 
     def build_averaging(self, model: nn.Module, total: int) -> Averaging | None:
-        """Return nothing: the weights that move are looked at."""
+        """Return None: the sweep judges the weights themselves, not their average."""
         return None
 
 
 class Watch(TrainerCallback):
-    """Takes the losses, and stops the sweep at its end or where the loss diverges."""
+    """Records the losses, and stops the sweep at its end or when the loss diverges."""
 
     def __init__(self, sweep: Sweep, bar: Progress) -> None:
         self.sweep = sweep
@@ -71,7 +71,7 @@ class Watch(TrainerCallback):
         self.stopped = False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the loss of a step."""
+        """Record the loss of a step."""
         if "loss" not in kwargs["logs"]:
             return
         loss = float(kwargs["logs"]["loss"])
@@ -79,7 +79,7 @@ class Watch(TrainerCallback):
         self.stopped = self.diverges(loss)
         if not self.stopped:
             self.losses.append(loss)
-        # One step more than there are rates, whose loss shows what the last one did.
+        # One step more than there are rates: its loss shows the effect of the last rate.
         if self.stopped or len(self.losses) > self.sweep.steps:
             control.should_training_stop = True
 
@@ -87,18 +87,18 @@ class Watch(TrainerCallback):
 def sweep(
     plan: Plan, *, start: float, end: float, steps: int, model: nn.Module | None = None
 ) -> RangeTest:
-    """Train with a rising rate and return what the loss did.
+    """Train with a rising rate and return the course of the loss.
 
     Args:
-        plan: The run; its folder is not made.
+        plan: The run; no run folder is created.
         start: The first rate.
-        end: The last.
-        steps: Optimizer steps from the one to the other.
-        model: A model of one's own, whose weights are put back; by default one is loaded and
-            thrown away.
+        end: The last rate.
+        steps: Optimizer steps from the first rate to the last.
+        model: The user's own model; its weights are restored afterwards. By default the plan's
+            model is loaded, and discarded afterwards.
 
     Raises:
-        RunError: The loss is lost before there is anything to see.
+        RunError: The loss diverges before there are enough losses for a curve.
     """
     rising = Sweep(
         **{**vars(plan.settings.optimization), "averaging": None, "log_grad_norms": None},
@@ -111,7 +111,7 @@ def sweep(
     ):
         watch = Watch(rising, bar)
         _train(plan, _swept(plan, rising, folder), watch, model)
-    losses = watch.losses[1:]  # what the step before made of it
+    losses = watch.losses[1:]  # the loss of a step shows the effect of the step before
     if len(losses) < LEAST:
         raise RunError(
             f"the loss diverged after {len(losses)} of {steps} optimizer steps, at a rate of "
@@ -123,7 +123,7 @@ def sweep(
 
 
 def _train(plan: Plan, swept: Plan, watch: Watch, model: nn.Module | None) -> None:
-    """Train under the rising rate, and put the weights of a model of one's own back."""
+    """Train with the rising rate, and restore the weights of the user's own model."""
     kept = None if model is None else copy.deepcopy(model.state_dict())
     loaded = load_model(plan) if model is None else LoadedModel(model)
     try:
@@ -137,7 +137,7 @@ def _train(plan: Plan, swept: Plan, watch: Watch, model: nn.Module | None) -> No
 
 
 def _swept(plan: Plan, rising: Sweep, folder: str) -> Plan:
-    """Return the plan of the sweep: no evaluation, no saving and no trackers, but long enough."""
+    """Return the plan of the sweep: no evaluation, saving or trackers, and enough steps."""
     fields = {
         "output_dir": folder,
         "eval_strategy": IntervalStrategy.NO,
@@ -159,7 +159,7 @@ def _swept(plan: Plan, rising: Sweep, folder: str) -> Plan:
 
 @contextmanager
 def _generators_put_back() -> Iterator[None]:
-    """Leave the generators of Python, NumPy and torch as they were."""
+    """Restore the random generators of Python, NumPy and torch after the context."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run without a Trainer: the method is fitted on features, and leaves a run folder all the same.
+"""Run a method that is fitted on features, without a Trainer.
 
-The folder is that of a training without checkpoints.
+The run folder is the same as after training, without checkpoints.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from hftune.training.begin import write_story
 from hftune.training.finish import model_metadata
 from hftune.training.plan.plan import Plan
 
-#: One process without mixed precision, as ``environment.json`` says it.
+#: One process without mixed precision, in the terms of ``environment.json``.
 ALONE = {"mixed_precision": "no", "distribution": {"type": "NO", "machines": 1}}
 
 
 def prepare_runner(plan: Plan) -> Fitting | None:
-    """Return the fit of a method that needs no Trainer, checked; None if the Trainer trains it.
+    """Return the checked fit of a method that needs no Trainer; None if the Trainer trains it.
 
     Raises:
         HftuneError: The method does not fit the rows.
@@ -44,7 +44,7 @@ def prepare_runner(plan: Plan) -> Fitting | None:
 
 
 def run_fit(plan: Plan, fitting: Fitting) -> Run:
-    """Fit, and write the run folder."""
+    """Fit the method and write the run folder."""
     settings, processor = plan.settings, plan.pretrained.processor
     folder = choose_folder(settings.recipe)
     method = Choice(name=settings.recipe.method.name, options=dict(fitting.options))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole run, from its plan to the finished run folder."""
+"""Carry out a whole run, from its plan to the finished run folder."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -34,16 +34,16 @@ def run_training(
     callbacks: Sequence[TrainerCallback] = (),
     resume: bool = False,
 ) -> Run:
-    """Train a plan and leave a run folder.
+    """Train a plan and return its run folder.
 
     Args:
         plan: The run.
-        model: A model of one's own in place of the recipe's and its method.
-        callbacks: More Trainer callbacks.
-        resume: Continue the run in whose folder the recipe lies.
+        model: The user's own model, which replaces the recipe's model and method.
+        callbacks: Further Trainer callbacks.
+        resume: Whether to continue the run of the recipe's folder.
 
     Raises:
-        HftuneError: Something does not fit; nothing has been written then.
+        HftuneError: Something does not fit; nothing was written.
     """
     if (fitting := prepare_runner(plan)) is not None:
         own_loss = plan.objective.loss_choice is None
@@ -70,7 +70,7 @@ def run_training(
 def _build(
     plan: Plan, loaded: LoadedModel, folder: Path, callbacks: Sequence[TrainerCallback]
 ) -> HftuneTrainer:
-    """Make the Trainer, with the logs of a run folder."""
+    """Build the Trainer, and let it write the logs of a run folder."""
     trainer = build_trainer(plan, loaded, [JsonLog(folder / "log.jsonl"), *callbacks])
     trainer.add_callback(SampleLog(folder / "samples.jsonl", lambda: trainer.samples))
     return trainer
@@ -79,7 +79,7 @@ def _build(
 def _train(
     trainer: HftuneTrainer, progress: ProgressReport, folder: Path, checkpoint: str | None
 ) -> dict[str, float]:
-    """Run the steps; who interrupts them is told how to go on."""
+    """Run the steps; tell the user how to continue after an interruption."""
     try:
         metrics: dict[str, float] = trainer.train(resume_from_checkpoint=checkpoint).metrics
         return metrics
@@ -92,7 +92,7 @@ def _train(
 
 
 def _evaluate(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
-    """Evaluate the model that is kept, class by class where there are classes."""
+    """Return the metrics of the kept model, with those of each class if there are classes."""
     validation, task = plan.splits.validation, plan.objective.task
     if validation is None:
         return {}
@@ -105,6 +105,6 @@ def _evaluate(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
 
 
 def _check_without_trainer(**given: Any) -> None:
-    """Raise if something is given that only a Trainer would use."""
+    """Raise if an argument is given that only a Trainer uses."""
     if names := [name for name, value in given.items() if value]:
         raise HftuneError(f"{', '.join(names)}: no Trainer runs for a probe", hint=FITTED_AGAIN)

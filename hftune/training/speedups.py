@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact short cuts of a training run: no padding, and no needless passes through frozen layers."""
+"""Speed up a training run without a change of results: skip padding and frozen layers."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,10 +20,10 @@ from hftune.training.trainer import HftuneTrainer
 
 @contextmanager
 def speedups(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
-    """Spare padding and repeated passes through frozen layers while the context lasts.
+    """Skip padding and repeated passes through frozen layers while the context lasts.
 
     Raises:
-        HftuneError: The recipe insists on one of them, and it cannot be.
+        HftuneError: The recipe demands one of them, and it is impossible.
     """
     with without_padding(plan, trainer), cached_frozen_layers(plan, trainer):
         yield
@@ -31,10 +31,10 @@ def speedups(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
 
 @contextmanager
 def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
-    """Spare the layers padding and needless passes while the context lasts, where that is exact.
+    """Skip padding in the layers, and fuse LoRA, while the context lasts, if that is exact.
 
     Raises:
-        HftuneError: ``data.padding_free`` or a token budget insists, and it cannot be.
+        HftuneError: ``data.padding_free`` or a token budget demands it, and it is impossible.
     """
     wanted, why = plan.settings.recipe.data.padding_free, None
     if is_sharded(trainer.accelerator):
@@ -45,7 +45,7 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
         raise HftuneError(f"data.padding_free: {why}", hint="leave it out")
     model = cast(nn.Module, trainer.model)
     with ExitStack() as stack:
-        with trainer.accelerator.autocast():  # as the steps compute
+        with trainer.accelerator.autocast():  # the precision of the steps
             packed = padding_free(model, False if why else wanted)
             reason = stack.enter_context(packed)
         as_it_is = is_sharded(trainer.accelerator) or plan.settings.arguments.torch_compile
@@ -58,7 +58,7 @@ def without_padding(plan: Plan, trainer: HftuneTrainer) -> Iterator[None]:
 
 
 def _check_budget(plan: Plan, reason: str | None) -> None:
-    """Raise if batches were packed for layers that work on tokens alone."""
+    """Raise if the token budget counted no padding, and the batches are padded after all."""
     if plan.splits.token_batches is not None and plan.splits.token_batches.padded is None:
         raise HftuneError(
             f"data.token_budget: padding does not count in it, and batches are padded: {reason}",

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs from ``transformers.Trainer``, in every run that takes steps.
+"""The Trainer of hftune: the differences from ``transformers.Trainer``.
 
-Overrides, each held by a test of its signature:
+A test checks the signature of each override:
 
-- ``get_batch_samples`` adds the loss's denominators over the accumulation group and all ranks.
-- ``compute_loss`` divides the loss's sum by it, once.
-- ``training_step`` computes the gradient at weights with noise, where a run has that.
-- ``compute_loss_context_manager`` has the whole loss computed in the model's precision.
-- ``prediction_step`` keeps the few numbers a row that the task's metrics need.
-- ``get_train_dataloader`` leaves a stream alone, which is dealt out to the processes already.
-- ``_get_train_sampler`` orders rows by seed and epoch, equal on every process, or says what each
-  batch holds; ``get_total_train_batch_size`` then says how many rows a step has.
-- ``create_optimizer`` and ``create_scheduler`` make those that Transformers has no name for; the
-  second multiplies the rate by what the method says.
+- ``get_batch_samples`` sums the loss's denominators over the accumulation group and all ranks.
+- ``compute_loss`` divides the loss's sum by that denominator.
+- ``training_step`` may add noise to the weights while it computes the gradient.
+- ``compute_loss_context_manager`` computes the whole loss in the model's precision.
+- ``prediction_step`` keeps only the few numbers of each row that the task's metrics need.
+- ``get_train_dataloader`` does not divide a stream among the processes again.
+- ``_get_train_sampler`` orders rows by seed and epoch, equally on every process, or returns whole
+  batches; ``get_total_train_batch_size`` then returns the average number of rows of a step.
+- ``create_optimizer`` and ``create_scheduler`` add optimizers and schedules that Transformers
+  lacks; the second also applies the method's factor to the rate.
 - ``floating_point_ops`` counts the weights once, not in every step.
-- ``_get_grad_norm`` measures the parts of the gradient, before clipping, and ``log`` tells them.
-- ``evaluate`` looks at the average of the weights, where the run has one.
-- ``_load_from_checkpoint`` and ``_load_best_model`` give the method back what it saved.
-- ``_run_epoch`` leaves a resumed run alone that was over when it was interrupted.
-- ``extra_checkpoint_files`` says what a checkpoint holds that Transformers does not save.
-- ``_issue_warnings_after_load`` does not call tied weights missing, which are saved once.
+- ``_get_grad_norm`` measures parts of the gradient before clipping, and ``log`` logs them.
+- ``evaluate`` uses the average of the weights, if the run keeps one.
+- ``_load_from_checkpoint`` and ``_load_best_model`` also restore method, average and loss.
+- ``_run_epoch`` does nothing if the interrupted run had already taken all its steps.
+- ``extra_checkpoint_files`` returns the tensors that Transformers does not save.
+- ``_issue_warnings_after_load`` does not report tied weights as missing: they are saved once.
 """
 
 from collections.abc import Iterator
@@ -55,13 +55,13 @@ from hftune.training.plan.training_steps import batches_per_epoch, count_trainin
 from hftune.training.sampling.seeded_sampler import DatasetWithBlankRow, SeededSampler, Strategy
 from hftune.training.sampling.token_batches import TokenBatches
 
-#: What a method keeps in a checkpoint.
+#: The state of a method in a checkpoint.
 METHOD_FILE = "method.safetensors"
 #: The average of the weights in a checkpoint.
 AVERAGE_FILE = "average.safetensors"
 #: The layers of a loss in a checkpoint.
 LOSS_FILE = "loss.safetensors"
-#: Rows whose written texts each evaluation shows.
+#: Rows whose generated texts each evaluation shows.
 SAMPLES = 10
 
 
@@ -69,19 +69,19 @@ class HftuneTrainer(AtomicCheckpoints):
     """A Trainer whose gradients do not depend on how a batch is split.
 
     Args:
-        task: Says what evaluation keeps and which metrics come of it.
+        task: Decides the outputs that an evaluation keeps, and the metrics.
         loss: Sum and denominator; see :class:`hftune.losses.loss.Loss`.
-        method: Says what it adds to the loss of a step.
-        optimization: Says how the weights move.
-        averaging: Keeps the average that is evaluated and saved, if there is one.
+        method: May add a penalty to the loss and a factor to the rate.
+        optimization: Optimizer, schedule and logged gradients.
+        averaging: Keeps the average of the weights that is evaluated and saved, if any.
         row_sampler: Chooses the rows of an epoch or of each batch; None if each row comes once and
             batches have a fixed number of rows.
-        penalty: What the weights add to the loss of a step, if anything.
-        weight_noise: What the weights are moved by while a gradient is computed, if anything.
-        options: For :class:`transformers.Trainer`.
+        penalty: The penalty on the weights that is added to the loss of a step, if any.
+        weight_noise: The noise on the weights while a gradient is computed, if any.
+        options: Arguments of :class:`transformers.Trainer`.
 
     Attributes:
-        samples: First rows of the latest evaluation with what the model wrote.
+        samples: First rows of the latest evaluation with the model's texts.
     """
 
     def __init__(
@@ -97,15 +97,10 @@ class HftuneTrainer(AtomicCheckpoints):
         weight_noise: WeightNoise | None = None,
         **options: Any,
     ) -> None:
-        self.task = task
-        self.loss = loss
-        self.method = method
-        self.optimization = optimization
-        self.averaging = averaging
-        self.row_sampler = row_sampler
-        self.epochs = SetEpoch()
-        self.penalty = penalty
-        self.weight_noise = weight_noise
+        self.task, self.loss, self.method = task, loss, method
+        self.optimization, self.averaging = optimization, averaging
+        self.row_sampler, self.epochs = row_sampler, SetEpoch()
+        self.penalty, self.weight_noise = penalty, weight_noise
         twice = [c for c in options.get("callbacks") or () if isinstance(c, SharpnessAware)]
         for sharpness in twice:
             sharpness.again = self._gradient_again
@@ -117,27 +112,24 @@ class HftuneTrainer(AtomicCheckpoints):
         self._ops_per_token: int | None = None
         super().__init__(compute_metrics=self._metrics, **options)
         self.loss_is_scaled_for_ga = True
-        self.label_names = ["labels", ROW]  # columns that stay beside what the model takes
-        self.add_callback(self.throughput)
-        self.auxiliary_layers = None
-        if (layers := loss.layers()) is not None:
-            self.auxiliary_layers = AuxiliaryLayers(layers)
-            self.add_callback(self.auxiliary_layers)
-        self.add_callback(RelocateBestCheckpoint())
-        self.add_callback(self.epochs)
+        self.label_names = ["labels", ROW]  # columns to keep though the model takes none of them
+        layers = loss.layers()
+        self.auxiliary_layers = None if layers is None else AuxiliaryLayers(layers)
+        own = (self.throughput, self.auxiliary_layers, RelocateBestCheckpoint(), self.epochs)
+        for callback in filter(None, own):
+            self.add_callback(callback)
         if self.args.world_size > 1 and not isinstance(self.train_dataset, TokenStream):
             self.train_dataset = DatasetWithBlankRow(self.train_dataset)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the batches; those of a stream are this process's own."""
+        """Return the training batches; a stream is divided among the processes already."""
         if not isinstance(self.train_dataset, TokenStream):
             return super().get_train_dataloader()
-        args = self.args
         return DataLoader(
             self.train_dataset,
-            batch_size=args.train_batch_size,
+            batch_size=self.args.train_batch_size,
             collate_fn=self.data_collator,
-            pin_memory=args.dataloader_pin_memory,
+            pin_memory=self.args.dataloader_pin_memory,
         )
 
     def get_batch_samples(
@@ -165,15 +157,17 @@ class HftuneTrainer(AtomicCheckpoints):
     ) -> Any:
         """Return this micro-batch's share of the step's loss.
 
-        Gradients are averaged over the ranks afterwards, so it is multiplied by their number.
+        The share is multiplied by the number of ranks, because gradients are averaged over them.
         """
         assert num_items_in_batch is not None, "get_batch_samples counts every group"
         total, outputs = self.loss.total(model, inputs)
-        share = (total / num_items_in_batch).sum() * self.args.world_size  # of all parts
+        share = (
+            total / num_items_in_batch
+        ).sum() * self.args.world_size  # over all parts of the loss
         share = share.to(total.dtype)
         of_weights = None if self.penalty is None else self.penalty()
         for penalty in (self.method.penalty(self.accelerator.unwrap_model(model)), of_weights):
-            if penalty is not None:  # once a step, whatever the number of micro-batches
+            if penalty is not None:  # counts once a step, for any number of micro-batches
                 share = share + penalty / self.current_gradient_accumulation_steps
         return (share, outputs) if return_outputs else share
 
@@ -193,13 +187,13 @@ class HftuneTrainer(AtomicCheckpoints):
         return loss
 
     def _run_epoch(self, *given: Any, **named: Any) -> None:
-        over = self.state.global_step >= self.state.max_steps  # resumed where it ended
+        over = self.state.global_step >= self.state.max_steps  # resumed after its last step
         self.control.should_training_stop |= over
         if not self.control.should_training_stop:
             super()._run_epoch(*given, **named)  # type: ignore[no-untyped-call]
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Compute a head that is called beside its model in the model's precision."""
+        """Return a context that gives heads outside their model the model's precision."""
         stack = super().compute_loss_context_manager()
         stack.enter_context(self.accelerator.autocast())
         return stack
@@ -211,7 +205,7 @@ class HftuneTrainer(AtomicCheckpoints):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, Tensor, Tensor]:
-        """Return what the task keeps of each row; the loss comes out of it over all rows."""
+        """Return the outputs that the task keeps of each row; they also give the loss."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             kept: Any = self.task.evaluation_step(model, inputs)
@@ -222,7 +216,7 @@ class HftuneTrainer(AtomicCheckpoints):
         return self.task.all_metrics(prediction.predictions)
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
-        """Return the rows of an optimizer step; with a token budget, on average."""
+        """Return the number of rows of an optimizer step; the average with a token budget."""
         if not isinstance(self.row_sampler, TokenBatches):
             return super().get_total_train_batch_size(args)
         return max(1, round(self.row_sampler.rows / (self._training_steps().per_epoch or 1)))
@@ -271,28 +265,30 @@ class HftuneTrainer(AtomicCheckpoints):
         return optimizer
 
     def _loss_again(self) -> Tensor:
-        """Compute loss and gradients of the batch that is being stepped on once more."""
+        """Compute loss and gradients of the current optimizer step once more."""
         assert self._group is not None
         cast(torch.optim.Optimizer, self.optimizer).zero_grad()
         (*others, last), denominator = self._group
         model = self.model_wrapped
-        with self.accelerator.no_sync(model):  # gradients are averaged once, with the last ones
+        with self.accelerator.no_sync(
+            model
+        ):  # ranks average gradients only once, with the last batch
             losses = [self.training_step(model, batch, denominator) for batch in others]
         losses.append(self.training_step(model, last, denominator))
         return torch.stack(losses).sum()
 
     def _gradient_again(self) -> None:
-        """Compute the gradient of the batch that is being stepped on once more, and clip it."""
+        """Compute the gradient of the current optimizer step once more, and clip it."""
         self._loss_again()
         if self.args.max_grad_norm > 0:
             self._clip_grad_norm(self.model_wrapped)  # type: ignore[no-untyped-call]
 
     def _training_steps(self, total: int | None = None) -> TrainingSteps:
-        """How long the run is; a stream has no epochs."""
+        """Return the length of the run; a stream has no epochs."""
         return count_training_steps(self.args, self._num_batches(), total)
 
     def _num_batches(self) -> int | None:
-        """Batches of this process in an epoch; None of a stream."""
+        """Return the number of batches of this process in an epoch; None for a stream."""
         if isinstance(self.row_sampler, TokenBatches):
             return len(self.row_sampler)
         rows: Any = self.train_dataset
@@ -304,7 +300,7 @@ class HftuneTrainer(AtomicCheckpoints):
         )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Return the schedule, times the method's own factor."""
+        """Return the schedule, multiplied by the method's own factor."""
         fresh = self.lr_scheduler is None
         if fresh:
             self.lr_scheduler = self.optimization.make_schedule(
@@ -319,12 +315,12 @@ class HftuneTrainer(AtomicCheckpoints):
             rates: list[Any] = [
                 lambda step, rate=rate: rate(step) * factor(step) for rate in schedule.lr_lambdas
             ]
-            # Made anew, since the first step's rate is set as a schedule is made.
+            # A new schedule, since its constructor sets the rate of the first step.
             schedule = self.lr_scheduler = LambdaLR(schedule.optimizer, rates)
         return schedule
 
     def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
-        """Return Transformers' estimate for a step: six for each weight and token."""
+        """Return Transformers' estimate for a step: six operations for each weight and token."""
         name = self.task.main_input_name
         if self._ops_per_token is None:
             self._ops_per_token = super().floating_point_ops({name: torch.zeros(1)})
@@ -338,7 +334,7 @@ class HftuneTrainer(AtomicCheckpoints):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the parts of the model beside the whole."""
+        """Log, with the gradient norms and rates of the parts of the model."""
         if self.gradient_log is not None and "loss" in logs:
             logs = {**logs, **self.gradient_log.figures()}
         super().log(logs, start_time)
@@ -349,7 +345,7 @@ class HftuneTrainer(AtomicCheckpoints):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Evaluate the weights that would be saved."""
+        """Evaluate the weights that would be saved: the average, if the run keeps one."""
         with self.averaging.in_place() if self.averaging is not None else nullcontext():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
@@ -366,7 +362,7 @@ class HftuneTrainer(AtomicCheckpoints):
             self.auxiliary_layers.restore(read_checkpoint_file(resume_from_checkpoint, LOSS_FILE))
 
     def _load_best_model(self) -> None:
-        # A schedule-free optimizer would later turn the weights that are loaded here into others.
+        # Otherwise a schedule-free optimizer would change the loaded weights later.
         cast(Any, self.optimizer).eval()
         if not self.method.state_is_whole:
             super()._load_best_model()
@@ -387,7 +383,7 @@ class HftuneTrainer(AtomicCheckpoints):
         super()._issue_warnings_after_load(load_result)
 
     def extra_checkpoint_files(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint holds beside the model; see :class:`AtomicCheckpoints`."""
+        """Return the state of method, average and loss; see :class:`AtomicCheckpoints`."""
         kept = {METHOD_FILE: self.method.state(self.accelerator.unwrap_model(model))}
         if self.averaging is not None:
             kept[AVERAGE_FILE] = self.averaging.state()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of a loss that train along with the model, are resumed exactly, and are thrown away."""
+"""Train the layers of a loss together with the model; they are resumed but not saved with it."""
 
 from typing import Any
 
@@ -11,14 +11,15 @@ from transformers import TrainerCallback
 
 from hftune.optimization.parameter_groups import NAME
 
-#: Their parameter group in the log and in checkpoints.
+#: Name of their parameter group in the log and in checkpoints.
 GROUP = "loss"
 
 
 class AuxiliaryLayers(TrainerCallback):
-    """Does for a loss's layers what the Trainer does for those of the model.
+    """Trains, clips, saves and restores the layers of a loss.
 
-    They have the rate of the run and no weight decay, and are clipped by a norm of their own.
+    They have the learning rate of the run and no weight decay; their gradient norm is clipped
+    separately.
 
     Args:
         layers: See :meth:`hftune.losses.loss.Loss.layers`.
@@ -28,7 +29,7 @@ class AuxiliaryLayers(TrainerCallback):
         self.layers = layers
 
     def join(self, optimizer: Optimizer, device: torch.device, rate: float) -> None:
-        """Let an optimizer step them, too."""
+        """Add the layers to an optimizer."""
         self.layers.to(device)
         parameters = list(self.layers.parameters())
         optimizer.add_param_group(
@@ -36,25 +37,25 @@ class AuxiliaryLayers(TrainerCallback):
         )
 
     def average_gradients(self) -> None:
-        """Average the gradients of a step over the processes, as is done for the model's."""
+        """Average the gradients of a step over the processes, as DDP does for the model."""
         for parameter in self.layers.parameters():
             if parameter.grad is not None:
                 torch.distributed.all_reduce(parameter.grad)
                 parameter.grad /= torch.distributed.get_world_size()
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold."""
+        """Return the tensors of a checkpoint."""
         return dict(self.layers.state_dict())
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Load the tensors of a checkpoint."""
         self.layers.load_state_dict(state)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Clip what the optimizer is about to see."""
+        """Clip the gradient before the step of the optimizer."""
         if args.max_grad_norm > 0:
             clip_grad_norm_(self.layers.parameters(), args.max_grad_norm)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin the next step without a gradient."""
+        """Clear the gradients after a step."""
         self.layers.zero_grad()

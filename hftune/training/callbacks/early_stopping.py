@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that ends where the metric of the evaluations has stood still for long enough."""
+"""End a run early when its metric has not improved for several evaluations."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,18 +10,18 @@ from hftune.core.console import number_of, say
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """``transformers.EarlyStoppingCallback``, which counts on in a resumed run.
+    """``transformers.EarlyStoppingCallback`` that keeps its count in a resumed run.
 
-    The count is taken out of the Trainer's own history, which is in every checkpoint. A run that
-    was stopped, and then interrupted before its model was saved, does not train again.
+    The count comes from the Trainer's log history, which every checkpoint holds. A run that was
+    stopped early, and then interrupted before its model was saved, does not train again.
 
     Args:
-        early_stopping_patience: Evaluations in a row without a gain that end the run.
-        early_stopping_threshold: A gain is more than this.
+        early_stopping_patience: So many evaluations in a row without improvement end the run.
+        early_stopping_threshold: Smaller differences are no improvement.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count what a resumed run has behind it."""
+        """Count the evaluations before a resumed run was interrupted."""
         super().on_train_begin(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
         self.early_stopping_patience_counter = 0
         name = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
@@ -32,12 +32,12 @@ class EarlyStopping(EarlyStoppingCallback):
             best = value if best is None else better(best, value)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let a resumed run that was over be over."""
+        """Stop a resumed run that had stopped early already."""
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say so if the run ended early."""
+        """Print the reason if the run ended early."""
         count = self.early_stopping_patience_counter
         if count >= self.early_stopping_patience and state.global_step < state.max_steps:
             evaluations = number_of(count, "evaluation", "evaluations")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much better a model knows the rows it learned from than those it never saw."""
+"""Log the generalization gap: validation loss minus the loss on training rows."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ from hftune.tasks.task import Task
 
 
 class GeneralizationGap(TrainerCallback):
-    """Judges training rows at each evaluation, and tells how far apart the two losses are.
+    """Evaluates training rows at each evaluation, and logs the difference of the two losses.
 
-    The training loss in the log is no match for the validation loss: it is taken with dropout,
-    augmentation, class weights and a penalty on top, and before each step. Here both come out of
-    the same evaluation, by the task's plain loss.
+    The training loss in the log cannot be compared with the validation loss: it includes dropout,
+    augmentation, class weights and penalties, and is computed before each step. Here both losses
+    are the task's plain loss in the same kind of evaluation.
 
     Args:
-        trainer: Evaluates them.
-        task: Measures the loss.
-        rows: Preprocessed training rows; a sample as large as the validation rows is drawn.
-        number: Rows of the validation part.
-        seed: Of the draw, which is the same at each evaluation.
+        trainer: Evaluates the rows.
+        task: Computes the loss.
+        rows: Preprocessed training rows, from which a sample is drawn once.
+        number: Size of the sample: the number of validation rows.
+        seed: Seed of the draw.
     """
 
     def __init__(self, trainer: Trainer, task: Task, rows: Dataset, number: int, seed: int) -> None:
@@ -32,11 +32,11 @@ class GeneralizationGap(TrainerCallback):
         self.rows = rows.select(np.sort(drawn))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the figures of training rows to those of an evaluation, and log them."""
+        """Add the metrics of training rows to those of an evaluation, and log them."""
         self.trainer.log(self._judge(kwargs["metrics"]))
 
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
-        """Add them to those of the model that is kept."""
+        """Add the metrics of training rows to those of the kept model."""
         self._judge(metrics)
 
     def _judge(self, metrics: dict[str, float]) -> dict[str, float]:

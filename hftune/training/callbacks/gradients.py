@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients looked at and cut off: norms of parts of a model before clipping, clipping by value.
+"""Log gradient norms of parts of a model before clipping, and clip gradients by value.
 
 Clipping by norm is the Trainer's own, ``training.max_grad_norm``: Pascanu et al., "On the
 difficulty of training recurrent neural networks", 2013, arXiv:1211.5063.
@@ -15,29 +15,29 @@ from transformers import TrainerCallback
 
 from hftune.optimization.parameter_groups import NAME, place_name, places_of
 
-#: What torch adds to a norm before it divides by it.
+#: torch adds this to a norm before it divides by the norm.
 NORM_EPSILON = 1e-6
 
 
 class GradientValueClipping(TrainerCallback):
-    """Cuts each component off at plus and minus a value, after clipping by norm.
+    """Clips each component of the gradient to plus or minus a value, after clipping by norm.
 
-    It changes the gradient's direction.
+    This changes the direction of the gradient.
     """
 
     def __init__(self, value: float) -> None:
         self.value = value
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Clip what the optimizer is about to see."""
+        """Clip the gradient before the step of the optimizer."""
         clip_grad_value_(kwargs["model"].parameters(), self.value)
 
 
 class GradientLog:
-    """The parts of a model in the log: norms before clipping, and rates where they differ.
+    """Gradient norms of the parts of a model before clipping, and their rates if they differ.
 
     Args:
-        model: Not wrapped.
+        model: The model, not wrapped.
         norms: ``layers``, ``groups`` or nothing.
     """
 
@@ -54,12 +54,12 @@ class GradientLog:
     def measure(
         self, norm: float | Tensor, max_norm: float, groups: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Take norms and rates of the step that comes; what is clipped already is scaled back.
+        """Record norms and rates of the coming step; undo the scale of clipping in the norms.
 
         Args:
-            norm: Of the whole gradient, before clipping.
-            max_norm: What it was clipped to; 0 for nothing.
-            groups: Of the optimizer.
+            norm: Norm of the whole gradient before clipping.
+            max_norm: Largest norm that clipping allows; 0 for no clipping.
+            groups: Parameter groups of the optimizer.
         """
         scale = max(1.0, (float(norm) + NORM_EPSILON) / (max_norm or math.inf))
         by_name = {str(group.get(NAME, index)): group for index, group in enumerate(groups)}
@@ -76,5 +76,5 @@ class GradientLog:
             self.measured |= rates
 
     def figures(self) -> dict[str, float]:
-        """Return what was measured last, as numbers."""
+        """Return the latest norms and rates as numbers."""
         return {name: float(value) for name, value in self.measured.items()}

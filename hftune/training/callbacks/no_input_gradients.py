@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far down the backward pass goes."""
+"""End the backward pass at the lowest trained layer, also with activation checkpointing."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from transformers import PreTrainedModel, TrainerCallback
 
 
 class NoInputGradients(TrainerCallback):
-    """Ends the backward pass at the lowest layer that trains, with recomputed activations, too.
+    """Ends the backward pass at the lowest trained layer, also with activation checkpointing.
 
-    Transformers then has the embeddings' output ask for a gradient, for the sake of reentrant
-    checkpointing, and every frozen layer below would be recomputed and gone through for nothing.
+    For reentrant checkpointing, Transformers makes the output of the embeddings require a gradient.
+    Without this callback every frozen layer would be recomputed and differentiated in vain.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Undo what the Trainer switched on a moment ago."""
+        """Undo ``enable_input_require_grads`` of the Trainer, unless checkpointing is reentrant."""
         recomputes = args.activation_checkpointing or args.gradient_checkpointing
         options = args.activation_checkpointing_kwargs or args.gradient_checkpointing_kwargs or {}
         if not recomputes or options.get("use_reentrant"):

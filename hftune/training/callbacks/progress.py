@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells while it goes on: a bar in a terminal, plain lines in a log file, log.jsonl."""
+"""Show the progress of a run as a bar or as lines, and write log.jsonl and samples.jsonl."""
 
 import json
 import time
@@ -23,13 +23,13 @@ from hftune.evaluation import shown_metrics
 
 
 class JsonLog(TrainerCallback):
-    """Appends what the Trainer logs to ``log.jsonl``, one object a line."""
+    """Appends the Trainer's logs to ``log.jsonl``, one object a line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop a line that a crash cut off, and those that a resumed run writes again."""
+        """Drop lines that a resumed run writes again, and a line that a crash cut off."""
         if state.is_world_process_zero:
             _drop_after(self.path, state.global_step)
 
@@ -42,7 +42,7 @@ class JsonLog(TrainerCallback):
 
 
 class SampleLog(TrainerCallback):
-    """Appends to ``samples.jsonl`` what the model wrote at an evaluation, one row a line.
+    """Appends the model's texts of an evaluation to ``samples.jsonl``, one row a line.
 
     Args:
         path: The file.
@@ -54,7 +54,7 @@ class SampleLog(TrainerCallback):
         self.samples = samples
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop what a resumed run writes again."""
+        """Drop lines that a resumed run writes again."""
         if state.is_world_process_zero:
             _drop_after(self.path, state.global_step)
 
@@ -63,7 +63,7 @@ class SampleLog(TrainerCallback):
         self._write(state, final=False)
 
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
-        """Write the rows of the evaluation of the model that is kept."""
+        """Write the rows of the evaluation of the kept model."""
         self._write(state, final=True)
 
     def _write(self, state: Any, *, final: bool) -> None:
@@ -76,7 +76,7 @@ class SampleLog(TrainerCallback):
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Leave the whole lines of a log up to a step."""
+    """Drop the lines of a log after a step, and an incomplete last line."""
     if path.exists():
         whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
         kept = [line for line in whole.split("\n") if line and json.loads(line)["step"] <= step]
@@ -84,7 +84,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 class ProgressReport(TrainerCallback):
-    """Shows steps, loss and time left: one live bar in a terminal, else a line a log event."""
+    """Shows steps, loss and time left: a live bar in a terminal, otherwise a line for each log."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -92,7 +92,7 @@ class ProgressReport(TrainerCallback):
         self._began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the bar where somebody can see it."""
+        """Start the bar if the output is a terminal."""
         self._began = time.perf_counter()
         if console().is_terminal and state.is_world_process_zero:
             self._bar = Progress(
@@ -143,7 +143,7 @@ class ProgressReport(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Give the terminal back, also when training was interrupted."""
+        """Stop the bar, also when training is interrupted."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

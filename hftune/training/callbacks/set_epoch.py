@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The epoch of a sampler follows the Trainer's own count, also in a resumed run."""
+"""Keep the epoch of a sampler equal to the Trainer's, also in a resumed run."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from transformers import TrainerCallback
 
 
 class SetEpoch(TrainerCallback):
-    """Tells the sampler which epoch begins.
+    """Sets the epoch of the sampler when an epoch begins.
 
-    The Trainer does so too, but does not reach it behind the wrappers of several processes and of
-    a run that was resumed in the middle of an epoch.
+    The Trainer does so too, but does not reach a sampler that is wrapped for several processes, or
+    for a run that is resumed in the middle of an epoch.
     """
 
     def __init__(self) -> None:
         self.sampler: Any = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the epoch out of the Trainer's state; a stream has none."""
+        """Set the epoch from the Trainer's state; a stream has no sampler."""
         if self.sampler is not None:
             self.sampler.set_epoch(int(state.epoch or 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real tokens per second, padding share and peak memory of a training run."""
+"""Measure tokens per second, share of padding and peak memory of a training run."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,12 @@ from hftune.losses.loss import ROW, counted
 
 
 class Throughput(TrainerCallback):
-    """Counts tokens and positions, and the seconds between fetching a group and its step.
+    """Counts tokens, positions, and the seconds from the batches of a step to its end.
 
-    Evaluation and saving are not in the seconds.
+    Evaluation and saving do not count.
 
     Attributes:
-        padding_free: Whether the layers are spared the padding of the batches.
+        padding_free: Whether the layers skip padding.
     """
 
     def __init__(self) -> None:
@@ -35,17 +35,17 @@ class Throughput(TrainerCallback):
         for batch in batches:
             labels = batch["labels"]
             labelled = counted(labels).reshape(len(labels), -1).any(1)
-            counts = batch[ROW] >= 0 if ROW in batch else labelled  # blank rows are padding
+            counts = batch[ROW] >= 0 if ROW in batch else labelled  # blank rows count as padding
             mask = batch.get("attention_mask", torch.ones_like(counts)[:, None])  # or whole rows
             self.positions += mask.numel()
-            self.tokens += (mask * counts[:, None]).sum()  # nobody waits for it
+            self.tokens += (mask * counts[:, None]).sum()  # a tensor: the GPU need not wait
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock of the step."""
         self.seconds += time.perf_counter() - self._began
 
     def summary(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Return the metrics over all processes; memory in MiB, of this process."""
+        """Return the metrics over all processes; peak memory, in MiB, is of this process."""
         counts = torch.tensor([int(self.tokens), self.positions], device=accelerator.device)
         tokens, positions = accelerator.reduce(counts, reduction="sum").tolist()
         result: dict[str, Any] = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about launching: requests of a launcher that hftune cannot follow.
+"""Rules about launching: settings of a launcher that hftune cannot follow.
 
-They are checked before anything is loaded; ``docs/distributed.md`` lists the same sentences.
+They are checked before anything is loaded; ``docs/distributed.md`` lists their sentences.
 """
 
 from collections.abc import Callable
@@ -23,18 +23,17 @@ from hftune.training.distributed.launcher import Launch, has_bf16, precision
 
 SHARDED_METHODS = tuple(name for name, row in ROWS.items() if row.sharded)
 SHARDED_OPTIMIZERS = tuple(name for name, row in OPTIMIZERS.items() if row.sharded)
-#: Optimizers that cannot be resumed when FSDP2 shards them, since without an option they keep no
-#: state.
+#: Optimizers that FSDP2 cannot resume, because they have no state without a certain option.
 WITHOUT_STATE = ", ".join(
     f"plain {name} is: say {row.stateless_without}=0.9"
     for name, row in OPTIMIZERS.items()
     if row.stateless_without
 )
 CLOSURE = ", ".join(name for name, row in OPTIMIZERS.items() if row.closure)
-#: Keys that look at single weights, untested where each process holds a piece of them.
+#: Keys that use single weights; untested if each process holds only a part of a weight.
 NOT_SHARDED = ("layer_decay", "param_groups", "loraplus_lr_ratio", "max_grad_value",
                "log_grad_norms")  # fmt: skip
-#: Keys of ``regularization`` of which the same is true.
+#: Such keys of ``regularization``.
 REGULARIZATION_NOT_SHARDED = tuple(
     key for key, row in REGULARIZATIONS.items() if row.sharded == "untested"
 )
@@ -43,12 +42,12 @@ FP8_CAPABILITY = (8, 9)  # Ada and Hopper were the first with fp8 matrix units
 
 @dataclass(frozen=True)
 class LaunchRule:
-    """What cannot be launched.
+    """A rule about launching.
 
     Attributes:
-        key: The key, of the recipe or of Accelerate's config, that the error points at.
-        says: The sentence for the user, and for the docs.
-        broken: Whether a recipe, launched so, breaks the rule.
+        key: The key in the error, of the recipe or of Accelerate's config.
+        says: The sentence in the error and in the docs.
+        broken: Tells whether a recipe breaks the rule under a launcher.
     """
 
     key: str
@@ -87,7 +86,7 @@ def _is_stateless(recipe: Recipe) -> bool:
 
 
 def _storage_is_cast(recipe: Recipe, launch: Launch) -> bool:
-    """Tell whether sharding would cast the bytes of 4-bit weights as if they were numbers."""
+    """Tell whether sharding would cast the packed bytes of 4-bit weights like numbers."""
     storage = (recipe.model.quantization or {}).get("bnb_4bit_quant_storage", "uint8")
     gathered_in = {"bf16": "bfloat16", "fp16": "float16"}.get(precision(recipe, launch))
     return storage != recipe.model.dtype or gathered_in not in (None, storage)
@@ -98,7 +97,7 @@ def _too_old_for_fp8() -> bool:
 
 
 def _computes_in_half(recipe: Recipe, launch: Launch) -> bool:
-    """Tell whether activations have half precision: weights that do, or autocast."""
+    """Tell whether activations have half precision, by the dtype of the weights or by autocast."""
     if recipe.model.dtype in ("bfloat16", "float16") or precision(recipe, launch) != "no":
         return True
     said = launch.mixed_precision is not None or {"bf16", "fp16"} & recipe.training.keys()
@@ -315,14 +314,14 @@ RULES = (
 
 
 def check_launch(recipe: Recipe, own_model: bool = False) -> Launch:
-    """Return what the launcher asks for.
+    """Return the launcher's settings.
 
     Args:
-        recipe: What to do.
-        own_model: Whether a model of one's own takes the place of the recipe's and its method.
+        recipe: The recipe.
+        own_model: Whether the user's own model replaces the recipe's model and method.
 
     Raises:
-        RecipeError: It cannot be done.
+        RecipeError: The recipe breaks a rule under these settings.
     """
     launch = Launch.of_this_process()
     if launch.use_cpu or _training(recipe, "use_cpu"):

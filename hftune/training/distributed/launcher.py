@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launcher asked for: sharding, processes and precision.
+"""Read the launcher's settings: sharding, processes and precision.
 
-Accelerate hands its decisions to the processes as environment variables.
+Accelerate passes them to the processes as environment variables.
 """
 
 import os
@@ -15,11 +15,16 @@ from hftune.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Launch:
-    """What the launcher asked for.
+    """The launcher's settings.
 
     Attributes:
-        settings: The environment of this process.
-        gpus: Accelerators of this machine that the run may use.
+        settings: The environment variables of this process.
+        gpus: Number of accelerators of this machine for the run.
+
+    Example:
+        >>> launch = Launch({"ACCELERATE_USE_FSDP": "true", "LOCAL_WORLD_SIZE": "2"}, gpus=2)
+        >>> launch.sharding, launch.processes
+        ('fsdp', 2)
     """
 
     settings: Mapping[str, str]
@@ -38,16 +43,16 @@ class Launch:
 
     @property
     def use_cpu(self) -> bool:
-        """Whether the config keeps the run off the GPUs."""
+        """Whether the launcher keeps the run on the CPU."""
         return self.has("ACCELERATE_USE_CPU")
 
     @property
     def processes(self) -> int:
-        """Processes of this machine."""
+        """Number of processes on this machine."""
         return int(self.settings.get("LOCAL_WORLD_SIZE", "1"))
 
     def has(self, switch: str) -> bool:
-        """Tell whether a switch is on."""
+        """Tell whether a switch of the environment is on."""
         return self.settings.get(switch.upper(), "false").lower() == "true"
 
     @classmethod
@@ -57,12 +62,12 @@ class Launch:
 
 
 def has_bf16() -> bool:
-    """Tell whether the GPU multiplies in bfloat16, and does not only emulate it."""
+    """Tell whether the GPU supports bfloat16 without emulation."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def precision(recipe: Recipe, launch: Launch) -> str:
-    """Return the precision that recipe and launcher ask for together; the recipe's word counts."""
+    """Return the mixed precision of recipe and launcher; the recipe overrides the launcher."""
     given = recipe.training
     for name in ("bf16", "fp16"):
         if given.get(name):

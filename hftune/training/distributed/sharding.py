@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sharded models: their layers named, their weights gathered, their settings written down."""
+"""Name the layers of sharded models, gather their weights and describe their settings."""
 
 import os
 from typing import Any
@@ -14,12 +14,12 @@ from hftune.core.errors import HftuneError
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Tell whether each process holds a piece of the model."""
+    """Tell whether each process holds only a part of the model."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def distribution(accelerator: Accelerator) -> dict[str, Any]:
-    """Return how the work is divided, from the Accelerator's state and not from the request."""
+    """Describe the distribution over processes, from the Accelerator's state."""
     kind = accelerator.distributed_type
     facts: dict[str, Any] = {
         "type": str(kind.value),
@@ -49,24 +49,31 @@ def distribution(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def precision_in_force(accelerator: Accelerator) -> dict[str, Any]:
-    """Return the mixed precision, and with fp8 the library that multiplies in it."""
+    """Return the mixed precision, and the backend of fp8."""
     precision = accelerator.mixed_precision
     backend = {"fp8_backend": accelerator.fp8_backend.value} if precision == "fp8" else {}
     return {"mixed_precision": precision, **backend}
 
 
 def describe_environment(environment: dict[str, Any]) -> str:
-    """Return the distribution and precision of ``environment.json`` as a comment for a recipe."""
+    """Return the distribution and precision of ``environment.json`` as a comment for a recipe.
+
+    Example:
+        >>> describe_environment(
+        ...     {"distribution": {"type": "FSDP2"}, "processes": 2, "mixed_precision": "bf16"}
+        ... )
+        'in force: FSDP2, 2 processes, mixed precision bf16'
+    """
     kind, processes = environment["distribution"]["type"], environment["processes"]
     number = "1 process" if processes == 1 else f"{processes} processes"
     return f"in force: {kind}, {number}, mixed precision {environment['mixed_precision']}"
 
 
 def name_layers(accelerator: Accelerator, model: Any) -> None:
-    """Tell FSDP2 which layers it gathers one at a time, where its config leaves that open.
+    """Set the layer classes that FSDP2 wraps, unless its config names them.
 
-    Accelerate would take every class that the model must not split. Encoders count their
-    embeddings among those, and Accelerate, which shards the embeddings apart, then fails.
+    Accelerate would wrap every class in ``_no_split_modules``. In encoders these include the
+    embeddings; Accelerate shards the embeddings separately, and then fails.
 
     Raises:
         HftuneError: The model does not name its layers.
@@ -90,15 +97,15 @@ def name_layers(accelerator: Accelerator, model: Any) -> None:
 
 
 def full_state_dict(accelerator: Accelerator, model: Any) -> dict[str, Tensor] | None:
-    """Gather what a sharded model saves; every process takes part.
+    """Gather the state dict of a sharded model; every process takes part.
 
     Args:
-        accelerator: Knows how the model is sharded.
-        model: As the Accelerator wrapped it.
+        accelerator: The Accelerator that sharded the model.
+        model: The wrapped model.
 
     Returns:
-        The state dict on the main process, of an adapter only what trains, and an empty one on the
-        others; None when every process holds the whole model.
+        The state dict on the main process, for an adapter only its trained weights, and an empty
+        one on the others; None if every process holds the whole model.
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         whole: dict[str, Tensor] = accelerator.get_state_dict(model)
@@ -109,12 +116,12 @@ def full_state_dict(accelerator: Accelerator, model: Any) -> dict[str, Tensor] |
 
 
 def gather_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Gather a model that ``fully_shard`` split; see :func:`full_state_dict`."""
+    """Gather the state dict of a model of ``fully_shard``; see :func:`full_state_dict`."""
     options = StateDictOptions(
         full_state_dict=True, cpu_offload=True, ignore_frozen_params=isinstance(model, PeftModel)
     )
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
-    # Tied weights come out as copies, which save_pretrained cannot tell from weights of their own.
+    # Tied weights are gathered as copies, which save_pretrained would save as separate weights.
     tied: Any = {} if isinstance(model, PeftModel) else getattr(model, "all_tied_weights_keys", {})
     return {name: value for name, value in weights.items() if name not in tied}
 

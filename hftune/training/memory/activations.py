@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a model keeps for its backward pass, counted on a forward pass without weights.
+"""Count the bytes that a model saves for its backward pass, in a forward pass without weights.
 
-On the meta device tensors have shapes and no numbers. What autograd saves there is what it saves in
-a training step of that shape, whatever the architecture and the method.
+On the meta device tensors have shapes but no numbers. Autograd saves the same tensors there as in a
+training step of that shape, for any architecture and method.
 """
 
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from hftune.core.errors import HftuneError
 
 NAME = "hftune_counting"
-#: Attention whose kernels keep queries, keys, values and the result, and no scores.
+#: Attention implementations that save queries, keys, values and the result, but no scores.
 FUSED = ("sdpa", "flash_attention_2", "flex_attention")
 
 
 def kept_bytes(model: nn.Module, rows: int, length: int, *, on_cpu: bool = False) -> int | None:
-    """Return the bytes that a training step in float32 keeps, up to the head of a language model.
+    """Return the bytes that a training step in float32 saves, without the head of a language model.
 
     Args:
-        model: On the meta device, with the method applied.
-        rows: Of the micro-batch.
+        model: The model on the meta device, with the method applied.
+        rows: Rows of the micro-batch.
         length: Tokens of each row.
-        on_cpu: Whether attention with dropout keeps its scores, as it does on a CPU.
+        on_cpu: Whether attention with dropout saves its scores, as on a CPU.
 
     Returns:
-        None where the model does not run without numbers, or has a decoder beside an encoder.
+        The bytes; None if the model needs numbers to run, or is an encoder with a decoder.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, PreTrainedModel) or base.config.is_encoder_decoder:
@@ -43,13 +43,13 @@ def kept_bytes(model: nn.Module, rows: int, length: int, *, on_cpu: bool = False
         with _counted_attention(base, on_cpu):
             return _kept(base, torch.zeros(rows, length, dtype=torch.long, device="meta"))
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, HftuneError):
-        return None  # whatever reads a number that is not there
+        return None  # the model reads numbers, and the meta device has none
 
 
 def _kept(base: Any, ids: Tensor) -> int:
-    """Count each storage once, the weights' own not at all."""
+    """Sum the sizes of the saved storages, each once, without those of the weights."""
     weights = {_key(tensor) for tensor in (*base.parameters(), *base.buffers())}
-    storages: dict[int, Any] = {}  # held, so that no address comes twice
+    storages: dict[int, Any] = {}  # kept alive, so that no address is used again
 
     def keep(tensor: Tensor) -> Tensor:
         if _key(tensor) not in weights:
@@ -70,7 +70,7 @@ def _key(tensor: Tensor) -> int:
 
 @contextmanager
 def _counted_attention(base: PreTrainedModel, on_cpu: bool) -> Iterator[None]:
-    """Have fused attention keep what its kernels do; the meta device would multiply it out."""
+    """Let attention save the tensors of its fused kernels; the meta device has no such kernels."""
     if base.config.get_text_config()._attn_implementation not in FUSED:
         yield
         return
@@ -96,13 +96,13 @@ def _attend(
 
 
 class _Fused(torch.autograd.Function):
-    """Keeps what flash attention keeps, or what is multiplied out; has no numbers to do it with."""
+    """Attention without numbers: it only saves the tensors of flash, or of plain, attention."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scores: bool) -> Tensor:
         rows, heads, length, _ = query.shape
         taken = query.new_empty(rows, length, heads, value.shape[-1])
-        # Shares, what is dropped of them, and what is left.
+        # Attention weights, dropout mask, and weights after dropout.
         square = [query.new_empty(rows, heads, length, length) for _ in range(3 * scores)]
         ctx.save_for_backward(query, key, value, taken, *square)
         return taken

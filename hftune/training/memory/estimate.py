@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a run will take, from the model's shapes and before any weight is loaded.
+"""Estimate the memory of a run from the shapes of the model, before weights are loaded.
 
-Weights, gradients and optimizer state are counted exactly. What is kept for the backward pass is
-counted on a forward pass without weights; see :mod:`.activations`. Where a model does not run so,
-it is estimated from the sizes of a transformer layer, as Korthikanti et al., "Reducing Activation
-Recomputation in Large Transformer Models", 2022, arXiv:2205.05198 count them.
+Weights, gradients and optimizer state are counted exactly. Activations are counted in a forward
+pass without weights; see :mod:`.activations`. If a model does not run so, they are estimated from
+the sizes of a transformer layer, as by Korthikanti et al., "Reducing Activation Recomputation in
+Large Transformer Models", 2022, arXiv:2205.05198.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from hftune.losses.chunked_head import chunk_size
 from hftune.training.memory.activations import kept_bytes
 
 FLOAT32, HALF = 4, 2
-#: What activations take under autocast, of those in float32: residuals, norms and rotary embeddings
-#: stay as they are. Between quantized layers, which return what they get, nearly all do.
+#: Bytes of activations under autocast, as a share of those in float32: residuals, norms and rotary
+#: embeddings stay float32. Between quantized layers nearly all activations do.
 MIXED, MIXED_QUANTIZED = 0.65, 0.9
 #: One pass with cross-entropy and AdamW.
 PLAIN = StepCost(
@@ -29,17 +29,23 @@ PLAIN = StepCost(
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that training takes.
+    """Estimate of the bytes that training takes.
 
     Attributes:
-        weights: All parameters in the type they are loaded in, and those of other models.
-        gradients: Of the trained parameters.
-        optimizer: Its state, and all other copies of the trained parameters.
-        activations: Kept for the backward pass, for one micro-batch.
-        logits: Of a language model, with their gradient.
-        accumulates: Whether gradients are there while activations are, since a step has several
-            micro-batches or processes. Else the backward pass frees activations as it makes
-            gradients, and never holds all of both.
+        weights: All parameters in the dtype of loading, and those of other models.
+        gradients: Gradients of the trained parameters.
+        optimizer: State of the optimizer, and all other copies of the trained parameters.
+        activations: Activations of one micro-batch for the backward pass.
+        logits: Logits of a language model, with their gradient.
+        accumulates: Whether gradients exist together with activations, because a step has several
+            micro-batches or processes. Otherwise the backward pass frees activations while it
+            creates gradients.
+
+    Example:
+        >>> MemoryEstimate(weights=4, gradients=4, optimizer=8, activations=5, logits=1).total
+        18
+        >>> MemoryEstimate(4, 4, 8, 5, 1, accumulates=True).total
+        22
     """
 
     weights: int
@@ -51,7 +57,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """The most that is there at a time."""
+        """The largest number of bytes at one time."""
         passing = self.activations + self.logits
         if self.accumulates:
             return self.weights + self.optimizer + self.gradients + passing
@@ -69,18 +75,18 @@ def estimate_memory(
     recompute: bool = False,
     accumulates: bool = False,
 ) -> MemoryEstimate:
-    """Estimate one process's memory.
+    """Estimate the memory of one process.
 
     Args:
-        model: On the meta device, with the method applied: what needs a gradient trains.
+        model: The model on the meta device, with the method applied.
         rows: Rows of a micro-batch.
-        length: Tokens that a row takes of the layers.
-        cost: Of a step, as loss, method, optimizer, regularizers and teachers say it.
-        bytes_per_weight: Of a frozen weight, 4 for float32. Below 2 it is that of quantized linear
-            layers, 0.5 for 4-bit, and all else is float32.
+        length: Tokens of a row in the layers.
+        cost: Cost of a step: the sum over loss, method, optimizer, regularizers and teachers.
+        bytes_per_weight: Bytes of a frozen weight, 4 for float32. A value below 2 is that of
+            quantized linear layers, such as 0.5 for 4-bit; all other weights are then float32.
         mixed_precision: Whether autocast computes in half precision.
         recompute: Whether activations are checkpointed.
-        accumulates: Whether gradients of other micro-batches, or processes, are there already.
+        accumulates: See :class:`MemoryEstimate`.
     """
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -101,7 +107,7 @@ def estimate_memory(
 
 
 def _activations(model: Any, rows: int, length: int, cost: StepCost, recompute: bool) -> int:
-    """Return the bytes of all passes that are there at once, and of tensors like them."""
+    """Return the bytes of all simultaneous passes, and of further tensors of those shapes."""
     text: Any = model.config.get_text_config()
     rows = round(rows * cost.batch_factor)
     one_pass = _activations_of_pass(model, rows, length, recompute)
@@ -111,7 +117,7 @@ def _activations(model: Any, rows: int, length: int, cost: StepCost, recompute: 
 
 
 def _activations_of_pass(model: Any, rows: int, length: int, recompute: bool) -> int:
-    """Bytes in float32: counted, or 8 widths a token and 3 inner ones in each layer."""
+    """Return the bytes of a pass: counted, or 8 widths and 3 inner widths a token and layer."""
     text = model.config.get_text_config()
     layers: int = text.num_hidden_layers * (2 if model.config.is_encoder_decoder else 1)
     kept = kept_bytes(model, rows, length, on_cpu=not torch.accelerator.is_available())
@@ -119,20 +125,20 @@ def _activations_of_pass(model: Any, rows: int, length: int, recompute: bool) ->
         widths = 8 * text.hidden_size + 3 * _inner_size(text)
         kept = FLOAT32 * rows * length * widths * layers
     if not recompute:
-        # At least what one layer computes and its gradients are there, whether kept or not.
+        # At least the tensors of one layer and their gradients exist at a time.
         working = FLOAT32 * rows * length * (2 * _inner_size(text) + 3 * int(text.hidden_size))
         return int(kept - kept // layers + max(kept // layers, working))
     inputs = FLOAT32 * rows * length * int(text.hidden_size) * layers
-    return int(inputs + kept // layers)  # and all of one layer
+    return int(inputs + kept // layers)  # the inputs of all layers, and all tensors of one layer
 
 
 def _inner_size(text: Any) -> int:
-    """Return the width inside of a layer's feed-forward network."""
+    """Return the inner width of a layer's feed-forward network."""
     return int(text.to_dict().get("intermediate_size") or 4 * text.hidden_size)
 
 
 def _logits(model: Any, tokens: int, cost: StepCost) -> int:
-    """Logits and what the loss makes of them; with a head that trains, its gradient once more."""
+    """Return the bytes of logits, of their copies in the loss, and of a trained head's gradient."""
     head = model.get_output_embeddings()
     if head is None or cost.logits == "none":
         return 0
@@ -144,7 +150,7 @@ def _logits(model: Any, tokens: int, cost: StepCost) -> int:
 
 
 def _copies_in_half(model: Any, *, frozen_too: bool) -> int:
-    """Bytes of what autocast makes of linear layers' weights, and keeps for the backward pass."""
+    """Return the bytes of the half-precision copies of linear weights that autocast saves."""
     return HALF * sum(
         weight.numel() for weight in _linear(model) if weight.requires_grad or frozen_too
     )
@@ -155,7 +161,7 @@ def _linear(model: Any) -> list[Tensor]:
 
 
 def _linear_weights(model: Any) -> int:
-    """Count the weights of frozen linear layers but for the head of a language model."""
+    """Count the weights of frozen linear layers, without the head of a language model."""
     whole = [part for part in model.modules() if isinstance(part, nn.Embedding)]
     if (head := model.get_output_embeddings()) is not None:
         whole.append(head)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will compute with and how much memory that takes, said before the weights are loaded.
+"""Print device, precision, optimizer and estimated memory of a run before weights are loaded.
 
-On a GPU that the run would not fit, activations are recomputed in the backward pass where that is
-enough: it changes no result. Everything else that saves memory is proposed, not done.
+If the run would not fit a GPU, activations are recomputed in the backward pass, provided that this
+suffices: it changes no result. All other ways to save memory are only proposed.
 """
 
 import os
@@ -23,7 +23,7 @@ from hftune.training.plan.plan import Plan
 from hftune.training.plan.token_budget import always_padded
 
 MIB = 2**20
-#: Share of a GPU's memory that a run may take by the estimate: libraries and gaps need the rest.
+#: Largest estimated share of a GPU's memory: libraries and fragmentation need the rest.
 USABLE = 0.9
 
 
@@ -31,7 +31,7 @@ def print_memory_report(plan: Plan) -> Plan:
     """Print device, precision, optimizer and memory.
 
     Returns:
-        The plan; activations are recomputed in it where the run would not fit a GPU otherwise.
+        The plan; it recomputes activations if the run would not fit a GPU otherwise.
     """
     arguments = plan.settings.arguments
     half = mixed_precision(arguments)
@@ -40,7 +40,7 @@ def print_memory_report(plan: Plan) -> Plan:
         f"{', tf32' if arguments.tf32 else ''}; optimizer: "
         f"{getattr(arguments.optim, 'value', arguments.optim)}"
     )
-    # One process decides for all, which must agree on what is recomputed.
+    # One process decides for all: they must recompute the same activations.
     estimate, available = plan_memory(plan), on_main_process(arguments, lambda: device_memory(plan))
     if estimate is None:
         say("memory for training: not known before the weights are there, with this method")
@@ -62,7 +62,7 @@ def print_memory_report(plan: Plan) -> Plan:
 
 
 def _parts(estimate: MemoryEstimate) -> str:
-    """Return the parts in words; gradients that take the place of activations stand last."""
+    """Return the parts as text; gradients that replace activations come last."""
     names = ["weights", "optimizer", "activations", "logits"]
     names.insert(1 if estimate.accumulates else len(names), "gradients")
     sizes = {name: getattr(estimate, name) for name in names}
@@ -73,7 +73,7 @@ def _parts(estimate: MemoryEstimate) -> str:
 
 
 def plan_memory(plan: Plan) -> MemoryEstimate | None:
-    """Estimate the memory of a plan's largest batch; None where it takes weights to know."""
+    """Estimate the memory of a plan's largest batch; return None if that needs weights."""
     if plan.objective.meta_model is None:
         return None
     dtype = weight_dtype(plan.settings.recipe, plan.settings.arguments)
@@ -81,7 +81,7 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
     if dtype == "auto":
         dtype = getattr(plan.pretrained.config, "dtype", None) or torch.float32
     per_weight = float(dtype.itemsize)
-    if quantization.get("load_in_4bit"):  # and a constant for each 64 weights
+    if quantization.get("load_in_4bit"):  # plus a constant for each 64 weights
         doubly = quantization.get("bnb_4bit_use_double_quant")
         per_weight = 0.516 if doubly else 0.5625
     elif quantization.get("load_in_8bit"):
@@ -102,11 +102,11 @@ def plan_memory(plan: Plan) -> MemoryEstimate | None:
 
 
 def step_cost(plan: Plan, meta_model: nn.Module) -> StepCost:
-    """Return the cost of a step: the sum of what each technique of the run states.
+    """Return the cost of a step: the sum over the techniques of the run.
 
     Args:
         plan: The run.
-        meta_model: The model without weights, as the method changes it.
+        meta_model: The model without weights after the method's changes.
     """
     settings, objective = plan.settings, plan.objective
     cost = (
@@ -122,10 +122,10 @@ def step_cost(plan: Plan, meta_model: nn.Module) -> StepCost:
 
 
 def largest_batch(plan: Plan) -> tuple[int, int]:
-    """Return rows and tokens of a row that the layers see in the largest batch.
+    """Return the rows of the largest batch, and the tokens of each row in the layers.
 
-    Padded rows are as long as the longest; packed ones share what the largest batch of a random
-    order holds.
+    Padded rows are as long as the longest row. For packed rows the length is an average over the
+    batch with the most tokens in a random order.
     """
     lengths = np.asarray(plan.splits.train.sizes)
     if plan.pretrained.max_length is not None:
@@ -147,7 +147,7 @@ def largest_batch(plan: Plan) -> tuple[int, int]:
 
 
 def device_memory(plan: Plan) -> int:
-    """Return the bytes that a run may take of its device."""
+    """Return the bytes of the device that a run may use."""
     if plan.settings.arguments.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(plan.settings.arguments.device)
         return int(free * USABLE)
@@ -160,7 +160,7 @@ def _device_name(plan: Plan) -> str:
 
 
 def _recomputing(plan: Plan, available: int) -> Plan | None:
-    """Return the plan with activations recomputed, if a GPU needs that and it is enough."""
+    """Return the plan with recomputed activations, if that makes the run fit a GPU."""
     arguments, said = plan.settings.arguments, plan.settings.recipe.training
     decided = {"activation_checkpointing", "gradient_checkpointing"} & said.keys()
     tested = method_row(plan.settings.recipe.method.name).recompute_tested
@@ -172,7 +172,7 @@ def _recomputing(plan: Plan, available: int) -> Plan | None:
 
 
 def _remedies(plan: Plan, estimate: MemoryEstimate) -> str:
-    """What takes less memory, what saves most first."""
+    """Return settings that save memory, the largest saving first."""
     arguments = plan.settings.arguments
     size = arguments.per_device_train_batch_size
     saved = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``TrainingArguments`` out of a recipe, and the precision that is in force."""
+"""Build ``TrainingArguments`` from a recipe, and return the precision in force."""
 
 import copy
 import os
@@ -30,14 +30,14 @@ MODULES = {"torch-optimi": "optimi"}
 
 
 def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
-    """Build ``TrainingArguments``, which have the last word on their fields.
+    """Build ``TrainingArguments``; their own checks of their fields apply.
 
     Args:
-        recipe: What to do.
-        launch: What the launcher asked for; a precision in the recipe counts for more.
+        recipe: The recipe.
+        launch: The launcher's settings; a precision in the recipe overrides theirs.
 
     Raises:
-        RecipeError: They refuse a value, fp16 is asked of a CPU, or there is no such optimizer.
+        RecipeError: A value is invalid, a CPU should train in fp16, or the optimizer is unknown.
     """
     not_theirs = {*PUSH_FIELDS, *OWN_TRAINING}
     given = {key: value for key, value in recipe.training.items() if key not in not_theirs}
@@ -46,7 +46,7 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
     given.setdefault("dataloader_pin_memory", torch.accelerator.is_available())
     given.setdefault("disable_tqdm", True)
     if given.get("eval_strategy", "no") != "no":
-        given.setdefault("metric_for_best_model", "loss")  # until the task says its own
+        given.setdefault("metric_for_best_model", "loss")  # until the task sets its own
     _choose_device(given, recipe, launch)
     _choose_kernels(given, launch)
     try:
@@ -65,12 +65,12 @@ def training_arguments(recipe: Recipe, launch: Launch) -> TrainingArguments:
 
 
 def _choose_device(given: dict[str, Any], recipe: Recipe, launch: Launch) -> None:
-    """Fill in what launcher and machine decide: the CPU, and half precision."""
+    """Set the fields that launcher and machine decide: CPU and half precision."""
     if launch.use_cpu:
-        given["use_cpu"] = True  # without it the Trainer refuses bf16 where there is no GPU
+        given["use_cpu"] = True  # otherwise the Trainer refuses bf16 without a GPU
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not alone and launch.sharding is None and not torch.accelerator.is_available():
-        given["use_cpu"] = True  # without it each process would train alone, on all rows
+        given["use_cpu"] = True  # otherwise each process would train alone, on all rows
     if launch.mixed_precision is not None:
         os.environ["ACCELERATE_MIXED_PRECISION"] = precision(recipe, launch)
     elif not {"bf16", "fp16"} & given.keys() and not given.get("use_cpu"):
@@ -78,28 +78,28 @@ def _choose_device(given: dict[str, Any], recipe: Recipe, launch: Launch) -> Non
 
 
 def _choose_kernels(given: dict[str, Any], launch: Launch) -> None:
-    """Fill in what goes with the device and with losses of our own."""
+    """Set tf32, and keep Liger's losses off, because hftune computes its own."""
     half = given.get("bf16") or launch.mixed_precision == "bf16"
     if half and is_torch_tf32_available() and not given.get("use_cpu"):
-        given.setdefault("tf32", True)  # for the little that autocast leaves in single precision
+        given.setdefault("tf32", True)  # for the operations that autocast leaves in float32
     if given.get("use_liger_kernel"):  # its losses replace the forward pass of a model
         chosen = given.get("liger_kernel_config") or {}
         given["liger_kernel_config"] = {**dict.fromkeys(LIGER_LOSSES, False), **chosen}
 
 
 def _settle_tf32(arguments: TrainingArguments) -> None:
-    """Say how single precision multiplies; Transformers does so once a process for each answer."""
+    """Set the precision of float32 products; Transformers would not reset it within a process."""
     if arguments.device.type != "cuda":
         return
     torch.backends.fp32_precision = "tf32" if arguments.tf32 else "ieee"  # type: ignore[attr-defined]
-    if arguments.tf32 and arguments.torch_compile:  # whose tuning asks by the older name
+    if arguments.tf32 and arguments.torch_compile:  # the compiler reads the older setting
         torch.set_float32_matmul_precision("high")
 
 
 def _names_of_our_own(given: dict[str, Any]) -> dict[str, str]:
-    """Take the names out that the lists of Transformers lack, and return them by field.
+    """Remove the names that Transformers does not know, and return them by field.
 
-    A schedule of ours gets a placeholder that asks for no evaluation.
+    Transformers' default then stands in for a schedule of hftune.
     """
     lists: dict[str, Any] = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType}
     ours = {
@@ -113,10 +113,10 @@ def _names_of_our_own(given: dict[str, Any]) -> dict[str, str]:
 
 
 def with_fields(arguments: TrainingArguments, **fields: Any) -> TrainingArguments:
-    """Return the arguments with other values in some fields.
+    """Return a copy of the arguments with other values in some fields.
 
-    They are copied as they are: made anew they would set up the device once more, and derive
-    fields from others that have changed since.
+    It is a plain copy: the constructor would set up the device again, and derive fields from
+    others that have changed since.
     """
     other = copy.copy(arguments)
     for name, value in fields.items():
@@ -125,7 +125,7 @@ def with_fields(arguments: TrainingArguments, **fields: Any) -> TrainingArgument
 
 
 def for_device(recipe: Recipe, launch: Launch) -> Recipe:
-    """Return the recipe with the defaults that its method has for the device of the run."""
+    """Return the recipe with its method's defaults for the device of the run."""
     place = method_row(recipe.method.name).device_defaults
     if place is None:
         return recipe
@@ -138,7 +138,7 @@ def for_device(recipe: Recipe, launch: Launch) -> Recipe:
 
 
 def _settle_names(arguments: TrainingArguments, ours: dict[str, str]) -> None:
-    """Put our own names where trackers and checkpoints read them."""
+    """Set names of hftune in the fields that trackers and checkpoints read."""
     if "optim" not in ours:
         _check_optimizer(arguments)
     for field, name in ours.items():
@@ -146,7 +146,7 @@ def _settle_names(arguments: TrainingArguments, ours: dict[str, str]) -> None:
 
 
 def _check_optimizer(arguments: TrainingArguments) -> None:
-    """Let the Trainer read ``optim`` and ``optim_args`` now, not when the weights are there."""
+    """Let the Trainer check ``optim`` and ``optim_args`` now, before weights are loaded."""
     name = str(getattr(arguments.optim, "value", arguments.optim))
     package = OPTIMIZERS[name].package
     if package and not installed(MODULES.get(package, package.replace("-", "_"))):
@@ -163,11 +163,11 @@ def _check_optimizer(arguments: TrainingArguments) -> None:
 
 
 def weight_dtype(recipe: Recipe, arguments: TrainingArguments) -> torch.dtype | Literal["auto"]:
-    """Return the type that the weights are loaded in.
+    """Return the dtype of the loaded weights.
 
-    ``auto`` means float32 where weights themselves train, where a CPU would run anything else many
-    times slower, and where nothing else is computed in half precision; a frozen base on an
-    accelerator keeps the checkpoint's type under mixed precision.
+    ``auto`` keeps the checkpoint's dtype for a frozen base on an accelerator with mixed precision.
+    Otherwise it means float32: for weights that train themselves, on a CPU, which is many times
+    slower in other types, and without mixed precision.
     """
     if recipe.model.dtype != "auto":
         dtype: torch.dtype = getattr(torch, recipe.model.dtype)
@@ -177,7 +177,7 @@ def weight_dtype(recipe: Recipe, arguments: TrainingArguments) -> torch.dtype | 
 
 
 def mixed_precision(arguments: TrainingArguments) -> str:
-    """Return the precision in force, the launcher's word included: no, bf16, fp16 or fp8."""
+    """Return the precision in force, also if the launcher sets it: no, bf16, fp16 or fp8."""
     if arguments.bf16 or arguments.fp16:
         return "bf16" if arguments.bf16 else "fp16"
     return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

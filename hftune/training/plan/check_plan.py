@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a plan before any weight is loaded: length, teachers, and the model without weights."""
+"""Check a plan before weights are loaded: length, teachers, and the model without weights."""
 
 from dataclasses import replace
 
@@ -16,14 +16,14 @@ from hftune.training.plan.pretrained import model_without_weights
 
 
 def checked(plan: Plan, own_model: nn.Module | None = None) -> Plan:
-    """Try all of a plan that can be tried without weights.
+    """Check everything about a plan that can be checked without weights.
 
     Args:
         plan: The run.
-        own_model: A model of one's own in place of the recipe's.
+        own_model: The user's own model, which replaces the recipe's.
 
     Returns:
-        The plan, with the model without weights as the method changes it.
+        The plan, with the model without weights after the method's changes.
 
     Raises:
         HftuneError: Something does not fit.
@@ -39,7 +39,7 @@ def checked(plan: Plan, own_model: nn.Module | None = None) -> Plan:
 
 
 def _check_teachers(plan: Plan) -> None:
-    """Check that teachers read the student's tokens and have the layers that are matched."""
+    """Check that teachers read the student's tokens and have the mapped layers."""
     settings, pretrained, splits = plan.settings, plan.pretrained, plan.splits
     teachers, config = plan.objective.teachers, pretrained.config
     if not teachers:
@@ -55,7 +55,7 @@ def _check_teachers(plan: Plan) -> None:
 
 
 def _try_without_weights(plan: Plan) -> nn.Module | None:
-    """Try method, loss and parameter groups on the model; return it as the method changes it."""
+    """Check method, loss and parameter groups on the model without weights; return it changed."""
     settings, pretrained, objective = plan.settings, plan.pretrained, plan.objective
     recipe, task = settings.recipe, objective.task
     model = model_without_weights(settings, task, pretrained.config)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the row sampler that ``data.sampling`` or ``data.curriculum`` asks for."""
+"""Build the row sampler of ``data.sampling`` or ``data.curriculum``."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,22 +23,22 @@ from hftune.tasks.problem_types.problem_type import as_number
 from hftune.tasks.processed import ProcessedDataset
 from hftune.tasks.task import Task
 
-#: The column of weights or difficulties beside those of the task's roles.
+#: The column of weights or difficulties, in addition to the task's roles.
 DRAWN_BY = "drawn_by"
-#: Where a curriculum has nothing to go by.
+#: Error of a curriculum without an order.
 ALL_ALIKE = "data.curriculum: all training rows are equally hard by {}, so there is no order"
 
 
 def beside(selected: Dataset, rows: Dataset, data: DataSection) -> Dataset:
-    """Return selected rows with the column that the recipe draws by, where it names one.
+    """Return selected rows with the recipe's column of weights or difficulties, if it names one.
 
     Args:
-        selected: A column a role.
-        rows: The same rows as they were read.
-        data: Of the recipe.
+        selected: The rows, one column a role.
+        rows: The same rows before selection.
+        data: The recipe's data section.
 
     Raises:
-        HftuneError: There is no such column, or a row has no number in it that can be used.
+        HftuneError: There is no such column, or a row has no usable number in it.
     """
     if (by := _column(data)) is None:
         return selected
@@ -64,7 +64,7 @@ def beside(selected: Dataset, rows: Dataset, data: DataSection) -> Dataset:
 
 
 def set_aside(rows: Dataset) -> tuple[Dataset, NDArray[np.float64] | None]:
-    """Return the rows without the column that :func:`beside` gave them, and that column."""
+    """Return the rows without the column of :func:`beside`, and the values of that column."""
     if DRAWN_BY not in rows.column_names:
         return rows, None
     numbers = np.asarray(column_array(rows, DRAWN_BY), dtype=np.float64)
@@ -79,18 +79,18 @@ def build_row_sampler(
     train: ProcessedDataset,
     judge: Callable[[], NDArray[np.float64]] | None = None,
 ) -> RowSampler | None:
-    """Return what draws the rows of an epoch; None where each stands once.
+    """Return the sampler of an epoch's rows; None if each row comes once.
 
     Args:
-        recipe: Says how.
+        recipe: Its data section names the sampler.
         task: Knows the labels.
         rows: Selected training rows.
-        values: Weights or difficulties of the rows, where the recipe names a column.
+        values: Weights or difficulties of the rows, if the recipe names a column.
         train: The same rows encoded, or a sample of them.
-        judge: Returns the losses of a reference model; None for a look that does not train.
+        judge: Returns the losses of a reference model; None for a check without training.
 
     Raises:
-        HftuneError: The rows cannot be drawn so.
+        HftuneError: The rows do not suit the sampler.
     """
     data = recipe.data
     if (by := _column(data)) is not None:
@@ -112,33 +112,33 @@ def _curriculum(
     train: ProcessedDataset,
     judge: Callable[[], NDArray[np.float64]] | None,
 ) -> Curriculum | None:
-    """Return the curriculum; None for a look that does not train."""
+    """Return the curriculum; None for a check without training."""
     options = dataclasses.asdict(curriculum)
     name, column, _ = (options.pop(key) for key in ("name", "column", "model"))
     if options.pop("advance") == "plateau" and options["patience"] is None:
         options["patience"] = DEFAULT_PATIENCE
     if DIFFICULTIES[name].needs_reference and judge is None:
-        return None  # a look trains nothing
+        return None  # a check needs no curriculum
     difficulty = _difficulty(name, values, train, judge)
     if np.ptp(difficulty) == 0:
         raise HftuneError(ALL_ALIKE.format(name if column is None else f"column {column!r}"))
     given = recipe.training
     seed = given["seed"] if given.get("data_seed") is None else given["data_seed"]
     if train.sampled_from is not None:
-        return None  # a look at a sample trains nothing
+        return None  # a check of a sample needs no curriculum
     return Curriculum(difficulty, **options, seed=seed)
 
 
 def drawn_counts(
     row_sampler: RowSampler | None, task: Task, rows: Dataset, counts: NDArray[np.integer[Any]]
 ) -> NDArray[Any]:
-    """Return how often an epoch has each class on average, by id.
+    """Return the average number of rows of each class in an epoch, by id.
 
     Args:
-        row_sampler: What draws the rows.
+        row_sampler: The sampler of the rows, if any.
         task: Knows the labels.
         rows: Selected training rows.
-        counts: How often each class stands among the rows.
+        counts: Number of rows of each class.
     """
     expected = None if row_sampler is None else row_sampler.expected()
     if expected is None or not task.one_class:
@@ -147,7 +147,7 @@ def drawn_counts(
 
 
 def _column(data: DataSection) -> tuple[str, str] | None:
-    """The key that names a column to draw by, and the column."""
+    """Return the key that names a column of weights or difficulties, and the column."""
     for key, choice in zip(("sampling", "curriculum"), _choices(data), strict=True):
         if choice is not None and choice.column is not None:
             return f"data.{key}.column", choice.column
@@ -155,18 +155,18 @@ def _column(data: DataSection) -> tuple[str, str] | None:
 
 
 def _choices(data: DataSection) -> tuple[SamplingChoice | None, CurriculumChoice | None]:
-    """The two records; of a checked recipe they are no short forms any more."""
+    """Return sampling and curriculum; a checked recipe has no short forms."""
     return cast("SamplingChoice | None", data.sampling), cast(
         "CurriculumChoice | None", data.curriculum
     )
 
 
 def check_aligned(key: str, task: Task, rows: Dataset, train: ProcessedDataset) -> None:
-    """Raise if what trains is not one row for each that was selected.
+    """Raise if encoding does not keep exactly one row for each selected row.
 
     Args:
-        key: For the message.
-        task: Selected them.
+        key: Key of the recipe for the message.
+        task: Task that selected the rows.
         rows: Selected rows.
         train: The same rows encoded.
     """
@@ -214,7 +214,7 @@ def _difficulty(
 ) -> NDArray[np.float64]:
     row = DIFFICULTIES[name]
     if row.needs_reference:
-        assert judge is not None, "a look has gone before"
+        assert judge is not None, "_curriculum has returned for a check"
         return judge()
     if row.target is None:
         assert values is not None, "a rule asks for the column"

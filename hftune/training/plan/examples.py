@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the recipe's data section, or rows handed over in Python, to the two parts of a run."""
+"""Read training and validation rows, from the recipe's data section or from Python."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -30,17 +30,16 @@ HANDED_OVER = "rows handed over in Python"
 
 @dataclass
 class Examples:
-    """Selected rows, one column a role, before tokenizing.
+    """Selected rows before tokenization, one column a role.
 
     Attributes:
         train: Training rows.
         validation: Validation rows, if there are any.
         columns: Role to column name.
-        sources: File to SHA-256, a record of each source of several, or what else the rows came
-            from.
-        unlabelled: Training rows without labels, which a teacher teaches.
-        drawn_by: Weights or difficulties of the training rows, where the recipe names a column.
-        stream: The rows to train on, if they are streamed; ``train`` then holds the first ones.
+        sources: SHA-256 of each file, a record of each of several sources, or another origin.
+        unlabelled: Training rows without labels, for a teacher.
+        drawn_by: Weights or difficulties of the training rows, if the recipe names a column.
+        stream: The streamed training rows, if any; ``train`` then holds the first of them.
     """
 
     train: Dataset
@@ -53,7 +52,7 @@ class Examples:
 
     @property
     def empty_texts(self) -> int:
-        """How many training rows have an empty text, prompt, completion or target."""
+        """Number of training rows with an empty text, prompt, completion or target."""
         present = [name for name in TEXTS if name in self.train.column_names]
         return blank_rows(self.train, present)
 
@@ -61,16 +60,16 @@ class Examples:
 def read_examples(
     recipe: Recipe, task: Task, train: Dataset | None, validation: Dataset | None
 ) -> Examples:
-    """Read, select, split where nothing is held out, and draw the samples asked for.
+    """Read and select rows, hold out validation rows if none are given, and draw samples.
 
     Args:
-        recipe: Says where the rows are and how they are split.
+        recipe: Its data section names the rows and the split.
         task: Selects the columns.
         train: Rows in place of ``data.path``.
         validation: Rows in place of ``data.validation``.
 
     Raises:
-        HftuneError: Rows are missing or broken, or columns cannot be told.
+        HftuneError: Rows are missing or broken, or the columns cannot be guessed.
     """
     data, seed = recipe.data, recipe.training["seed"]
     if train is None and (items := source_items(data.path)):
@@ -140,7 +139,7 @@ def _given_rows(
 
 
 def _named_columns(recipe: Recipe) -> dict[str, str]:
-    """The user's columns over those of the demo rows."""
+    """Return the columns of the demo rows, overridden by the user's."""
     demo = DEMO_DATA.get(str(recipe.data.path))
     columns = {} if demo is None else demo.columns.get(recipe.task, {})
     return {**columns, **recipe.data.columns}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run learns: task, method, loss and teachers, from their names in a recipe to objects."""
+"""Build the objective of a run: task, method, loss and teachers, from their names in a recipe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ from hftune.training.plan.splits import Splits
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run learns.
+    """The objective of a run: task, method, loss and teachers.
 
     Attributes:
-        task: Knows its label names.
-        method: Decides which weights train.
-        loss: Fitted to the training rows.
-        loss_choice: Name and options of the loss; None for a loss of one's own.
+        task: The task, with its label names.
+        method: Decides the trained weights.
+        loss: The loss, fitted to the training rows.
+        loss_choice: Name and options of the loss; None for the user's own loss.
         teachers: Teachers without weights.
-        meta_model: The model without weights as the method changes it; None if that takes weights
-            to know.
+        meta_model: The model without weights after the method's changes; None if the method needs
+            the weights for them.
     """
 
     task: Task
@@ -50,11 +50,11 @@ class Objective:
 
 
 def build_task(recipe: Recipe, teachers: Sequence[NamedTeacher] = ()) -> Task:
-    """Return the recipe's task with the options that it takes.
+    """Return the recipe's task with its options.
 
     Args:
-        recipe: Names it and its options.
-        teachers: The first of them knows the labels, where the recipe does not say them.
+        recipe: Names the task and its options.
+        teachers: The first teacher gives the labels if the recipe does not list them.
     """
     row = TASKS[recipe.task]
     given = {key.rpartition(".")[2]: recipe.value(key) for key in row.keys}
@@ -66,10 +66,10 @@ def build_task(recipe: Recipe, teachers: Sequence[NamedTeacher] = ()) -> Task:
 
 
 def resolve_metrics(recipe: Recipe, task: Task, given: Sequence[Metric] | None) -> None:
-    """Give a task the metrics of other libraries that were asked for.
+    """Add the requested metrics of other libraries to a task.
 
     Raises:
-        RecipeError: Only the recipe asks for them, and their scripts would run here.
+        RecipeError: Only the recipe asks for them; the user must trust their scripts first.
     """
     if given is None and recipe.evaluation.metrics:
         raise RecipeError(
@@ -80,10 +80,10 @@ def resolve_metrics(recipe: Recipe, task: Task, given: Sequence[Metric] | None) 
 
 
 def choose_loss(recipe: Recipe, task: Task) -> Choice:
-    """Return the recipe's loss, or the task's own.
+    """Return the recipe's loss, or the task's default.
 
     Raises:
-        RecipeError: It does not go with the labels.
+        RecipeError: The loss does not suit the labels.
     """
     choice = recipe.loss or Choice(name=task.default_loss)
     fits = LOSSES[choice.name].problem_types
@@ -104,14 +104,14 @@ def choose_objective(
     loss: Loss | Choice,
     teachers: Sequence[NamedTeacher] = (),
 ) -> Objective:
-    """Make method and loss, and fit the loss to the training rows.
+    """Build method and loss, and fit the loss to the training rows.
 
     Args:
-        settings: The recipe names them.
-        pretrained: Its tokenizer says which classes a language model has.
+        settings: The recipe names method and loss.
+        pretrained: Its tokenizer gives the classes of a language model.
         splits: The training rows.
         task: Knows the labels.
-        loss: A loss of one's own, or the chosen one.
+        loss: The user's own loss, or the chosen one.
         teachers: Teachers without weights.
 
     Raises:
@@ -131,7 +131,7 @@ def choose_objective(
 
 
 def num_classes(task: Task, config: PreTrainedConfig) -> int:
-    """Return how many classes a model's head tells apart."""
+    """Return the number of classes of a model's head."""
     named = task.unnamed_outputs or len(task.label_names)
     return named or int(config.get_text_config().vocab_size)
 
@@ -142,7 +142,7 @@ def _build_loss(choice: Choice) -> Loss:
 
 
 def _with_companion(recipe: Recipe, loss: Loss) -> Loss:
-    """Return the loss with a teacher or an adversary, if the recipe says so."""
+    """Return the loss, wrapped for distillation or adversarial training by the recipe."""
     if (epsilon := recipe.regularization.adversarial) is not None:
         return Adversarial(loss, epsilon)
     return loss if recipe.distillation is None else Distillation(loss, recipe.distillation)
@@ -151,7 +151,7 @@ def _with_companion(recipe: Recipe, loss: Loss) -> Loss:
 def _fit_loss(
     objective: Objective, settings: Settings, pretrained: Pretrained, splits: Splits
 ) -> None:
-    """Tell the loss of the labels, and the task of the shares of the classes it was taught."""
+    """Fit the loss to the labels, and pass the class shares that it learns to the task."""
     task, loss = objective.task, objective.loss
     classes = num_classes(task, pretrained.config)
     counts = drawn_counts(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the weights move, as the recipe says: optimizer, groups, schedule, average. No weight yet."""
+"""Collect optimizer, parameter groups, schedule and average of a run, without any weights."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -39,9 +39,9 @@ from hftune.regularization.weight_averaging import (
 )
 from hftune.training.callbacks.gradients import GradientLog, GradientValueClipping
 
-#: A rate below this share of the highest moves nothing that could be seen.
+#: A rate below this share of the highest has no visible effect.
 DEAD_RATE = 1e-3
-#: Share of the run's end in which a rate may be as low as that.
+#: The rate may be so low after this share of the run.
 FINISH = 0.9
 
 
@@ -50,11 +50,11 @@ class Optimization:
     """Optimizer, schedule, clipping and average of one run.
 
     Attributes:
-        optimizer: Which one, and its groups.
+        optimizer: Name, options and parameter groups of the optimizer.
         schedule: ``training.lr_scheduler_type``.
         schedule_kwargs: ``training.lr_scheduler_kwargs``.
         averaging: ``regularization.weight_averaging``.
-        penalties: Those of ``regularization``, by name.
+        penalties: The penalties of ``regularization``, by name.
         max_grad_value: ``training.max_grad_value``.
         log_grad_norms: ``training.log_grad_norms``.
     """
@@ -69,7 +69,7 @@ class Optimization:
 
     @classmethod
     def of(cls, recipe: Recipe, arguments: TrainingArguments) -> "Optimization":
-        """Read a recipe."""
+        """Build the optimization of a recipe."""
         given = recipe.training
         loraplus = {key: given[key] for key in ("loraplus_lr_ratio", "loraplus_lr_embedding")
                     if given.get(key) is not None}  # fmt: skip
@@ -94,18 +94,18 @@ class Optimization:
 
     @property
     def computes_again(self) -> bool:
-        """Whether a step of the optimizer computes the loss of its batch itself."""
+        """Whether a step of the optimizer computes the loss of its batch again."""
         return self.optimizer.row.closure
 
     @property
     def schedule_row(self) -> ScheduleRow:
-        """Facts about the schedule."""
+        """The row of the schedule in the registry."""
         return SCHEDULES[self.schedule]
 
     def step_cost(self) -> StepCost:
         """Return the cost of the optimizer's state, of the average, and of the penalties.
 
-        A penalty's gradient is there before that of the loss, while activations are, too.
+        A penalty's gradient exists before that of the loss, together with the activations.
         """
         kept = [REGULARIZATIONS[key] for key in self.penalties]
         if self.averaging is not None:
@@ -123,25 +123,25 @@ class Optimization:
         decayed: Collection[str],
         total: int,
     ) -> ClassAndOptions | None:
-        """Return what the Trainer makes the optimizer of; None where it knows by itself.
+        """Return the optimizer class and its arguments; None if the Trainer can create it itself.
 
         Args:
-            arguments: Rates, betas and weight decay.
-            model: What trains has ``requires_grad``.
-            decayed: Names of the parameters that decay.
+            arguments: The Trainer's, with rates, betas and weight decay.
+            model: The model; trained parameters have ``requires_grad``.
+            decayed: Names of the parameters with weight decay.
             total: Optimizer steps of the run.
         """
         if self.optimizer.is_plain and not self.optimizer.row.own_schedule:
             return None
         kind, options = class_and_options(self.optimizer, arguments, model, decayed)
-        if "warmup_steps" in options:  # Transformers hands a share over as if it were steps
+        if "warmup_steps" in options:  # Transformers would pass a share as a number of steps
             options["warmup_steps"] = arguments.get_warmup_steps(total)
         return kind, options
 
     def make_schedule(
         self, optimizer: Any, arguments: TrainingArguments, run: TrainingSteps
     ) -> Any:
-        """Return the schedule where the Trainer would not make it, or not so; else None."""
+        """Return the schedule; None if the Trainer creates it itself."""
         if self.schedule_row.target is None:
             return None
         return make_schedule(
@@ -153,7 +153,7 @@ class Optimization:
         )
 
     def build_averaging(self, model: nn.Module, total: int) -> Averaging | None:
-        """Return what keeps the average of a model's weights, if the run has one."""
+        """Return the callback that averages a model's weights, if the run has one."""
         if self.optimizer.row.average_key is not None:
             return OptimizerAverage(model, self.optimizer.row.average_key)
         if self.averaging is None:
@@ -162,13 +162,13 @@ class Optimization:
         return WeightAverage(model, decay=_decay(self.averaging), start=start, every=every)
 
     def build_penalty(self, model: nn.Module, new_modules: Collection[str]) -> WeightPenalty | None:
-        """Return what a model's weights add to the loss of each step, if the run has that."""
+        """Return the penalty on a model's weights, if the run has one."""
         if not self.penalties:
             return None
         return WeightPenalty(model, new_modules=new_modules, **self.penalties)
 
     def callbacks(self) -> list[TrainerCallback]:
-        """Return what clips by value, warms a schedule that follows a metric, ends an average."""
+        """Return the callbacks of value clipping, metric schedules and schedule-free optimizers."""
         callbacks: list[TrainerCallback] = []
         if self.max_grad_value is not None:
             callbacks.append(GradientValueClipping(self.max_grad_value))
@@ -179,27 +179,27 @@ class Optimization:
         return callbacks
 
     def gradient_log(self, model: nn.Module) -> GradientLog | None:
-        """Return what measures parts of a model, if that is asked for or they have own rates."""
+        """Return the log of a model's parts, if the recipe asks for it or parts have own rates."""
         grouped = self.optimizer.grouping.is_set or bool(self.optimizer.loraplus)
         if self.log_grad_norms is None and not grouped:
             return None
         return GradientLog(model, self.log_grad_norms)
 
     def check_model(self, model: nn.Module) -> None:
-        """Refuse groups and optimizers that mean nothing in this model.
+        """Raise if parameter groups or optimizer do not suit a model.
 
         Args:
-            model: As the method changes it; it may be without weights.
+            model: The model after the method's changes, with or without weights.
         """
         check_groups(model, self.optimizer.grouping)
         if self.optimizer.row.first_part is not None:
             named(self.optimizer.row.first_part)(model)
 
     def check_run(self, arguments: TrainingArguments, run: TrainingSteps) -> None:
-        """Refuse a schedule or an average that does not fit the length of the run.
+        """Raise if the schedule or the average does not fit the length of the run.
 
         Raises:
-            RecipeError: It is longer, shorter, or contradicts itself.
+            RecipeError: It is too long or too short, or contradicts itself.
         """
         _try_optimizer(self.optimizer, arguments)
         try:
@@ -228,7 +228,7 @@ class Optimization:
         """Return warnings about settings that do not suit the length of the run or the rate.
 
         Args:
-            run: Its length.
+            run: Length of the run.
             rate: The learning rate.
         """
         remarks, why = [], self.optimizer.row.full_batch
@@ -275,13 +275,13 @@ def scaled_rate(recipe: Recipe, arguments: TrainingArguments) -> float:
 
 
 def _try_optimizer(choice: OptimizerChoice, arguments: TrainingArguments) -> None:
-    """Make the optimizer of one number, so that its own checks speak before the weights are there.
+    """Create the optimizer for one number, so that it checks its options before weights are loaded.
 
     Raises:
-        RecipeError: It refuses an option.
+        RecipeError: An option is invalid.
     """
     if not choice.row.groups and choice.row.target is None:
-        return  # made of a whole model
+        return  # needs a whole model
     kind, options = kind_and_options(choice, arguments)
     if kind.__module__.startswith(("torch.", "transformers.", "hftune.")):
         try:
@@ -291,14 +291,14 @@ def _try_optimizer(choice: OptimizerChoice, arguments: TrainingArguments) -> Non
 
 
 def _average_steps(averaging: WeightAveraging, total: int) -> tuple[int, int]:
-    """Start of an average and distance of its steps, in optimizer steps."""
+    """Return the first step of an average and the interval of its steps, in optimizer steps."""
     start = AVERAGES[averaging.name].start if averaging.start is None else averaging.start
     every = 1 if averaging.every is None else averaging.every
     return resolve_steps(start, total), max(1, resolve_steps(every, total))
 
 
 def _decay(averaging: WeightAveraging) -> float | None:
-    """Share that fades with each step; None if all steps count the same."""
+    """Return the decay of an average; None if all steps count the same."""
     return AVERAGES[averaging.name].decay if averaging.decay is None else averaging.decay
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checked run that lacks only its weights."""
+"""The plan: a checked run that lacks only its weights."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,14 +26,14 @@ PERCENTILES = (50, 90, 99, 100)
 class Plan:
     """A checked run that lacks only its weights.
 
-    Nobody writes to a plan or to its pieces: whoever needs another one makes it with
-    ``dataclasses.replace``, or with :meth:`with_arguments`, and passes it on.
+    A plan and its parts never change: ``dataclasses.replace`` and :meth:`with_arguments` return
+    changed copies.
 
     Attributes:
-        settings: How it trains.
-        pretrained: What it starts from.
-        splits: What it learns from.
-        objective: What it learns.
+        settings: Recipe, launcher, arguments, optimization and regularization.
+        pretrained: Config and tokenizer of the pretrained model.
+        splits: The rows.
+        objective: Task, method, loss and teachers.
     """
 
     settings: Settings
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def training_steps(self) -> TrainingSteps:
-        """How many optimizer steps the run, its warmup and an epoch have."""
+        """Optimizer steps of the run, of its warmup and of an epoch."""
         arguments, splits = self.settings.arguments, self.splits
         if splits.stream is not None:
             return count_training_steps(arguments, None)
@@ -56,7 +56,7 @@ class Plan:
         return count_training_steps(arguments, batches_per_epoch(arguments, splits.rows_per_epoch))
 
     def context(self, new_modules: tuple[str, ...] = ()) -> RunContext:
-        """Return the facts about the run that a technique may ask for."""
+        """Return the facts about the run that techniques read."""
         settings, pretrained, steps = self.settings, self.pretrained, self.training_steps
         recipe, arguments = settings.recipe, settings.arguments
         return RunContext(
@@ -85,20 +85,20 @@ class Plan:
         )
 
     def num_classes(self) -> int:
-        """Return how many classes the model's head tells apart."""
+        """Return the number of classes of the model's head."""
         return num_classes(self.objective.task, self.pretrained.config)
 
     def class_counts(self) -> NDArray[np.integer[Any]]:
-        """Return how often each class is a label, of all training rows where that can be known."""
+        """Return the number of labels of each class, over all training rows if possible."""
         return self.splits.class_counts(self.objective.task, self.num_classes())
 
     @cached_property
     def data_report(self) -> dict[str, Any]:
-        """What the selected rows hold; see :func:`hftune.data.report.data_report`."""
+        """The report on the selected rows; see :func:`hftune.data.report.data_report`."""
         return data_report(self.splits.examples.train, self.splits.examples.validation)
 
     def report(self) -> dict[str, Any]:
-        """Return ``data.json``: sources, hashes, counts, lengths, duplicates, scripts."""
+        """Return the content of ``data.json``: sources, counts, lengths, duplicates and scripts."""
         counts, splits, labels = self.class_counts(), self.splits, self.objective.task.label_names
         examples, unlabelled = splits.examples, splits.unlabelled
         return {

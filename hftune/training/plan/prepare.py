@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a recipe to a plan: everything before the weights, checked."""
+"""Prepare a recipe: turn it into a checked plan, before any weights are loaded."""
 
 from collections.abc import Sequence
 
@@ -40,13 +40,13 @@ def prepare(
     """Turn a recipe into a :class:`Plan`.
 
     Args:
-        recipe: What to do.
+        recipe: The recipe.
         train_dataset: Rows in place of ``data.path``.
         eval_dataset: Rows in place of ``data.validation``.
-        loss: A loss of one's own in place of the recipe's.
+        loss: The user's own loss, which replaces the recipe's.
         metrics: Metrics of the ``evaluate`` library in place of ``evaluation.metrics``.
-        own_model: A model of one's own in place of the recipe's and its method.
-        sample: Preprocess so many rows of a large split, for a look that does not train.
+        own_model: The user's own model, which replaces the recipe's model and method.
+        sample: Rows of a large split to preprocess, for a check without training; None for all.
 
     Raises:
         HftuneError: Something in the recipe, the data or the environment does not fit.
@@ -69,7 +69,7 @@ def prepare(
 def _learn_labels(
     recipe: Recipe, task: Task, examples: Examples, teachers: Sequence[NamedTeacher]
 ) -> None:
-    """Let the task learn its labels from the rows, and check that teachers know the same ones."""
+    """Fit the task's labels to the rows, and check that teachers have the same labels."""
     check_rows(task, examples.train, teachers, recipe.data)
     task.fit_labels(examples.train, examples.validation)
     check_labels(task, teachers, recipe.data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run starts from: the pretrained model's place, config and processor, without weights."""
+"""Find the pretrained model of a run: its path, config and processor, without weights."""
 
 import copy
 from dataclasses import dataclass, field, replace
@@ -25,12 +25,11 @@ class Pretrained:
 
     Attributes:
         path: Hub id or folder of the base model.
-        config: The model's config, with the recipe's overrides; with the labels once
-            :meth:`configured`.
+        config: The model's config with the recipe's overrides; :meth:`configured` adds the labels.
         processor: The base model's tokenizer, image processor or feature extractor.
         full_config: The config of the model with all its layers, if the recipe keeps some of them.
-        config_changes: Fields that the task set in the config. A plain load must be told of them.
-        max_length: Tokens that a row may have; None for no limit.
+        config_changes: Fields that the task set in the config; they must be set after each load.
+        max_length: Largest number of tokens in a row; None for no limit.
     """
 
     path: str
@@ -67,7 +66,7 @@ def find_pretrained(settings: Settings, task: Task) -> Pretrained:
 
     Args:
         settings: The recipe names the model.
-        task: Loads its processor.
+        task: Loads the processor.
 
     Raises:
         HftuneError: There is no such model.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How hard each training row is for a reference model: its loss, computed once and kept.
+"""Compute the loss of each training row under a reference model, and cache it.
 
-Rows are judged a part at a time, and each part is kept in the cache when it is done. So a pass that
-was broken off goes on where it stood, and a resumed run finds what it began with.
+The cache stores the losses in parts, as they are computed. So an interrupted pass continues, and a
+resumed run reads the losses of its start.
 """
 
 import io
@@ -39,23 +39,23 @@ from hftune.training.plan.choose_sampler import check_aligned
 KEY = "data.curriculum.model"
 #: Part of the cache's key: raise it when a row is judged differently.
 VERSION = 1
-#: Rows that are judged and kept together.
+#: Rows whose losses are computed and stored together.
 PART = 512
 LOSSES_FILE = "losses.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What judges the rows.
+    """The reference model that judges the rows.
 
     Attributes:
-        name: For messages.
-        task: Knows the labels as the model does.
-        processor: The model's.
-        run: The finished run that it is; None for the base model as it was pretrained.
+        name: Its name in messages.
+        task: A task with the labels of the reference model.
+        processor: Its processor.
+        run: A finished run; None for the pretrained base model.
         location: Hub id or folder of the base model.
-        revision: Its revision.
-        max_length: Tokens a row may have.
+        revision: Revision of the base model.
+        max_length: Largest number of tokens in a row.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Reference:
     max_length: int | None
 
     def model(self, arguments: TrainingArguments) -> Any:
-        """Load the model, in evaluation mode."""
+        """Load the reference model in evaluation mode."""
         if self.run is not None:
             return self.run.model
         options = {"dtype": torch.float32, "revision": self.revision}
@@ -75,7 +75,7 @@ class Reference:
         return model.eval().to(arguments.device)
 
     def identity(self) -> list[str]:
-        """Return what changes when the model does."""
+        """Return hashes of the weights, or the commit on the Hub, as part of the cache key."""
         if self.run is not None:
             folder = self.run.model_path
             files = [*folder.glob("*.safetensors"), *folder.glob("*.skops"), folder / METADATA_FILE]
@@ -96,15 +96,15 @@ def open_reference(
     revision: str | None,
     max_length: int | None,
 ) -> Reference:
-    """Return the model that judges the rows, checked but not loaded.
+    """Return the reference model, checked but not loaded.
 
     Args:
-        path: Folder of a finished run; None for the base model as it was pretrained.
-        task: That of the run to come, which knows its labels.
-        processor: That of the run to come.
-        location: Its base model.
-        revision: The revision of that.
-        max_length: Tokens that a row of it may have.
+        path: Folder of a finished run; None for the pretrained base model.
+        task: Task of the coming run, with its labels.
+        processor: Processor of the coming run.
+        location: Hub id or folder of its base model.
+        revision: Revision of the base model.
+        max_length: Largest number of tokens in one of its rows.
 
     Raises:
         HftuneError: There is no such run, or it was trained on something else.
@@ -145,19 +145,19 @@ def _check_judge(path: str, run: Run, judge: Task, task: Task, processor: Proces
 def reference_losses(
     reference: Reference, selected: Dataset, train: ProcessedDataset, arguments: TrainingArguments
 ) -> NDArray[np.float64]:
-    """Return the loss of each training row, shape ``(N,)``; the main process judges for all.
+    """Return the loss of each training row, shape ``(N,)``; the main process computes them.
 
     Args:
-        reference: The judge.
+        reference: The reference model.
         selected: Training rows, one column a role.
-        train: The same rows encoded for the model that is to be trained.
-        arguments: Know the device, the batch size and the processes.
+        train: The same rows encoded for the model to be trained.
+        arguments: The Trainer's, with device, batch size and processes.
 
     Raises:
-        HftuneError: Rows cannot be judged one by one.
+        HftuneError: A row has no loss of its own, or no finite loss.
     """
     rows = train.dataset
-    if reference.task.label_names:  # the order of the labels and the tokens are the judge's own
+    if reference.task.label_names:  # the reference has its own tokens and order of labels
         check_aligned(KEY, reference.task, selected, train)
         encoded = preprocess_split(
             reference.task, selected, reference.processor, reference.max_length
@@ -188,7 +188,7 @@ def _judged(
 def _judge(
     reference: Reference, rows: Dataset, arguments: TrainingArguments, size: int, folder: Path
 ) -> None:
-    """Judge the parts that are not in the folder yet, and join them."""
+    """Compute the parts that are missing in the folder, and join all parts."""
     files = {start: folder / f"{start}.npy" for start in range(0, len(rows), PART)}
     missing = [start for start, file in files.items() if not file.exists()]
     say(f"curriculum: {reference.name} judges {len(rows)} rows, once for this content")
@@ -205,7 +205,7 @@ def _judge(
 
 
 def _losses(model: Any, reference: Reference, part: Dataset, size: int) -> NDArray[np.float64]:
-    """The losses of a part, judged in the order of their lengths, so that little is padding."""
+    """Return the losses of a part; batches of rows with similar lengths need little padding."""
     task = reference.task
     collate: Any = task.collator(reference.processor, model)
     lengths = ProcessedDataset(part).lengths()
@@ -231,7 +231,7 @@ def _tracked(starts: Sequence[int]) -> Iterator[int]:
 
 
 def _key(reference: Reference, rows: Dataset) -> str:
-    """Digest of all that decides the losses."""
+    """Return the digest of everything that decides the losses."""
     said = {
         "versions": [VERSION, torch.__version__, transformers.__version__],
         "model": reference.identity(),

@@ -12,7 +12,7 @@ from hftune.training.plan.plan import Plan
 
 
 def print_rows(plan: Plan) -> None:
-    """Print how many rows there are, how many are cut, and all remarks."""
+    """Print the number of rows, the number of cut rows, and all remarks."""
     splits = plan.splits.named
     say("rows: " + ", ".join(f"{len(split.dataset)} {name}" for name, split in splits.items()))
     if plan.splits.token_batches is not None:
@@ -38,7 +38,7 @@ def remarks(plan: Plan) -> list[str]:
 
 
 def _of_rows(plan: Plan) -> Iterator[str]:
-    """Yield what happens to rows on their way to the model."""
+    """Yield remarks on rows that are left out, split, empty or streamed."""
     arguments, splits = plan.settings.arguments, plan.splits
     encoded = [split for split in (splits.train, splits.validation) if split is not None]
     if arguments.max_steps > 0 and "num_train_epochs" in plan.settings.recipe.training:
@@ -62,7 +62,7 @@ def _of_rows(plan: Plan) -> Iterator[str]:
 
 
 def _never_reached(plan: Plan) -> Iterator[str]:
-    """Yield what waits longer than the run lasts."""
+    """Yield remarks on settings whose effect would begin after the end of the run."""
     recipe, optimization = plan.settings.recipe, plan.settings.optimization
     total, patience = plan.training_steps.total, recipe.training.get("early_stopping_patience")
     evaluations = _evaluations(plan)
@@ -71,7 +71,7 @@ def _never_reached(plan: Plan) -> Iterator[str]:
         yield f"training.early_stopping_patience: {patience}, {has}, so it cannot end early"
     if (usual := optimization.schedule_row.default_patience) is not None:
         waits = optimization.schedule_kwargs.get("patience", usual)
-        if waits + 1 >= evaluations:  # the first is the best so far
+        if waits + 1 >= evaluations:  # the first evaluation is always the best so far
             yield (
                 f"training.lr_scheduler_kwargs: patience {waits}, {has}, so the rate cannot "
                 "fall in time"
@@ -87,7 +87,7 @@ def _never_reached(plan: Plan) -> Iterator[str]:
 
 
 def _evaluations(plan: Plan) -> int:
-    """Return how many evaluations the run has while it trains."""
+    """Return the number of evaluations during training."""
     arguments, steps = plan.settings.arguments, plan.training_steps
     if arguments.eval_strategy == IntervalStrategy.STEPS:
         every = arguments.eval_steps or 1

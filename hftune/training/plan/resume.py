@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a run can be continued as it is launched now, and on the base that is there now."""
+"""Check that a run can be resumed with the present launcher and the present base weights."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,15 @@ from pathlib import Path
 from hftune.core.errors import HftuneError
 from hftune.training.distributed.launcher import Launch
 
-#: Name of a distribution in ``environment.json`` -> the sharding that a launcher asks for.
+#: Name of a distribution in ``environment.json`` -> name of the launcher's sharding.
 SHARDED = {"FSDP2": "fsdp", "DEEPSPEED": "deepspeed"}
 
 
 def check_resumed(folder: Path, launch: Launch) -> None:
-    """Refuse to resume a sharded run unsharded, or the other way round.
+    """Raise if a run would be resumed with another sharding, or fp8 would change.
 
     Raises:
-        HftuneError: The checkpoints of the run are of the other kind.
+        HftuneError: The checkpoints of the run have another kind.
     """
     recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     then = recorded.get("distribution", {}).get("type", "NO")
@@ -36,15 +36,15 @@ def check_resumed(folder: Path, launch: Launch) -> None:
 
 
 def check_resumed_base(folder: Path, path: str, base_fingerprint: dict[str, str] | None) -> None:
-    """Refuse to continue an adapter on other weights than it began with.
+    """Raise if an adapter would be resumed on other base weights than before.
 
     Args:
-        folder: Of the run.
-        path: The base model, as the recipe names it.
-        base_fingerprint: Of the weights that it has now.
+        folder: The run folder.
+        path: The base model's name in the recipe.
+        base_fingerprint: Fingerprint of its present weights.
 
     Raises:
-        HftuneError: ``model.path`` holds another model now.
+        HftuneError: The weights of ``model.path`` have changed.
     """
     recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     then = recorded.get("base_fingerprint")

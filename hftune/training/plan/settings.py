@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run trains: recipe, launcher, ``TrainingArguments``, optimization and regularization."""
+"""Resolve the settings of a run: launcher, ``TrainingArguments``, optimization, regularization."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +21,12 @@ from hftune.training.plan.optimization import Optimization, scaled_rate
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run trains.
+    """The settings of a run.
 
     Attributes:
-        recipe: The recipe, with the defaults of its method for the device.
-        launch: What the launcher asked for.
-        arguments: The Trainer's arguments. Nobody writes to them; see :meth:`with_arguments`.
+        recipe: The recipe, with its method's defaults for the device.
+        launch: The launcher's settings.
+        arguments: The Trainer's arguments. They never change; see :meth:`with_arguments`.
         optimization: Optimizer, schedule, clipping and average.
         regularization: Dropout of every kind, noise, and sharpness-aware steps.
     """
@@ -42,10 +42,10 @@ class Settings:
         return replace(self, arguments=with_fields(self.arguments, **fields))
 
     def with_best_metric(self, task: Task) -> "Settings":
-        """Return the settings with the metric that chooses the best model.
+        """Return the settings with the metric that selects the best model.
 
         Args:
-            task: Knows its metrics, and chooses if the recipe does not.
+            task: Lists its metrics, and has a default.
 
         Raises:
             RecipeError: There is no such metric, or it is unknown whether higher is better.
@@ -57,14 +57,14 @@ class Settings:
 
 
 def resolve_settings(recipe: Recipe, own_model: bool = False) -> Settings:
-    """Resolve the settings of a run; all fields of ``TrainingArguments`` are decided here.
+    """Resolve the settings of a run, with all fields of ``TrainingArguments``.
 
     Args:
-        recipe: What to do.
-        own_model: Whether a model of one's own takes the place of the recipe's and its method.
+        recipe: The recipe.
+        own_model: Whether the user's own model replaces the recipe's model and method.
 
     Raises:
-        RecipeError: Recipe, launcher and machine do not go together.
+        RecipeError: Recipe, launcher and machine do not fit together.
     """
     launch = check_launch(recipe, own_model)
     recipe = for_device(recipe, launch)
@@ -83,7 +83,7 @@ def resolve_settings(recipe: Recipe, own_model: bool = False) -> Settings:
 
 
 def _best_metric(training: dict[str, Any], task: Task) -> tuple[str, bool | None]:
-    """Return the metric that chooses the best model, and whether higher values are better."""
+    """Return the metric that selects the best model, and whether higher values are better."""
     given, higher = training.get("metric_for_best_model"), training.get("greater_is_better")
     metric = str(given or task.best_metric).removeprefix("eval_")
     external = [other.name for other in task.external_metrics if metric.startswith(other.name)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several sources in one run: each selected by its own columns, split before they are mixed."""
+"""Mix several sources in one run: select each by its own columns, split, then mix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ TRAIN_ON_ALL = "set data.validation_size: 0 to train without evaluation"
 
 @dataclass
 class Mixture:
-    """The sources' rows in two parts.
+    """The rows of several sources in two splits.
 
     Attributes:
         train: Training rows, mixed.
-        validation: Validation rows of all sources, none twice; None if nothing is held out.
-        columns: Role to column name, where all sources agree.
+        validation: Validation rows of all sources without repetition; None if none are held out.
+        columns: Role to column name, for the roles on which all sources agree.
         sources: A record of each source for data.json.
     """
 
@@ -52,12 +52,12 @@ class SelectedSource:
     columns: dict[str, str]
 
     def record(self, train_rows: int, drawn_rows: int, total: int) -> dict[str, Any]:
-        """Return what data.json tells of the source.
+        """Return the record of the source in data.json.
 
         Args:
-            train_rows: Rows that are not held out.
-            drawn_rows: Of these in the mixture, where a row may stand more than once.
-            total: Rows of the mixture.
+            train_rows: Rows of the source that are not held out.
+            drawn_rows: Its rows in the mixture, repetitions included.
+            total: All rows of the mixture.
         """
         return {
             "path": self.name,
@@ -72,7 +72,14 @@ class SelectedSource:
 
 
 def source_items(path: Any) -> list[SourceItem]:
-    """Return the sources of a list that has a mapping in it; none for anything else."""
+    """Return the sources of a list with at least one mapping; none for anything else.
+
+    Example:
+        >>> source_items(["a.csv", "b.csv"])  # files of one source
+        []
+        >>> [item.path for item in source_items(["a.csv", SourceItem(path="b.csv")])]
+        ['a.csv', 'b.csv']
+    """
     if not isinstance(path, list) or all(isinstance(item, str) for item in path):
         return []
     return [SourceItem(path=item) if isinstance(item, str) else item for item in path]
@@ -81,18 +88,18 @@ def source_items(path: Any) -> list[SourceItem]:
 def read_mixture(
     recipe: Recipe, task: Task, items: list[SourceItem], given: Dataset | None = None
 ) -> Mixture:
-    """Read each source, hold validation rows out, and mix what is left.
+    """Read each source, hold out validation rows, and mix the training rows.
 
-    A text or group that stands in several sources is on one side of the split.
+    A text or group in several sources is on one side of the split only.
 
     Args:
-        recipe: Says how the sources are split and mixed.
+        recipe: Its data section decides split and mixture.
         task: Selects the columns.
         items: The sources.
         given: Validation rows in place of ``data.validation``.
 
     Raises:
-        HftuneError: A source is missing or broken, or sources do not go together.
+        HftuneError: A source is missing or broken, or the sources do not fit together.
     """
     _check_keys(recipe.data)
     sources = [
@@ -156,7 +163,7 @@ def _drawn(
     chances: list[float],
     recipe: Recipe,
 ) -> tuple[Dataset, list[int]]:
-    """Draw from the sources by their shares; return the rows, and their number by source."""
+    """Draw rows from the sources by their shares; return the rows and the count of each source."""
     numbered = rows.add_column(ORIGIN, origins)
     pieces = [numbered.select(indices) for indices in of_source]
     drawn = interleaved(pieces, chances, recipe.data.stopping_strategy, recipe.training["seed"])
@@ -175,13 +182,13 @@ def hold_out(
 
     Args:
         rows: Selected rows.
-        task: Says what must stay together and what both parts shall hold alike.
+        task: Gives the groups that stay together and the strata of the split.
         size: A share below 1, or a number of rows.
-        seed: Same seed, same parts.
-        origins: Number of the source of each row, which both parts shall hold alike, too.
+        seed: Equal seeds give equal splits.
+        origins: Number of the source of each row, as a further stratum.
 
     Raises:
-        RecipeError: The size leaves one part empty.
+        RecipeError: The size leaves one split empty.
     """
     if size > 1 and size != int(size):
         raise RecipeError(
@@ -202,7 +209,7 @@ def hold_out(
 
 
 def _nothing_held_out(rows: Dataset, keys: Keys, strata: Keys | None, size: float | int) -> str:
-    """Why no row can be held out, in words."""
+    """Return the reason why no row can be held out."""
     wanted = round(size * len(rows)) if size < 1 else int(size)
     if not wanted:
         return f"data.validation_size: {size} of {len(rows)} rows is none"
@@ -216,7 +223,7 @@ def _nothing_held_out(rows: Dataset, keys: Keys, strata: Keys | None, size: floa
 
 
 def _selected(item: SourceItem, name: str, task: Task, general: dict[str, str]) -> SelectedSource:
-    """The item's rows in the task's columns; its own columns go over those of the section."""
+    """Return an item's rows in the task's columns; its own columns override the section's."""
     try:
         rows, _ = load_splits(item.path, name=item.name, split=item.split, revision=item.revision)
         selected, columns = read_rows(task, rows, item.columns or general)
@@ -228,7 +235,7 @@ def _selected(item: SourceItem, name: str, task: Task, general: dict[str, str]) 
 
 
 def _grouped(rows: Dataset) -> Dataset:
-    """Rows of sources without groups get one each, since equal groups stay together."""
+    """Give each row without a group a group of its own, because equal groups stay together."""
     if "group" not in rows.column_names:
         return rows
     groups = [f"no group {n}" if g is None else g for n, g in enumerate(rows["group"])]
@@ -236,7 +243,7 @@ def _grouped(rows: Dataset) -> Dataset:
 
 
 def _text_groups(rows: Dataset) -> Dataset:
-    """Groups as text, so that those of several sources are of one type."""
+    """Turn groups into text, so that all sources have one type."""
     if "group" not in rows.column_names:
         return rows
     groups = [None if value is None else str(value) for value in rows["group"]]
@@ -244,7 +251,7 @@ def _text_groups(rows: Dataset) -> Dataset:
 
 
 def _names(items: list[SourceItem]) -> list[str]:
-    """What to call each source: its path, and a number where two have the same."""
+    """Return a name for each source: its path, with a number if several sources have that path."""
     paths = [item.path if isinstance(item.path, str) else ", ".join(item.path) for item in items]
     return [
         path if paths.count(path) == 1 else f"{path} ({number})"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run learns from: its splits as tokens, and the order and batches of the training rows."""
+"""Build the splits of a run: its rows as tokens, their sampler and their batches."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,13 +35,13 @@ class Splits:
     """The rows of a run.
 
     Attributes:
-        examples: The rows before tokenizing.
-        train: Preprocessed training rows; of a stream, the first ones.
+        examples: The rows before tokenization.
+        train: Preprocessed training rows; the first rows of a stream.
         validation: Preprocessed validation rows, if there are any.
-        unlabelled: Preprocessed rows that only a teacher teaches, if there are any.
-        stream: Trains in place of ``train``, with ``data.streaming``.
-        row_sampler: Chooses the rows of an epoch, if an epoch is not each row once.
-        token_batches: Batches by number of tokens, if a batch is not a number of rows.
+        unlabelled: Preprocessed rows without labels, for a teacher, if there are any.
+        stream: Replaces ``train`` in training, with ``data.streaming``.
+        row_sampler: Chooses the rows of an epoch; None if each row comes once.
+        token_batches: Batches by number of tokens; None for a fixed number of rows.
     """
 
     examples: Examples
@@ -54,18 +54,18 @@ class Splits:
 
     @property
     def rows_per_epoch(self) -> int:
-        """Rows of an epoch."""
+        """Number of rows of an epoch."""
         rows = self.train.num_rows if self.row_sampler is None else self.row_sampler.size
         return rows + (0 if self.unlabelled is None else self.unlabelled.num_rows)
 
     @property
     def named(self) -> dict[str, ProcessedDataset]:
-        """The splits that there are, by name."""
+        """The existing splits, by name."""
         splits = {"train": self.train, "unlabelled": self.unlabelled, "validation": self.validation}
         return {name: split for name, split in splits.items() if split is not None}
 
     def class_counts(self, task: Task, num_classes: int) -> NDArray[np.integer[Any]]:
-        """Return how often each class is a label, of all training rows where that can be known."""
+        """Return the number of labels of each class, over all training rows if possible."""
         if self.train.sampled_from is not None and task.one_class:
             return label_counts(self.examples.train, task.label_names)
         return task.class_counts(self.train.dataset, num_classes)
@@ -74,16 +74,16 @@ class Splits:
 def open_examples(
     recipe: Recipe, task: Task, train: Dataset | None, validation: Dataset | None
 ) -> Examples:
-    """Read the rows of a run, or the first ones of a stream.
+    """Read the rows of a run, or the first rows of a stream.
 
     Args:
-        recipe: Says where they are.
+        recipe: Its data section names the rows.
         task: Selects the columns.
         train: Rows in place of ``data.path``.
         validation: Rows in place of ``data.validation``.
 
     Raises:
-        HftuneError: Rows are missing or broken, or columns cannot be told.
+        HftuneError: Rows are missing or broken, or the columns cannot be guessed.
     """
     if not recipe.data.streaming:
         examples = read_examples(recipe, task, train, validation)
@@ -107,18 +107,18 @@ def build_splits(
     own_model: nn.Module | None = None,
     sample: int | None = None,
 ) -> Splits:
-    """Preprocess the rows, and decide how the training rows are drawn and batched.
+    """Preprocess the rows, and build sampler and batches of the training rows.
 
     Args:
-        settings: Say how.
-        pretrained: Its processor makes the inputs.
-        task: Preprocesses.
+        settings: The recipe names sampler and token budget.
+        pretrained: Its processor encodes the rows.
+        task: Preprocesses the rows.
         examples: The rows.
-        own_model: A model of one's own in place of the recipe's.
-        sample: Preprocess so many rows of a large split, for a look that does not train.
+        own_model: The user's own model, which replaces the recipe's.
+        sample: Rows of a large split to preprocess, for a check without training; None for all.
 
     Raises:
-        HftuneError: No row can be trained on, or rows cannot be drawn or batched so.
+        HftuneError: No row can be trained on, or the rows do not suit sampler or token budget.
     """
     processor, limit = pretrained.processor, pretrained.max_length
     encode = partial(preprocess_split, task, processor=processor, max_length=limit, sample=sample)
@@ -147,7 +147,7 @@ def _token_batches(
     task: Task,
     model: nn.Module | None,
 ) -> TokenBatches:
-    """Return the batches of a token budget, rows without labels among them."""
+    """Return the batches of a token budget, including rows without labels."""
     config = pretrained.config
     if model is None:
         model = model_without_weights(settings, task, config)
@@ -159,7 +159,7 @@ def _token_batches(
 def _row_sampler(
     settings: Settings, pretrained: Pretrained, task: Task, splits: Splits, *, looks: bool
 ) -> RowSampler | None:
-    """Return the sampler of an epoch's rows; a look has no reference model judge them."""
+    """Return the sampler of an epoch's rows; a check runs no reference model."""
     recipe, examples, train = settings.recipe, splits.examples, splits.train
     chosen = cast("CurriculumChoice | None", recipe.data.curriculum)
     draw = partial(build_row_sampler, recipe, task, examples.train, examples.drawn_by, train)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training on rows that are read and tokenized as they are needed.
+"""Train on a stream of rows: read and tokenize them when they are needed.
 
-A stream is endless: after its last row it begins again, shuffled anew. So processes need not agree
-on where an epoch ends, and each simply takes every n-th row.
+A stream is endless: after its last row it starts again in another order. So processes need not
+agree on the end of an epoch, and each of them takes every n-th row.
 """
 
 import re
@@ -28,24 +28,26 @@ from hftune.tasks.reader import choose_columns, read_more_rows, select_rows
 from hftune.tasks.task import Task
 from hftune.training.plan.examples import Examples
 
-HEAD = 200  # rows that are looked at before training
+HEAD = 200  # rows that are read before training
 SHUFFLE_BUFFER = 10_000
-TOGETHER = {"text": 256}  # rows tokenized at once, by column; plain text is cut in blocks of them
+TOGETHER = {
+    "text": 256
+}  # rows tokenized together, by role; plain text is joined and cut into blocks
 TOGETHER_ELSE = 16
-ITS_NUMBER = re.compile(r" (in )?row 1\b")  # what a message calls the only row
+ITS_NUMBER = re.compile(r" (in )?row 1\b")  # the name of the only row in a message
 
 
 class TokenStream(IterableDataset[dict[str, Any]]):
-    """Preprocessed rows without an end, those of one process.
+    """An endless stream of preprocessed rows for one process.
 
     Args:
-        rows: What is read in each epoch.
+        rows: The rows of an epoch.
         columns: Role to column name.
-        task: Selects and encodes.
+        task: Selects and encodes the rows.
         processor: The base model's.
-        max_length: Tokens a row may have.
+        max_length: Largest number of tokens in a row.
         process: Number of this process.
-        processes: How many there are.
+        processes: Number of all processes.
     """
 
     def __init__(
@@ -106,16 +108,16 @@ def selected(
     task: Task,
     features: Features | None = None,
 ) -> Dataset:
-    """Return rows of a stream in the task's columns; cells that a row lacks are None.
+    """Return rows of a stream in the task's columns; missing cells become None.
 
     Args:
         batch: Rows as they were read.
         columns: Role to column name.
-        task: Selects.
-        features: What ``datasets`` knows of the columns.
+        task: Selects the rows.
+        features: Types of the columns, as far as ``datasets`` knows them.
 
     Raises:
-        HftuneError: A row does not fit the task, or the one before it; the message names its place.
+        HftuneError: A row does not fit the task or the rows before it; the message names its place.
     """
     try:
         return _selected_together(batch, columns, task, features)
@@ -123,7 +125,7 @@ def selected(
         raise
     except HftuneError as error:
         for number, row in enumerate(batch):
-            # Alone a row may be wrong; beside the first one its cells may be of another type.
+            # A row may be wrong by itself, or its cells may have other types than the first row's.
             for together in ([row], [batch[0], row] if number else [row]):
                 try:
                     _selected_together(together, columns, task, features)
@@ -151,14 +153,14 @@ def _selected_together(
 
 
 def _mixed(cells: dict[str, list[Any]]) -> str:
-    """Which columns hold cells that do not go together."""
+    """Describe the columns whose cells have different types."""
     kinds = {name: sorted({type(c).__name__ for c in cells[name]} - {"NoneType"}) for name in cells}
     mixed = [f"column {n!r} mixes {' and '.join(k)}" for n, k in kinds.items() if len(k) > 1]
     return "; ".join(mixed) or f"the cells of {', '.join(cells)} do not go together"
 
 
 def open_stream(recipe: Recipe, task: Task) -> Examples:
-    """Return the first rows, to look at, with the validation split and the stream to train on.
+    """Return the first rows, the validation rows and the stream of training rows.
 
     Raises:
         HftuneError: The source is missing, or its first rows do not fit the task.
@@ -197,7 +199,7 @@ def open_stream(recipe: Recipe, task: Task) -> Examples:
 
 
 def _opened(recipe: Recipe, path: str | list[str], files: list[Path]) -> tuple[Rows, Any]:
-    """The stream, and the validation rows that the recipe names, read whole."""
+    """Return the stream, and all validation rows that the recipe names."""
     data = recipe.data
     if files:
         for key in ("name", "split", "revision"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From ``data.token_budget`` to batches: which tokens count in it, and rows that do not fit."""
+"""Build the batches of ``data.token_budget``: count tokens and refuse rows that do not fit."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -33,11 +33,11 @@ def token_batches(
     """Return the batches of a run with ``data.token_budget``.
 
     Args:
-        settings: Name the budget.
-        splits: Preprocessed rows that train.
-        row_sampler: Chooses the rows of an epoch, if an epoch is not each row once.
-        model: The run's; it may be without weights.
-        targets: Whether a decoder reads the targets beside the inputs.
+        settings: The recipe names the budget.
+        splits: Preprocessed training rows.
+        row_sampler: Chooses the rows of an epoch; None if each row comes once.
+        model: The run's model, with or without weights.
+        targets: Whether a decoder reads the targets in addition to the inputs.
 
     Raises:
         HftuneError: Rows are longer than the budget.
@@ -64,7 +64,7 @@ def token_batches(
 
 
 def _sizes(rows: Dataset, *, targets: bool) -> Ints:
-    """Tokens of the rows, and of their targets where a decoder reads those beside them."""
+    """Return the number of tokens of each row, and of its targets if a decoder reads them."""
     columns = ["input_ids", "labels"] if targets else ["input_ids"]
     return np.stack([lengths(column_array(rows, name)) for name in columns], axis=1)
 
@@ -89,7 +89,7 @@ def _check_rows(sizes: Ints, budget: int, virtual: int) -> None:
 
 
 def padded_by_run(recipe: Recipe, arguments: TrainingArguments) -> str | None:
-    """Return what in a run needs padded batches, if anything."""
+    """Return the reason why a run needs padded batches, if any."""
     if arguments.torch_compile:
         return "a compiled model has to have batches of few shapes"
     if recipe.regularization.drop_path:
@@ -98,11 +98,11 @@ def padded_by_run(recipe: Recipe, arguments: TrainingArguments) -> str | None:
 
 
 def always_padded(settings: Settings, model: nn.Module) -> str | None:
-    """Return why batches are padded, if that can be told without weights.
+    """Return the reason why batches are padded, as far as it is known without weights.
 
     Args:
-        settings: Of the run.
-        model: Without weights, or one's own.
+        settings: Settings of the run.
+        model: The model without weights, or the user's own.
     """
     recipe, method = settings.recipe, settings.recipe.method.name
     if recipe.data.padding_free is False:
@@ -118,7 +118,7 @@ def always_padded(settings: Settings, model: nn.Module) -> str | None:
 
 
 def virtual_tokens(recipe: Recipe) -> int:
-    """Return how many tokens the method puts before each row."""
+    """Return the number of virtual tokens that the method puts before each row."""
     if method_row(recipe.method.name).virtual_tokens is None:
         return 0
     return int(recipe.method.options.get("num_virtual_tokens") or 0)

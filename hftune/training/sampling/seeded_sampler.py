@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of the rows: decided by seed and epoch alone, the same on every process.
+"""Order the rows by seed and epoch only, so that every process has the same order.
 
-Accelerate deals batches out to the processes in turn and, when they do not come out even, starts
-again from the first rows, which then count twice. Here blank rows, whose labels are all -100, fill
-the last batches, so two processes see what one would see.
+Accelerate deals batches out to the processes in turn. If the last ones do not suffice, it repeats
+the first rows, which then count twice. Here blank rows, whose labels are all -100, fill the last
+batches, so that two processes train on the same rows as one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,21 @@ Strategy = Literal["random", "sequential", "group_by_length"]
 
 
 class SeededSampler(Sampler[int]):
-    """Indices of one epoch, padded with the blank row's index.
+    """Sampler of one epoch's row indices, padded with the index of the blank row.
 
     Args:
-        rows: How many rows there are; the blank row's index is ``rows``.
+        rows: Number of rows; the blank row has the index ``rows``.
         strategy: ``TrainingArguments.train_sampling_strategy``.
-        seed: With the epoch, decides the order.
+        seed: Decides the order, together with the epoch.
         multiple: The number of indices is padded up to a multiple of this.
-        lengths: Tokens of each row, for ``group_by_length``.
+        lengths: Number of tokens of each row, for ``group_by_length``.
         group: Rows of one optimizer step, for ``group_by_length`` and a curriculum.
         row_sampler: Chooses the rows of an epoch; None if each comes once.
         training_steps: Length of the run, for a curriculum.
+
+    Example:
+        >>> list(SeededSampler(3, "sequential", seed=0, multiple=2))  # 3 is the blank row
+        [0, 1, 2, 3]
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class SeededSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of another epoch."""
+        """Set the epoch of the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -91,7 +95,7 @@ class SeededSampler(Sampler[int]):
 
 
 class DatasetWithBlankRow(Dataset[dict[str, Any]]):
-    """Rows of a dataset, and one more at the end that counts nothing."""
+    """The rows of a dataset and, as the last one, a blank row that does not count."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows

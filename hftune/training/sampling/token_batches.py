@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches by tokens: what each micro-batch of an epoch holds, with ``data.token_budget``.
+"""Pack rows into batches by number of tokens, with ``data.token_budget``.
 
-Seed and epoch decide it, alike on every process. Each epoch of a run has as many batches, so that
-epochs, schedules and a resumed run count the same steps: all of them are packed before the run, the
-one that takes the most says how many, and in the others the batches of most rows are halved.
+Seed and epoch decide the batches, equally on every process. All epochs of a run have the same
+number of batches, so that epochs, schedules and a resumed run count the same steps. For that, all
+epochs are packed before the run. The epoch with the most batches sets their number; in the others
+the batches with the most rows are halved.
 """
 
 import copy
@@ -19,20 +20,22 @@ from hftune.training.sampling.seeded_sampler import SeededSampler
 
 
 class TokenBatches(BatchRebalanceSampler):
-    """The batches of one process; the Trainer takes them as they are, for what they derive from.
+    """Batch sampler for one process.
+
+    It subclasses ``BatchRebalanceSampler`` so that the Trainer does not reshard it.
 
     Args:
         sizes: Tokens of the rows, shape ``(N, parts)``; see :func:`hftune.data.packing.pack`.
-        budget: Tokens that a batch may hold, no fewer than the longest row has.
-        order: Puts the rows of an epoch in order. The blank row's index is ``order.rows``.
+        budget: Largest number of tokens in a batch, at least those of the longest row.
+        order: Orders the rows of an epoch. The blank row has the index ``order.rows``.
         arguments: The Trainer's.
-        padded: Why a batch holds its rows times the longest; None where it holds the sum.
-        share: Rows of an epoch for each that is known, where a sample of them is.
+        padded: Reason why padding counts in the budget; None if only real tokens count.
+        share: Rows of an epoch divided by the rows in ``order``, if those are a sample.
 
     Attributes:
-        number: Batches of an epoch, of all processes together.
-        rows: Rows of an epoch.
-        fill: How full batches are on average, between 0 and 1, padding included.
+        number: Number of batches in an epoch, over all processes.
+        rows: Number of rows in an epoch.
+        fill: Average share of the budget that a batch fills, padding included.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class TokenBatches(BatchRebalanceSampler):
         padded: str | None = None,
         share: float = 1.0,
     ) -> None:
-        # All but set_epoch is our own, so the parent's rows and groups are not set up.
+        # Only set_epoch is inherited, so the constructor of the parent is not called.
         self.sizes, self.budget, self.order = sizes, budget, order
         self.padded, self.share = padded, share
         self.rows = round(order.size * share)
@@ -53,7 +56,7 @@ class TokenBatches(BatchRebalanceSampler):
         self._plan(arguments)
 
     def for_run(self, arguments: TrainingArguments) -> "TokenBatches":
-        """Return the batches of a run of another length over the same rows."""
+        """Return the batches for a run of another length over the same rows."""
         other = copy.copy(self)
         other._plan(arguments)
         return other
@@ -89,7 +92,7 @@ class TokenBatches(BatchRebalanceSampler):
         self.fill = held / self.budget * self.share / self.number
 
     def _epochs(self, arguments: TrainingArguments, batches: int) -> int:
-        """How many epochs the run has, if each has so many batches."""
+        """Return the number of epochs of the run if each has so many batches."""
         if arguments.max_steps <= 0:
             return math.ceil(arguments.num_train_epochs)
         together = self.processes * arguments.gradient_accumulation_steps
@@ -97,7 +100,7 @@ class TokenBatches(BatchRebalanceSampler):
         return epochs
 
     def _packed(self, epoch: int) -> list[Ints]:
-        """The rows of each batch of an epoch."""
+        """Return the rows of each batch of an epoch."""
         order = self.order
         order.set_epoch(epoch)
         rows = np.fromiter(order, dtype=np.int64)
@@ -110,6 +113,6 @@ class TokenBatches(BatchRebalanceSampler):
         return [rows[batch] for batch in batches]
 
     def _held(self, batch: Ints) -> int:
-        """Tokens of a batch, with its padding where it is padded."""
+        """Return the number of tokens of a batch, with padding if padding counts."""
         sizes = self.sizes[batch]
         return int(sizes.sum() if self.padded is None else len(sizes) * sizes.max(0).sum())
