@@ -112,7 +112,7 @@ class HftuneTrainer(AtomicCheckpoints):
         self._ops_per_token: int | None = None
         super().__init__(compute_metrics=self._metrics, **options)
         self.loss_is_scaled_for_ga = True
-        self.label_names = ["labels", ROW]  # columns to keep though the model takes none of them
+        self.label_names = ["labels", ROW]  # columns that the Trainer keeps
         layers = loss.layers()
         self.auxiliary_layers = None if layers is None else AuxiliaryLayers(layers)
         own = (self.throughput, self.auxiliary_layers, RelocateBestCheckpoint(), self.epochs)
