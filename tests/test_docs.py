@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,14 @@ def test_a_recipe_with_faults_is_told_what_the_page_says(tmp_path: Path) -> None
     with pytest.raises(RecipeError) as caught:
         Recipe.load(tmp_path / "tickets.yaml")
     assert str(caught.value).replace(f"{tmp_path}/", "").strip() == said.strip()
+
+
+def test_the_picture_of_the_packages_shows_the_imports() -> None:
+    """``python docs/development/draw_packages.py`` draws it anew."""
+    script = ROOT / "docs/development/draw_packages.py"
+    spec = spec_from_file_location("draw_packages", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.drawn_imports() == module.package_imports()

@@ -65,6 +65,11 @@ def num_files(name: str) -> int:
     return sum(path.name != "__init__.py" for path in (ROOT / PACKAGE / name).rglob("*.py"))
 
 
+def number_of(number: int, one: str, several: str) -> str:
+    """Return a number with its word."""
+    return f"{number} {one if number == 1 else several}"
+
+
 def draw(imports: Mapping[str, list[str]], picture: Path = PICTURE) -> None:
     """Draw the packages as boxes in rows, with arrows to imported packages of the row below."""
     import matplotlib as mpl
@@ -80,18 +85,18 @@ def draw(imports: Mapping[str, list[str]], picture: Path = PICTURE) -> None:
         for row, layer in enumerate(layers)
         for index, name in enumerate(layer)
     }
-    figure, axes = plt.subplots(figsize=(9, 0.85 * len(layers) + 0.5))
+    figure, axes = plt.subplots(figsize=(9, 0.95 * len(layers) + 0.5))
     for name, others in imports.items():
         for other in others:
             if rows[other] == rows[name] - 1:
                 axes.annotate(
                     "", places[other], places[name],
-                    arrowprops={"arrowstyle": "->", "color": "#9aa5b1", "shrinkA": 14,
-                                "shrinkB": 14},
+                    arrowprops={"arrowstyle": "->", "color": "#7b8794", "shrinkA": 30,
+                                "shrinkB": 30},
                 )  # fmt: skip
     for name, (x, y) in places.items():
         axes.text(
-            x, y, f"{name}\n{num_files(name)} files", ha="center", va="center", fontsize=9,
+            x, y, f"{name}\n{number_of(num_files(name), 'file', 'files')}", ha="center", va="center", fontsize=9,
             bbox={"boxstyle": "round,pad=0.45", "facecolor": "#eef3fb", "edgecolor": "#3b5b92"},
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(-0.6, len(layers) - 0.4))
