@@ -95,8 +95,9 @@ def draw(imports: Mapping[str, list[str]], picture: Path = PICTURE) -> None:
                                 "shrinkB": 30},
                 )  # fmt: skip
     for name, (x, y) in places.items():
+        label = f"{name}\n{number_of(num_files(name), 'file', 'files')}"
         axes.text(
-            x, y, f"{name}\n{number_of(num_files(name), 'file', 'files')}", ha="center", va="center", fontsize=9,
+            x, y, label, ha="center", va="center", fontsize=9,
             bbox={"boxstyle": "round,pad=0.45", "facecolor": "#eef3fb", "edgecolor": "#3b5b92"},
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(-0.6, len(layers) - 0.4))
