@@ -13,7 +13,7 @@ Names are imported when they are first used, so that ``import hftune`` costs not
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hftune.commands.chat import chat
@@ -79,7 +79,8 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _PLACES:
-        return getattr(import_module(_PLACES[name]), name)
+        value: object = getattr(import_module(_PLACES[name]), name)
+        return value
     raise AttributeError(f"module 'hftune' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m hftune``, which ``accelerate launch`` starts on every process."""
+"""Run the command line as ``python -m hftune``; ``accelerate launch`` does so on every process."""
 
 from hftune.cli import main
 

@@ -39,7 +39,7 @@ def list_(
     hftune list pacings --plot pacings.png
     ```
     """
-    from hftune.commands.list import counted, list_, listing, plot_pacings, plot_schedules
+    from hftune.commands.list import count_names, list_, listing, plot_pacings, plot_schedules
 
     entries = list_(kind)
     if plot is not None:
@@ -50,7 +50,7 @@ def list_(
             )
         prepare_libraries()
         drawn[kind](plot)
-    lines = listing(entries) if kind else f"{listing(entries)}\n\n{counted(entries)}"
+    lines = listing(entries) if kind else f"{listing(entries)}\n\n{count_names(entries)}"
     show(entries if as_json else lines)
 
 

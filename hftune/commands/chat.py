@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune chat``: talk to a run, an adapter or a model; answers appear as they are written."""
+"""``hftune chat``: talk to a run, an adapter or a model; answers are streamed."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -36,28 +36,27 @@ def chat(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> list[Message]:
-    """Answer line after line until there are no more.
+    """Answer the lines of a user, one after the other.
 
     A model with a chat template remembers the conversation; one without continues each line as
-    plain text. What is not given here is as the model's generation config has it.
+    plain text. Settings that are not given come from the model's generation config.
 
     Args:
         model: A run, an adapter or a model: a folder, a Hub id, or a demo model.
-        lines: What the user says; standard input when None.
+        lines: Lines of the user; standard input if None.
         system: The system message.
-        max_new_tokens: Length of an answer; 512 or half of the model's positions at most, unless
-            the generation config has it.
-        temperature: Draw from the sharpened (below 1) or flattened (above) distribution; 0 takes
-            the most likely token.
-        top_p: Draw from the likeliest tokens that have this share together, in (0, 1].
-        seed: Seed of the drawing.
+        max_new_tokens: Maximum length of an answer. If neither this nor the generation config gives
+            it, it is 512 or half of the model's positions, the smaller of the two.
+        temperature: Temperature of sampling; 0 takes the most likely token.
+        top_p: Sample from the most likely tokens whose probabilities add up to this, in (0, 1].
+        seed: Seed of sampling.
 
     Returns:
-        The conversation, as far as it was kept.
+        The messages of the conversation that the model remembers.
 
     Raises:
-        HftuneError: The model writes no text, or cannot be found; or a line is too long, unless it
-            was typed.
+        HftuneError: The model writes no text or cannot be found, or a line that was not typed in a
+            terminal is too long.
     """
     sampling = _sampling(temperature, top_p)
     loaded, tokenizer = _load(model)
@@ -68,7 +67,7 @@ def chat(
 
 
 def _converse(talk: Conversation, lines: Iterable[str] | None, seed: int | None) -> None:
-    """Answer the lines, or what is typed, until there are no more."""
+    """Answer the given lines or those of standard input until they end."""
     if seed is not None:
         set_seed(seed)
     typed = lines is None and sys.stdin.isatty()
@@ -135,7 +134,7 @@ def _is_run(run: Run) -> bool:
 
 
 def _command(line: str, talk: Conversation) -> bool:
-    """Obey a line that begins with /; False to leave."""
+    """Run a command such as /reset; return False to leave the conversation."""
     name, _, text = line.partition(" ")
     if name == "/exit":
         return False
@@ -156,7 +155,7 @@ def _command(line: str, talk: Conversation) -> bool:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Lines from the terminal, until Ctrl-D; the prompt keeps out of piped output."""
+    """Yield lines from the terminal until Ctrl-D; keep the prompt out of piped output."""
     with suppress(ImportError):
         import readline  # noqa: F401  (line editing and history for input)
     while True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune check``: a recipe and its data, looked at before any time is spent."""
+"""``hftune check``: check a recipe and its data before training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ from hftune.training.plan.prepare import prepare
 from hftune.training.plan.remarks import remarks
 from hftune.training.run_fit import prepare_runner
 
-#: Of a larger part only so many rows are tokenized, drawn by a seed.
+#: Limit of rows to tokenize for each part of the data; a seed draws them.
 ENCODED_ROWS = 10_000
 EXAMPLES = 3
 SHOWN_CLASSES = 30
@@ -35,20 +35,20 @@ def check(
     loss: Loss | None = None,
     metrics: Sequence[Metric] | None = None,
 ) -> Plan:
-    """Validate the recipe and its data; print what training would see.
+    """Validate the recipe and its data, and print a preview of training.
 
     Args:
-        recipe: What training would do.
+        recipe: The recipe.
         train_dataset: Rows in place of ``data.path``.
         eval_dataset: Rows in place of ``data.validation``.
-        loss: A loss of one's own in place of the recipe's.
+        loss: Your own loss, in place of the recipe's.
         metrics: Metrics of the ``evaluate`` library in place of ``evaluation.metrics``.
 
     Returns:
         The plan, with its tokenizer, config and encoded rows.
 
     Raises:
-        HftuneError: Something does not fit; the message says what and where.
+        HftuneError: The recipe or the data are wrong; the message names the place.
     """
     plan = prepare(
         recipe,
@@ -107,7 +107,7 @@ def _print_rows(plan: Plan) -> None:
 
 
 def _print_texts(plan: Plan) -> None:
-    """Print the data report in short."""
+    """Print a summary of the data report."""
     report = plan.data_report
     if not report:
         return
@@ -140,7 +140,7 @@ def _to_the_right(table: Table) -> None:
 
 
 def _print_examples(plan: Plan) -> None:
-    """Show rows as the model gets them; what is trained is green."""
+    """Print rows as the model gets them, with the trained tokens in green."""
     task, processor = plan.objective.task, plan.pretrained.processor
     for index in range(min(EXAMPLES, len(plan.splits.train.dataset))):
         row = plan.splits.train.dataset[index]
@@ -150,7 +150,7 @@ def _print_examples(plan: Plan) -> None:
 
 
 def _print_training(plan: Plan) -> Plan:
-    """Print what training takes; return the plan as it fits the device."""
+    """Print steps and memory of training; return the plan as adapted to the device."""
     if plan.settings.recipe.distillation is not None:
         names = ", ".join(teacher.path for teacher in plan.objective.teachers)
         say(f"teacher: {names or 'the average of the weights'}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune doctor``: is this machine ready? One line for each finding, with a remedy.
+"""``hftune doctor``: check the machine, and print one line for each finding, with a remedy.
 
-Nothing here may fail because something is broken: that is what it is to report. So nothing heavy is
-imported at the top.
+The command must work on a broken installation in order to report it. So this module imports no
+heavy package at the top.
 """
 
 import os
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from packaging.requirements import Requirement
 
@@ -25,21 +25,25 @@ from hftune.core.errors import HftuneError
 GIB = 2**30
 SCARCE_GIB = 2
 HUB_SECONDS = 5
-#: Extras for those who change hftune.
+#: Extras for developers of hftune.
 NOT_FOR_USERS = ("docs", "test", "all")
 State = Literal["ok", "note", "warning", "broken"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was found of one thing.
+    """Result of one check.
 
     Attributes:
-        about: The thing.
-        state: ``broken`` means that hftune cannot work; ``warning`` that something may go wrong;
-            ``note`` that something is absent that not everyone needs.
-        verdict: One line.
-        remedy: What to do, where there is something to do.
+        about: Subject of the check, such as a package.
+        state: ``broken``: hftune cannot work. ``warning``: something may go wrong. ``note``:
+            something optional is absent.
+        verdict: The result, on one line.
+        remedy: A remedy, if there is one.
+
+    Example:
+        >>> Finding(about="python", state="ok", verdict="3.12").remedy is None
+        True
     """
 
     about: str
@@ -49,10 +53,10 @@ class Finding:
 
 
 def doctor(*, empty_cache: bool = False) -> list[Finding]:
-    """Look at versions, devices, extras, folders and the Hub.
+    """Check versions, devices, extras, folders and the Hub.
 
     Args:
-        empty_cache: First remove all entries of the cache that no process uses.
+        empty_cache: Remove all cache entries that no process uses before the checks.
 
     Returns:
         The findings. hftune works unless one of them is ``broken``.
@@ -62,7 +66,14 @@ def doctor(*, empty_cache: bool = False) -> list[Finding]:
 
 
 def report(findings: list[Finding]) -> str:
-    """Return the findings as lines for people."""
+    """Return the findings as text for people.
+
+    Example:
+        >>> print(report([Finding(about="torch", state="broken", verdict="not installed")]))
+        broken  torch  not installed
+        <BLANKLINE>
+        broken: torch
+    """
     width = max(len(finding.about) for finding in findings)
     lines = []
     for finding in findings:
@@ -83,7 +94,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """What hftune needs, against the bounds that it was tested in."""
+    """Compare the installed versions of required packages with the tested ones."""
     yield Finding(about="hftune", state="ok", verdict=version("hftune"))
     for requirement in _requirements(None):
         name, bounds = requirement.name, requirement.specifier
@@ -99,7 +110,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    """Which extra lacks what."""
+    """List the packages that each extra lacks."""
     for extra in metadata("hftune").get_all("Provides-Extra") or ():
         if extra in NOT_FOR_USERS:
             continue
@@ -118,7 +129,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _imports() -> Iterator[Finding]:
-    """Whether all that training needs can be imported together."""
+    """Check that the imports of training work together."""
     try:
         import_module("hftune.commands.train")
     except Exception as error:  # whatever a broken installation raises
@@ -183,7 +194,7 @@ def _nvidia_driver() -> str | None:
 
 
 def _kernels() -> Iterator[Finding]:
-    """Packages whose import tells less than a try."""
+    """Try packages that can be importable and still not work."""
     if _installed("bitsandbytes") is not None:
         yield _tried("bitsandbytes", "4-bit weights work", _quantize)
     if _installed("flash-attn") is None:
@@ -197,11 +208,11 @@ def _quantize() -> None:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    functional: Any = import_module("bitsandbytes.functional")
-    functional.quantize_4bit(torch.ones(64, 64, device=device))
+    quantize_4bit = import_module("bitsandbytes.functional").quantize_4bit
+    quantize_4bit(torch.ones(64, 64, device=device))
 
 
-def _tried(package: str, verdict: str, attempt: Callable[[], Any]) -> Finding:
+def _tried(package: str, verdict: str, attempt: Callable[[], object]) -> Finding:
     try:
         attempt()
     except Exception as error:  # whatever its library raises
@@ -226,7 +237,7 @@ def _folders() -> Iterator[Finding]:
 
 
 def _cache(root: Path, limit: int) -> Iterator[Finding]:
-    """Size of the cache against its limit, and entries by kind."""
+    """Compare the size of the cache with its limit, and count its entries by kind."""
     found = cache.entries()
     total = sum(entry.size for entry in found)
     verdict = f"{root}, {total / GIB:.1f} GiB of at most {limit / GIB:,.6g}"
@@ -297,7 +308,7 @@ def _hub() -> Iterator[Finding]:
 
 
 def _requirements(extra: str | None) -> list[Requirement]:
-    """What hftune's own metadata ask for: always, or with an extra."""
+    """Return the requirements in hftune's metadata: those of an extra, or the general ones."""
     found = [Requirement(text) for text in requires("hftune") or ()]
     always = [item for item in found if item.marker is None or item.marker.evaluate({"extra": ""})]
     if extra is None:

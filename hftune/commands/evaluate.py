@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune evaluate``: a finished run measured on any data."""
+"""``hftune evaluate``: compute the metrics of a finished run on labelled rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +24,18 @@ def evaluate(
     output: Path | None = None,
     metrics: Sequence[Metric] = (),
 ) -> dict[str, Any]:
-    """Measure a finished run on rows with labels.
+    """Compute the metrics of a finished run on rows with labels.
 
     Args:
         run: The run, or its folder.
-        data: Rows, or where they are.
-        batch_size: Rows a batch; they are sorted by length, so that little is padding.
-        output: Also write the metrics here, as JSON.
-        metrics: Metrics of the ``evaluate`` library beside the task's own, as objects, or by name
-            or path, whose scripts run here.
+        data: Rows, or their file, folder or Hub id.
+        batch_size: Rows of a batch; rows are sorted by length to reduce padding.
+        output: A JSON file to write the metrics to.
+        metrics: Further metrics of the ``evaluate`` library, as objects, or by name or path. The
+            script of a metric runs on this machine.
 
     Returns:
-        Metrics with the prefix ``eval_``, and ``eval_per_class`` where there are classes.
+        Metrics with the prefix ``eval_``, and ``eval_per_class`` if there are classes.
 
     Raises:
         HftuneError: The rows lack a column or have labels that the model does not know.

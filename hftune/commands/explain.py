@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune explain``: where the heads of a finished model read from, for one text."""
+"""``hftune explain``: draw the attention of a finished model for one text."""
 
 import dataclasses
 import json
@@ -29,14 +29,13 @@ DECIMALS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What :func:`explain` found.
+    """Result of :func:`explain`.
 
     Attributes:
-        folder: Where ``attention.html``, ``.svg``, ``.png`` and ``.json`` are.
-        maps: The attention, whole; hiding special tokens is for the pictures. One map, or an
-            encoder-decoder's three.
+        folder: Folder of ``attention.html``, ``.svg``, ``.png`` and ``.json``.
+        maps: The attention with all special tokens: one map, or three for an encoder-decoder.
         prediction: ``kind`` (``label``, ``number``, ``next_token``, ``tags``, ``text``) and
-            ``scores``: the best first, of tags the first word's first.
+            ``scores``: the best first; those of tags in the order of the words.
     """
 
     folder: Path
@@ -59,31 +58,24 @@ def explain(
 
     Args:
         run: The run, or its folder.
-        text: What the model reads; a chat model gets it as a user's turn.
+        text: Text for the model; a chat model gets it as a user's turn.
         text_pair: The second text, for a classifier.
-        generate: Tokens that a language model adds first, the most likely at each step, none if
-            absent; or that an encoder-decoder writes at most, as evaluation has it if absent.
-        raw: Leave the chat template out.
+        generate: Number of tokens that a language model adds first by greedy search (default: 0),
+            or the limit for an encoder-decoder (default: that of evaluation).
+        raw: Use no chat template.
         hide_special: Leave special tokens out of the pictures; the page can show them again.
-        max_length: Tokens that are read at most; the files grow with its square.
-        output: The folder; ``explain/`` and the text's first words in the run folder when None.
+        max_length: Limit of tokens of the text; the files grow with its square.
+        output: The folder; ``explain/`` and the text's first words in the run folder if None.
 
     Returns:
         The weights, the prediction and the folder.
 
     Raises:
-        HftuneError: The model has no attention to show, or an option does not go with its task.
+        HftuneError: The model has no attention to show, or an option does not suit its task.
     """
     run = load(run) if not isinstance(run, Run) else run
     _check(run, text, text_pair, generate=generate, raw=raw, output=output)
-    options = ExplainOptions(
-        text_pair=text_pair,
-        generate=generate,
-        raw=raw,
-        max_length=max_length,
-        trained_length=run.metadata.max_length,
-        columns=run.metadata.columns,
-    )
+    options = _options(run, text_pair, generate=generate, raw=raw, max_length=max_length)
     maps, prediction = _explained(run, text, options)
     folder = output if output is not None else _free_folder(run, text)
     record = _record(run, text, text_pair, prediction, maps, hide_special=hide_special)
@@ -111,6 +103,19 @@ def _check(
         raise HftuneError(f"--output: {output} is a file; a folder is needed")
 
 
+def _options(
+    run: Run, text_pair: str | None, *, generate: int | None, raw: bool, max_length: int
+) -> ExplainOptions:
+    return ExplainOptions(
+        text_pair=text_pair,
+        generate=generate,
+        raw=raw,
+        max_length=max_length,
+        trained_length=run.metadata.max_length,
+        columns=run.metadata.columns,
+    )
+
+
 def _explained(
     run: Run, text: str, options: ExplainOptions
 ) -> tuple[list[AttentionMap], dict[str, Any]]:
@@ -131,7 +136,7 @@ def _record(
     *,
     hide_special: bool,
 ) -> dict[str, Any]:
-    """Return the content of attention.json, its weights still arrays."""
+    """Return the content of attention.json, with weights as arrays."""
     return {
         "note": NOTE,
         "model": str(run.path),
@@ -141,7 +146,7 @@ def _record(
         "prediction": prediction,
         "remarks": remarks(run.model),
         "hide_special": hide_special,
-        "look_first": _look_first(maps[-1]),  # of an encoder-decoder what the answer reads
+        "look_first": _look_first(maps[-1]),  # cross-attention of an encoder-decoder
         "maps": [_as_record(one) for one in maps],
     }
 
@@ -177,7 +182,7 @@ def _as_record(one: AttentionMap) -> dict[str, Any]:
 
 
 def _write(folder: Path, record: dict[str, Any], maps: list[AttentionMap]) -> None:
-    """Write all files, and say where they are."""
+    """Write all files, and print their paths."""
     shown = [one.without_special() for one in maps] if record["hide_special"] else maps
     pictures = _write_files(folder, record, shown)
     for remark in record["remarks"]:
@@ -246,7 +251,7 @@ def _say_prediction(prediction: dict[str, Any]) -> None:
 
 
 def _free_folder(run: Run, text: str) -> Path:
-    """``explain/WORDS`` in the run folder, never inside the model; numbered when taken."""
+    """Return ``explain/WORDS`` in the run folder, outside the model; add a number if taken."""
     home = run.path
     if run.model_path == run.path:
         above = run.path.absolute().parent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune export``: one finished run, or several of one base, as a plain Transformers model."""
+"""``hftune export``: write one run, or several of one base, as a plain Transformers model."""
 
 import math
 from collections.abc import Sequence
@@ -28,24 +28,23 @@ def export(
     dtype: str = "auto",
     seed: int = 42,
 ) -> Run:
-    """Write a plain Transformers model: adapters merged into their base, several runs added up.
+    """Write a plain Transformers model: merge adapters into their base, and combine runs.
 
     Args:
         runs: A finished run, or several that were trained from the same base.
         output: The folder for the model, empty or new.
-        weights: How much of each run's difference to the base is taken; equal parts of one if not
-            given.
+        weights: Factors for each run's difference to the base; equal shares of 1 if None.
         combination: ``linear`` adds the differences up; ``magnitude_prune``, ``ties``,
             ``dare_linear`` and ``dare_ties`` leave some of their entries out, as in PEFT.
         density: The share of the entries that stays, in (0, 1]; for all but ``linear``.
         dtype: Type of the saved weights; ``auto`` is that of the base's checkpoint.
-        seed: Of the entries that DARE leaves out.
+        seed: Seed for the entries that DARE leaves out.
 
     Returns:
         The model's folder as a run, to evaluate, predict with or push.
 
     Raises:
-        HftuneError: A run is not finished or cannot be merged, or the runs do not go together.
+        HftuneError: A run is not finished or cannot be merged, or the runs cannot be combined.
     """
     given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     all_runs = [run if isinstance(run, Run) else load(run) for run in given]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune init``: a first recipe for someone's own rows, guessed from them and commented."""
+"""``hftune init``: write a first, commented recipe for the user's own rows."""
 
 import os
 from collections import Counter
@@ -43,17 +43,17 @@ def init(
     force: bool = False,
     ask: bool = False,
 ) -> Path:
-    """Write a commented recipe for a data file, and say what was seen in it.
+    """Write a commented recipe for a data file, and print a description of the data.
 
     Args:
         data: csv, jsonl or parquet file, glob, folder, Hub id or demo data.
-        task: The task; guessed from the rows when None.
-        model: The model; a small demo model when None.
-        method: What trains; the default method if None.
-        columns: Role to column, where the guess is wrong.
-        output: The recipe's file; named after the data when None.
-        force: Replace the file if there is one.
-        ask: Ask in the terminal for what is not given.
+        task: The task; guessed from the rows if None.
+        model: The model; a small demo model if None.
+        method: The method; the default method if None.
+        columns: Role -> column, for columns that are guessed wrong.
+        output: The recipe's file; named after the data if None.
+        force: Replace an existing file.
+        ask: Ask for the other arguments in the terminal.
 
     Returns:
         The recipe's path.
@@ -76,7 +76,7 @@ def init(
 def _places(
     data: str | None, task: str | None, output: Path | None, *, force: bool, ask: bool
 ) -> tuple[str, Path]:
-    """Return the data and the file of the recipe, named, asked for or made up."""
+    """Return the data and the file of the recipe: given, asked for or by default."""
     if task is not None and task not in TASKS:
         raise HftuneError(
             f"--task: unknown task {task!r}{did_you_mean(task, TASKS)}", hint=", ".join(TASKS)
@@ -129,7 +129,7 @@ def _write(output: Path, draft: Draft) -> None:
 
 
 def _stem(data: str) -> str:
-    """A file's name without its ending, or the last word of another source."""
+    """Return a file's name without its ending, or the last part of another source."""
     name = Path(data.rstrip("/")).name.removeprefix("demo:")
     stem = "".join(sign if sign.isalnum() or sign in "-_." else "-" for sign in name)
     return Path(stem).stem.strip("-.") or "recipe"
@@ -144,7 +144,7 @@ def _say_rows(data: str, rows: Dataset) -> None:
 def _guesses(
     rows: Dataset, columns: Mapping[str, str] | None, task: str | None, *, ask: bool
 ) -> list[Guess]:
-    """Guess; where that fails, ask for the task and its columns."""
+    """Guess tasks from the rows; if that fails, ask for the task and its columns."""
     try:
         return guess_tasks(rows, columns, task)
     except HftuneError as error:
@@ -197,7 +197,7 @@ def _choose_method(method: str | None, *, ask: bool) -> str:
 
 
 def _labels(guess: Guess, rows: Dataset) -> dict[str, int]:
-    """Rows of each label, where a row has one label out of some."""
+    """Return the number of rows of each label, if each row has one label."""
     kinds = {item.column: item.kind for item in describe_columns(rows)}
     if "label" not in guess.columns or kinds[guess.columns["label"]] != "labels":
         return {}
@@ -221,7 +221,7 @@ def _say_labels(draft: Draft) -> None:
 
 
 def _check(text: str) -> None:
-    """Hold the recipe against the schema and the rules, before it is written."""
+    """Check the recipe against the schema and the rules before it is written."""
     try:
         Recipe(**YAML(typ="safe", pure=True).load(text))
     except RecipeError as error:
@@ -230,7 +230,7 @@ def _check(text: str) -> None:
 
 
 def _schema_path(output: Path) -> str:
-    """The shipped schema for recipes within a source tree; elsewhere one beside the recipe."""
+    """Return the path of the schema: the shipped one in a source tree, else a new one."""
     folder = output.absolute().parent
     shipped = shipped_folder("recipes")
     if shipped.parent != PACKAGE and folder.is_relative_to(shipped.parent):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune list``: all that a recipe can name, one line each, without importing torch."""
+"""``hftune list``: list all names that a recipe can use, without importing torch."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ from hftune.tasks import TASKS
 
 COMMENT = re.compile(r"#\s?(.*)")
 TASK = re.compile(r"^task:\s*([\w-]+)", re.MULTILINE)
-#: So many that a share of them is a smooth line.
+#: Enough rows for a smooth line.
 PLOTTED_ROWS = 10_000
 PICTURES = (".png", ".svg", ".pdf")
 COMMANDS = ("hftune ", "accelerate ", EDITOR_LINE.removeprefix("# "))
@@ -38,11 +38,15 @@ class Entry:
     """One name that a recipe or a command takes.
 
     Attributes:
-        name: What to write.
+        name: The name.
         summary: One line for people.
-        tasks: The tasks it goes with; all of them when empty.
-        package: What must be installed beside hftune, as pip calls it.
-        leaves: What a run with it leaves, of a method.
+        tasks: Tasks that it supports; all of them if empty.
+        package: A further package to install, by its name for pip.
+        leaves: Result of a run, if it is a method.
+
+    Example:
+        >>> Entry(name="lion", summary="Sign of the momentum.", package="lion-pytorch").name
+        'lion'
     """
 
     name: str
@@ -53,16 +57,20 @@ class Entry:
 
 
 def list_(kind: str | None = None) -> dict[str, list[Entry]]:
-    """Return what can be named in a recipe or on the command line.
+    """Return the names that a recipe or the command line takes.
 
     Args:
-        kind: One of ``KINDS``, such as methods; all of them when None.
+        kind: One of ``KINDS``, such as methods; all of them if None.
 
     Returns:
-        Kind to entries, as the installed versions have them.
+        Kind -> entries, for the installed versions.
 
     Raises:
         HftuneError: There is no such kind.
+
+    Example:
+        >>> "linear" in {entry.name for entry in list_("schedules")["schedules"]}
+        True
     """
     if kind is not None and kind not in KINDS:
         raise HftuneError(
@@ -74,8 +82,8 @@ def list_(kind: str | None = None) -> dict[str, list[Entry]]:
 def plot_schedules(path: Path) -> None:
     """Draw every schedule over a run of 100 optimizer steps, 10 of them warmup.
 
-    Those that follow a metric see one that improves until step 40 and stands still from there on,
-    evaluated every 5 steps.
+    Schedules that follow a metric get one that improves until step 40 and then stays constant, with
+    an evaluation every 5 steps.
 
     Args:
         path: The picture, such as schedules.png.
@@ -97,7 +105,7 @@ def plot_schedules(path: Path) -> None:
 
 
 def plot_pacings(path: Path) -> None:
-    """Draw the share of known rows of every pacing, with its defaults, over a run of 100 steps.
+    """Draw the share of rows in use for every pacing, with its defaults, over 100 steps.
 
     Args:
         path: The picture, such as pacings.png.
@@ -126,15 +134,26 @@ def _check_picture(path: Path) -> None:
         raise HftuneError(f"{path}: {path.parent} is no folder")
 
 
-def counted(kinds: dict[str, list[Entry]]) -> str:
-    """Return how many names there are, of which kinds, as a line for people."""
+def count_names(kinds: dict[str, list[Entry]]) -> str:
+    """Return the numbers of names by kind, as a line for people.
+
+    Example:
+        >>> count_names({"tasks": [Entry(name="text-classification", summary="Labels.")]})
+        '1 names: 1 tasks'
+    """
     sizes = {kind: len(entries) for kind, entries in kinds.items()}
     parts = ", ".join(f"{size} {kind}" for kind, size in sizes.items())
     return f"{sum(sizes.values())} names: {parts}"
 
 
 def listing(kinds: dict[str, list[Entry]]) -> str:
-    """Return the entries as lines for people."""
+    """Return the entries as text for people.
+
+    Example:
+        >>> print(listing({"losses": [Entry(name="ntp", summary="Next token.", package="x")]}))
+        losses (1)
+          ntp  Next token. [needs x]
+    """
     blocks = []
     for kind, entries in kinds.items():
         width = max((len(entry.name) for entry in entries), default=0)
@@ -164,7 +183,7 @@ def _methods() -> list[Entry]:
 
 
 def _suited(section: str, name: str) -> tuple[str, ...]:
-    """The tasks that the rules let a method or loss go with; none when it is all of them."""
+    """Return the tasks that the rules allow for a method or loss; none if they allow all."""
     suited = tuple(task for task in TASKS if not _refused(task, section, name))
     return () if len(suited) == len(TASKS) else suited
 
@@ -182,7 +201,7 @@ def _optimizers() -> list[Entry]:
 
 
 def _rows(table: Mapping[Any, Any]) -> list[Entry]:
-    """Return the names of a table with their summaries alone."""
+    """Return the names of a table with their summaries only."""
     return [Entry(name=name, summary=row.summary) for name, row in table.items()]
 
 
@@ -221,7 +240,7 @@ def _models() -> list[Entry]:
 
 
 def _beginning_with(model: str) -> tuple[str, ...]:
-    """The tasks whose first recipe has this model."""
+    """Return the tasks whose demo model this is."""
     return tuple(name for name, row in TASKS.items() if row.demo_model == model)
 
 
@@ -231,13 +250,13 @@ def _data() -> list[Entry]:
 
 
 def _typed(file: Path) -> str:
-    """The path as it is typed here."""
+    """Return the path relative to the current folder, if it lies there."""
     inside = file.is_relative_to(Path.cwd())
     return str(file.relative_to(Path.cwd()) if inside else file)
 
 
 def _opening_comment(text: str) -> str:
-    """The prose that a file opens with, without the commands above it."""
+    """Return the opening comment of a file, without commands."""
     lines = []
     for line in text.splitlines():
         comment = COMMENT.match(line)

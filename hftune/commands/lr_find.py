@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune lr_find``: a range test of the learning rate on the recipe itself."""
+"""``hftune lr_find``: a range test of the learning rate."""
 
 from pathlib import Path
 
@@ -33,26 +33,26 @@ def lr_find(
     model: nn.Module | None = None,
     loss: Loss | None = None,
 ) -> RangeTest:
-    """Raise the rate from step to step, watch the loss, and suggest a rate to begin with.
+    """Raise the learning rate at each step, record the loss, and suggest a rate.
 
-    Nothing is saved: there is no run folder, and the weights are thrown away, or put back where
-    they are one's own.
+    Nothing is saved: there is no run folder. The weights are discarded; those of your own model are
+    restored.
 
     Args:
-        recipe: What training would do.
+        recipe: The recipe.
         start: The first rate.
-        end: The last; the sweep stops before it where the loss diverges.
-        steps: Optimizer steps.
-        plot: A picture to draw, if any.
+        end: The last rate; the sweep stops earlier if the loss diverges.
+        steps: Number of optimizer steps.
+        plot: File for a picture of the curve.
         train_dataset: Rows in place of ``data.path``.
-        model: A model of one's own in place of ``model.path`` and its method.
-        loss: A loss of one's own.
+        model: Your own model, in place of ``model.path`` and its method.
+        loss: Your own loss.
 
     Returns:
-        The curve and what it says.
+        The curve and the suggested rate.
 
     Raises:
-        HftuneError: Something does not fit, or the optimizer has no rate that could be swept.
+        HftuneError: The recipe or an argument is wrong, or the optimizer has no rate to sweep.
         RunError: The loss diverges at once.
     """
     path = None if plot is None else Path(plot)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune predict``: a file in, a file out, with labels and scores or with generated text."""
+"""``hftune predict``: predict labels with scores, or generate text, for the rows of a file."""
 
 from pathlib import Path
 
@@ -24,15 +24,15 @@ def predict(
 
     Args:
         run: The run, or its folder.
-        data: Rows, or where they are; labels are not needed.
-        output: Write the rows here as jsonl, each with its prediction. Until all are there, they
-            stand in a file beside it whose name ends in ``.partial``.
-        batch_size: Rows a batch.
-        max_new_tokens: Length of a generated text.
+        data: Rows, or their file, folder or Hub id; labels are not needed.
+        output: A jsonl file for the rows with their predictions. Until it is complete, the rows are
+            in a file next to it whose name ends in ``.partial``.
+        batch_size: Rows of a batch.
+        max_new_tokens: Maximum length of a generated text.
 
     Returns:
         The rows with ``prediction`` and, for classifiers, ``score`` (the probability of the
-        prediction) and ``scores`` (label to probability).
+        prediction) and ``scores`` (label -> probability).
 
     Raises:
         HftuneError: The rows lack a column that the task needs.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune push``: a finished run goes to the Hub, checked, clean and in one commit."""
+"""``hftune push``: check a finished run and upload it to the Hub in one commit."""
 
 import shlex
 import tempfile
@@ -30,25 +30,25 @@ def push(
     public: bool = False,
     dry_run: bool = False,
 ) -> str | None:
-    """Send a finished run to the Hub, after a fresh process has loaded what would be sent.
+    """Upload a finished run to the Hub after a fresh process has loaded its files.
 
     Args:
-        run: The run, or its folder; nothing in it is changed.
-        repo: ``user/name``; made if it is not there.
-        base: Hub id of a model with the weights that an adapter was trained on, where the run had
-            them from a local folder.
-        revision: A branch; made if it is not there. The main one if absent.
-        message: The commit's.
-        public: Whether everybody may see it.
-        dry_run: Do all but send.
+        run: The run, or its folder; it is not changed.
+        repo: ``user/name``; created if it does not exist.
+        base: Hub id of the model that an adapter was trained on, if the run loaded the model from a
+            local folder.
+        revision: A branch, created if it does not exist; the main branch if None.
+        message: The message of the commit.
+        public: Whether everybody may see the repository.
+        dry_run: Do everything except the upload.
 
     Returns:
         The address of the commit; None for a dry run.
 
     Raises:
-        HftuneError: The run is not finished, its files hold what must not leave, or the token may
-            not write there.
-        RunError: A fresh process does not get the run's logits, or sending failed.
+        HftuneError: The run is not finished, its files contain something private, or the token has
+            no right to write there.
+        RunError: A fresh process computes other logits than the run, or the upload failed.
     """
     run = _checked(run, repo, base)
     again = push_command(run.path, repo, base=base, revision=revision, public=public)
@@ -66,12 +66,12 @@ def _checked(run: Run | str | Path, repo: str, base: str | None) -> Run:
     check_repo_id(repo)
     if base is not None:
         check_repo_id(base, "--base")
-    return Run(run.path)  # a model in memory may be in half precision, and is not what is sent
+    return Run(run.path)  # the files are uploaded; a model in memory may be in half precision
 
 
 @contextmanager
 def _unchanged(run: Run, again: str) -> Iterator[None]:
-    """Add to an error that the run is as it was, and the command to try again."""
+    """Add to an error that the run is unchanged, and the command to try again."""
     try:
         yield
     except RunError as error:
@@ -80,7 +80,7 @@ def _unchanged(run: Run, again: str) -> Iterator[None]:
 
 
 def _target(repo: str, revision: str | None, *, public: bool, dry_run: bool) -> Target:
-    """Ask the Hub whether the repository may be written; offline a dry run asks nobody."""
+    """Ask the Hub whether we may write to the repository; skip this in an offline dry run."""
     if not (dry_run and constants.is_offline_mode()):
         return check_target(repo, public=public, revision=revision)
     warn(f"HF_HUB_OFFLINE is set: nobody was asked whether {repo} may be written")
@@ -88,7 +88,7 @@ def _target(repo: str, revision: str | None, *, public: bool, dry_run: bool) -> 
 
 
 def _send(run: Run, target: Target, repo: str, base: str | None, message: str | None) -> str | None:
-    """Send the run, and return the address of the commit; without a message do all but send."""
+    """Upload the run and return the address of the commit; do not upload without a message."""
     with tempfile.TemporaryDirectory(prefix="hftune-push-") as folder:
         staged = stage(
             run.model_path,
@@ -112,7 +112,12 @@ def push_command(
     run: Path, repo: str, *, base: str | None = None, revision: str | None = None,
     public: bool = False,
 ) -> str:  # fmt: skip
-    """Return what to type to push a run."""
+    """Return the command that pushes a run.
+
+    Example:
+        >>> push_command(Path("runs/a"), "ada/tickets", public=True)
+        'hftune push runs/a --repo ada/tickets --public'
+    """
     command = ["hftune", "push", str(run), "--repo", repo]
     command += ["--base", base] if base else []
     command += ["--revision", revision] if revision else []
@@ -133,7 +138,7 @@ def _print(staged: Staged, target: Target) -> None:
 
 
 def _check_loads(run: Run, staged: Staged, offline: bool) -> None:
-    """Compare; offline the base model may be out of reach, which a dry run only mentions."""
+    """Compare logits in a fresh process; offline, where the base may be missing, only warn."""
     say("loading it in a fresh process ...")
     try:
         check_round_trip(

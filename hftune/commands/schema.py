@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune schema``: what a recipe may say, as JSON Schema for editors and other programs."""
+"""``hftune schema``: the JSON Schema of recipes, for editors and other programs."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 from hftune.core.files import atomic_write
+from hftune.core.registry import Schema
 from hftune.recipe.json_schema import recipe_schema
 from hftune.recipe.schema_file import standard_schema
 
 
-def schema(output: Path | None = None) -> dict[str, Any]:
+def schema(output: Path | None = None) -> Schema:
     """Return the JSON Schema of recipes for the installed versions.
 
     Args:
-        output: Write it here, too.
+        output: A file to write it to.
 
     Returns:
         The schema, draft 2020-12, without references.
@@ -25,6 +25,11 @@ def schema(output: Path | None = None) -> dict[str, Any]:
     return exported
 
 
-def schema_text(exported: dict[str, Any]) -> str:
-    """Return the schema as the file holds it."""
+def schema_text(exported: Schema) -> str:
+    """Return the text of the schema file.
+
+    Example:
+        >>> schema_text({"type": "object"}).split()
+        ['{', '"type":', '"object"', '}']
+    """
     return json.dumps(exported, indent=1, ensure_ascii=False) + "\n"

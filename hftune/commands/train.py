@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hftune train``: a recipe becomes a fine-tuned model in a run folder."""
+"""``hftune train``: fine-tune a model as a recipe says, and save it in a run folder."""
 
 from collections.abc import Sequence
 
@@ -31,26 +31,26 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     resume: bool = False,
 ) -> Run:
-    """Fine-tune as the recipe says and leave a run folder behind.
+    """Fine-tune a model as the recipe says, and save it in a run folder.
 
     Args:
-        recipe: What to do.
+        recipe: The recipe.
         train_dataset: Rows in place of ``data.path``.
         eval_dataset: Rows in place of ``data.validation``.
-        model: A model of one's own in place of ``model.path``, trained as it is: the method of the
-            recipe is not applied. Tokenizer and config still come from ``model.path``.
-        loss: A loss of one's own; see :class:`hftune.Loss`.
-        metrics: Metrics of the ``evaluate`` library, as objects, or by name or path, whose scripts
-            run here; in place of ``evaluation.metrics``.
-        callbacks: More Trainer callbacks.
-        resume: Continue the run in whose folder the recipe lies, from its newest whole checkpoint.
+        model: Your own model, in place of ``model.path``. The method of the recipe is not applied
+            to it. Tokenizer and config still come from ``model.path``.
+        loss: Your own loss; see :class:`hftune.Loss`.
+        metrics: Metrics of the ``evaluate`` library in place of ``evaluation.metrics``, as objects,
+            or by name or path. The script of a metric runs on this machine.
+        callbacks: Further Trainer callbacks.
+        resume: Continue the run whose folder contains the recipe, from its newest whole checkpoint.
 
     Returns:
         The run: its paths, metrics, model and tokenizer.
 
     Raises:
-        HftuneError: Something does not fit; nothing has been written then.
-        RunError: ``training.push_to_hub`` failed after training; the run is whole.
+        HftuneError: The recipe or the data are wrong; nothing has been written then.
+        RunError: ``training.push_to_hub`` failed after training; the run is complete.
     """
     rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
     plan = prepare(recipe, **rows, loss=loss, metrics=metrics, own_model=model)
@@ -63,7 +63,7 @@ def train(
 
 
 def _push(run: Run, order: PushOrder) -> str | None:
-    """Push the run that is finished now; a failure tells how to try again."""
+    """Push the finished run; an error names the command to try again."""
     options = order.options()
     again = push_command(run.path, **options)
     try:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one cache: whole entries by kind and key, checked when they are read, within one limit.
+"""The cache of hftune: whole entries by kind and key, checked on reading, within one size limit.
 
 An entry is a folder ``<root>/<kind>/<key>`` that holds files and a manifest with their sizes and
-hashes. It is filled beside its place and then renamed, so an entry is whole or absent. Each
-manifest moves with its entry: together they are the index, which no crash can separate from what
-it describes. The time of change of the folder is the time of its last use.
+hashes. It is filled in a folder next to its final one and then renamed, so an entry is whole or
+absent. There is no index apart from the manifests: each moves with its entry, so no crash can
+separate the two. The folder's modification time is the time of its last use.
 """
 
 import fcntl
@@ -50,10 +50,10 @@ _named: set[Path] = set()
 
 @dataclass(frozen=True, kw_only=True)
 class CacheEntry:
-    """An entry as the limit counts it.
+    """An entry, with its size and the time of its last use.
 
     Attributes:
-        place: Its folder; a file, if an earlier version wrote it.
+        place: Its folder, or its file if an earlier version of hftune wrote it.
         kind: Folder in which it lies.
         size: Bytes of all its files.
         used: Time of its last use.
@@ -66,7 +66,7 @@ class CacheEntry:
 
     @property
     def is_whole(self) -> bool:
-        """Tell it from an entry that is being written or removed."""
+        """Whether the entry is complete, and not being written or removed."""
         return not self.place.name.startswith(".")
 
 
@@ -89,7 +89,7 @@ def cache_folder(kind: Kind) -> Path:
 
 
 def cache_limit() -> int:
-    """Return how many bytes all entries may have together: ``$HFTUNE_CACHE_LIMIT``, in GiB.
+    """Return the size limit of all entries in bytes. ``$HFTUNE_CACHE_LIMIT`` gives it in GiB.
 
     Example:
         >>> import os
@@ -109,7 +109,7 @@ def cache_limit() -> int:
 
 
 def digest(*parts: object) -> str:
-    """Return a key made of all that decides the content of an entry.
+    """Return the key of an entry: a hash of everything that determines its content.
 
     Example:
         >>> digest("tokens", 1) == digest("tokens", 1) != digest("tokens", 2)
@@ -119,18 +119,19 @@ def digest(*parts: object) -> str:
 
 
 def find(kind: Kind, key: str, about: Mapping[str, object] | None = None) -> Path | None:
-    """Return the folder of an entry; no process removes it before this one ends.
+    """Return the folder of an entry, and lock it so that no other process removes it.
 
-    So its files can be mapped into memory. :func:`until_read` lets go of it earlier. Files are held
-    against their hashes; see :func:`hftune.core.manifest.is_whole`.
+    The lock lasts until this process ends, so files of the entry can be mapped into memory.
+    :func:`until_read` releases it earlier. The files are compared with their hashes; see
+    :func:`hftune.core.manifest.is_whole`.
 
     Args:
-        kind: Folder in which it lies.
-        key: Digest of all that decides its content.
-        about: Description that it has to have been written with.
+        kind: Kind of the entry.
+        key: Key of the entry, from :func:`digest`.
+        about: Description with which the entry must have been written.
 
     Returns:
-        None if it is absent, or damaged; the damage is named once.
+        The folder, or None if the entry is absent or damaged. Damage is reported once.
     """
     place = cache_folder(kind) / key
     if not _hold(place):
@@ -156,17 +157,17 @@ def write_entry(
 ) -> Path:
     """Write an entry, whole or not at all, and return its folder.
 
-    Of several processes that write the same entry, one does and the others wait for it.
+    If several processes write the same entry, one of them writes it and the others wait.
 
     Args:
-        kind: Folder in which it will lie.
-        key: Digest of all that decides its content.
-        fill: Writes the files into the folder that it is given.
-        about: Description that readers ask for.
-        resumable: Leave what ``fill`` wrote before it failed to the next call.
+        kind: Kind of the entry.
+        key: Key of the entry, from :func:`digest`.
+        fill: Function that writes the files into the folder that it gets.
+        about: Description to store with the entry, for :func:`find`.
+        resumable: Keep the files that ``fill`` wrote before it failed, for the next call.
 
     Raises:
-        OSError: The disk is full, or cannot be written.
+        OSError: The disk is full or cannot be written to.
     """
     place = cache_folder(kind) / key
     with _locked(kind, key):
@@ -181,13 +182,16 @@ def write_entry(
 
 
 def found_or_written(kind: Kind, key: str, fill: Callable[[Path], object]) -> Path:
-    """Return the folder of an entry that is found, or written now; see :func:`write_entry`."""
+    """Return the folder of an entry, and write the entry first if it is absent.
+
+    See :func:`find` and :func:`write_entry`.
+    """
     return find(kind, key) or write_entry(kind, key, fill)
 
 
 @contextmanager
 def until_read(folder: Path) -> Iterator[Path]:
-    """Let go of an entry after the block, which reads all of it into memory."""
+    """Release an entry after the block; the block must read all of it into memory."""
     try:
         yield folder
     finally:
@@ -195,7 +199,7 @@ def until_read(folder: Path) -> Iterator[Path]:
 
 
 def adopt(kind: Kind, key: str) -> None:
-    """Take in a whole folder that an earlier version wrote without a manifest."""
+    """Make an entry of a folder that an earlier version of hftune wrote without a manifest."""
     place = cache_folder(kind) / key
     if place.is_dir() and not (place / manifest.FILE).exists():
         with _locked(kind, key), suppress(OSError):
@@ -203,7 +207,7 @@ def adopt(kind: Kind, key: str) -> None:
 
 
 def entries() -> list[CacheEntry]:
-    """Return all entries, the longest unused first."""
+    """Return all entries, the least recently used first."""
     found = []
     for kind in KINDS:
         folder = cache_root() / kind
@@ -215,7 +219,7 @@ def entries() -> list[CacheEntry]:
 
 
 def empty() -> tuple[list[CacheEntry], list[CacheEntry]]:
-    """Remove all entries; return those that are gone, and those that a process uses."""
+    """Remove all entries that no process uses; return the removed entries and those in use."""
     gone: list[CacheEntry] = []
     used: list[CacheEntry] = []
     for entry in entries():
@@ -230,7 +234,7 @@ def _fill(
     *,
     resumable: bool,
 ) -> None:
-    """Fill a folder beside the place of an entry, and rename it when it is whole."""
+    """Fill a folder next to that of the entry, and rename it when it is whole."""
     token = "resumed" if resumable else secrets.token_hex(4)
     partial = place.with_name(f".{place.name}.{token}{PARTIAL}")
     for left in place.parent.glob(f".{place.name}.*{PARTIAL}"):  # by a process that was killed
@@ -252,7 +256,7 @@ def _fill(
 
 
 def _keep_limit() -> None:
-    """Remove entries, the longest unused first, until the rest is within the limit."""
+    """Remove the least recently used entries until the rest is within the limit."""
     found, limit = entries(), cache_limit()
     total = sum(entry.size for entry in found)
     for entry in found:
@@ -263,7 +267,7 @@ def _keep_limit() -> None:
 
 
 def _remove(place: Path) -> bool:
-    """Remove an entry that no process uses, and tell whether it is gone."""
+    """Remove an entry unless a process uses it; tell whether it is gone."""
     try:
         handle = os.open(place, os.O_RDONLY)
     except FileNotFoundError:
@@ -289,7 +293,7 @@ def _remove(place: Path) -> bool:
 
 
 def _set_aside(place: Path) -> None:
-    """Take away an entry by one rename, so that nobody sees half of it, and delete it."""
+    """Rename an entry, so that no process sees half of it, and then delete it."""
     aside = place.parent / f".{place.name.strip('.')}.{secrets.token_hex(4)}{GONE}"
     with suppress(FileNotFoundError):
         place.replace(aside)
@@ -300,7 +304,7 @@ def _set_aside(place: Path) -> None:
 
 
 def _hold(place: Path) -> bool:
-    """Keep others from removing a folder; False if there is none."""
+    """Lock a folder so that no other process removes it; tell whether it exists."""
     for known, handle in list(_in_use.items()):
         if not _is_at(known, handle):  # removed by force, or replaced
             _release(known)
@@ -327,7 +331,7 @@ def _is_at(place: Path, handle: int) -> bool:
 
 
 def _touch(place: Path) -> None:
-    """Note that an entry is used now; the clock of the file system may be a coarse one."""
+    """Record that an entry is used now, by our clock: that of the file system may be coarse."""
     now = time.time_ns()
     with suppress(OSError):  # the cache of another user can be read, too
         os.utime(place, ns=(now, now))
@@ -352,7 +356,7 @@ def _bytes_of(place: Path) -> int:
 
 @contextmanager
 def _locked(kind: Kind, key: str) -> Iterator[None]:
-    """Let one process at a time write an entry; without locks, all of them write, whole each."""
+    """Let one process at a time write an entry; without file locks, each writes a whole one."""
     from filelock import FileLock
 
     path = cache_root() / "locks" / f"{kind}-{key}.lock"
@@ -366,5 +370,5 @@ def _locked(kind: Kind, key: str) -> Iterator[None]:
         yield
     finally:
         if held:
-            path.unlink(missing_ok=True)  # who waits for it writes what is there by then
+            path.unlink(missing_ok=True)  # a waiting process finds the entry written
             lock.release()

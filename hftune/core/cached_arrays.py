@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays by row in the cache, such as a frozen model's answers: mapped into memory, or absent.
+"""Arrays with items for each row, such as a teacher's answers, kept in the cache.
 
-An entry has a file of numbers for each part of an answer.
+An entry has one file for each array. The files are mapped into memory.
 """
 
 import hashlib
@@ -24,12 +24,18 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Place and shape of the items of each row.
+    """Positions and shapes of the items of each row.
 
     Attributes:
         kind: Kind of entries in the cache.
-        starts: First item of each row, and the number of all behind the last, ``(rows + 1,)``.
-        parts: Part of an answer -> type and shape of one item's.
+        starts: Index of the first item of each row, then the number of items, ``(rows + 1,)``.
+        parts: Name of an array -> type and shape of one of its items.
+
+    Example:
+        >>> pair = np.dtype("float32"), (2,)
+        >>> layout = ArrayLayout("answers", np.array([0, 3, 5]), {"logits": pair})
+        >>> layout.items, layout.bytes_of("logits"), layout.size
+        (5, 8, 40)
     """
 
     kind: cache.Kind
@@ -42,7 +48,7 @@ class ArrayLayout:
         return int(self.starts[-1])
 
     def bytes_of(self, part: str) -> int:
-        """Return the size of one item of a part in bytes."""
+        """Return the size in bytes of one item of an array."""
         dtype, shape = self.parts[part]
         return int(dtype.itemsize * math.prod(shape))
 
@@ -52,7 +58,7 @@ class ArrayLayout:
         return self.items * sum(map(self.bytes_of, self.parts))
 
     def room(self) -> str | None:
-        """Return the reason why there is no room for the arrays; None where there is room."""
+        """Return why the arrays do not fit on the disk or in the cache; None if they fit."""
         folder = cache.cache_folder(self.kind)
         limit = min(shutil.disk_usage(folder).free, cache.cache_limit())
         if self.size < limit:
@@ -71,11 +77,11 @@ class ArrayLayout:
 
 
 class CachedArrays:
-    """Arrays of the cache; items are read when they are asked for.
+    """Arrays of a cache entry; items are read from the disk when they are needed.
 
     Args:
-        folder: Checked.
-        layout: That they were written with.
+        folder: Folder of the entry, already checked.
+        layout: Layout with which the arrays were written.
     """
 
     def __init__(self, folder: Path, layout: ArrayLayout) -> None:
@@ -87,14 +93,14 @@ class CachedArrays:
         }
 
     def of_rows(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Return part -> the items of these rows, one behind the other."""
+        """Return the items of these rows, in their order, by the name of the array."""
         places = [np.arange(self.starts[row], self.starts[row + 1]) for row in rows]
         chosen = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
         return {name: torch.from_numpy(part[chosen]) for name, part in self.parts.items()}
 
 
 def read_arrays(key: str, layout: ArrayLayout) -> CachedArrays | None:
-    """Return the arrays of a key; None where they are absent, damaged or of another layout."""
+    """Return the arrays of a key; None if they are absent, damaged or of another layout."""
     folder = cache.find(layout.kind, key, layout.about())
     return None if folder is None else CachedArrays(folder, layout)
 
@@ -107,12 +113,12 @@ def write_arrays(
     """Write the items of all rows, whole or not at all.
 
     Args:
-        key: Digest of all that decides them.
-        layout: Place and shape of each.
-        batches: Rows, and part -> their items, one row behind the other.
+        key: Key of the entry, from :func:`hftune.core.cache.digest`.
+        layout: Positions and shapes of the items.
+        batches: Pairs of row numbers and the items of these rows by the name of the array.
 
     Raises:
-        OSError: The disk is full, or cannot be written.
+        OSError: The disk is full or cannot be written to.
     """
 
     def fill(folder: Path) -> None:

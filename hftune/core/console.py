@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words for the user: on standard error, from the main process only."""
+"""Messages for the user: on standard error, from the main process only."""
 
 import os
 from functools import cache
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 @cache
 def console() -> "Console":
-    """Return the console that all of hftune's messages go to; silent on ranks other than 0."""
+    """Return the console for all messages of hftune; it is silent on ranks other than 0."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, quiet=not is_main_process())
 
 
 def number_of(number: int, one: str, more: str) -> str:
-    """Return a number with the words that go with it.
+    """Return a number with its words, in the singular or the plural.
 
     Example:
         >>> number_of(1, "row is", "rows are"), number_of(2, "row is", "rows are")
@@ -28,15 +28,15 @@ def number_of(number: int, one: str, more: str) -> str:
 
 
 def is_main_process() -> bool:
-    """Tell whether this is rank 0, or the only process."""
+    """Tell whether this process is rank 0 or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
-    """Print one plain line."""
+    """Print a line for the user."""
     console().print(text, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Print one line that the user should see."""
+    """Print a warning for the user."""
     console().print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of one training step, as each technique of a run states its own share.
+"""The cost of one training step, to which each technique of a run adds its share.
 
 A loss, a method, an optimizer, regularizers and teachers each return a :class:`StepCost`. Their sum
-is the cost of the step. The estimate of memory multiplies it by the sizes of the model and of the
-batch, and so needs to know no technique by name.
+is the cost of the step. The memory estimate multiplies it by the sizes of the model and of the
+batch, so it knows no technique by name.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ LOGITS: tuple[Logits, ...] = ("none", "chunked", "whole")
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """What one training step costs; the default costs nothing, and costs add up.
+    """Cost of one training step. The default is no cost, and costs can be added.
 
     Attributes:
         live_passes: Passes through the model whose activations exist at the same time.
@@ -24,12 +24,14 @@ class StepCost:
         batch_factor: Examples of one pass, divided by the examples of the batch; factors multiply.
         logits: How many logits of a language model exist at once: ``none``, a ``chunked`` few, or
             those of the ``whole`` batch.
-        logit_copies: Tensors of the size of these logits: the logits, what the loss computes of
-            them, and their gradient.
-        hidden_copies: Tensors of the size of one layer's hidden states, beside the activations.
-        score_copies: Tensors of the size of one layer's attention scores, beside the activations.
+        logit_copies: Tensors of the size of these logits: the logits, the intermediate results
+            of the loss, and the gradient of the logits.
+        hidden_copies: Tensors of the size of one layer's hidden states, in addition to the
+            activations.
+        score_copies: Tensors of the size of one layer's attention scores, in addition to the
+            activations.
         gradient_copies: Tensors of the size of the gradient that exist with it before the weights
-            move; -1 where the gradient of no more than one weight exists.
+            move; -1 if only one weight at a time has a gradient.
         bytes_per_weight: Bytes for each weight that trains, during the whole run.
         other_weights: Bytes of other weights, such as a teacher's, during the whole step.
         extra_bytes: Other bytes that the backward pass needs, and frees.
@@ -73,9 +75,9 @@ class StepCost:
 
     @property
     def runs(self) -> float:
-        """How often a step runs the model over the batch."""
+        """Number of times that a step runs the model over the batch."""
         return self.forward_passes * self.batch_factor
 
     def with_whole_logits(self) -> "StepCost":
-        """Return the cost where logits cannot be computed a few at a time."""
+        """Return the cost for a run that cannot compute the logits in chunks."""
         return replace(self, logits="whole") if self.logits == "chunked" else self

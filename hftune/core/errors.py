@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors that a user can act on; the command line prints them without a traceback."""
+"""Errors that a user can fix; the command line prints them without a traceback."""
 
 
 class HftuneError(Exception):
-    """A mistake that is known before any weight is loaded.
+    """A mistake that is found before any weight is loaded.
 
     Args:
-        message: What was expected and what came.
-        hint: What to do about it, shown on a line of its own.
+        message: The expected and the given value.
+        hint: A remedy, shown on a line of its own.
 
     Example:
         >>> print(HftuneError("no such file: a.csv", hint="did you mean b.csv?"))
@@ -27,7 +27,7 @@ class HftuneError(Exception):
 
 
 class RunError(HftuneError):
-    """What cannot be known before a run starts."""
+    """A failure that cannot be foreseen before a run starts."""
 
     exit_code = 1
 
@@ -36,8 +36,13 @@ class RecipeError(HftuneError):
     """A recipe that cannot run as written.
 
     Args:
-        problems: One line each: ``file:line: key: what came, what is allowed``.
-        hint: What to do about it.
+        problems: One line each: ``file:line: key: given value, allowed values``.
+        hint: A remedy.
+
+    Example:
+        >>> print(RecipeError(["a.yaml:2: epochs: unknown key", "a.yaml:3: lr: unknown key"]))
+        a.yaml:2: epochs: unknown key
+        a.yaml:3: lr: unknown key
     """
 
     def __init__(self, problems: list[str], *, hint: str | None = None) -> None:
@@ -46,7 +51,7 @@ class RecipeError(HftuneError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing.
+    """Return the first line of an error's message, or its class if the message is empty.
 
     Example:
         >>> first_line(OSError("no space left")), first_line(ConnectionError())

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or absent: written beside their place, synced, then renamed."""
+"""Files that are whole or absent: written under another name, synced, then renamed."""
 
 import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old one or the new one."""
+    """Write a file so that readers see the old content or the new one, even after a crash.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     atomic_write(Path(folder) / "a" / "note.txt", "whole")
+        ...     (Path(folder) / "a" / "note.txt").read_text()
+        'whole'
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     partial = Path(name)
@@ -25,8 +31,15 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def atomic_write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON; see :func:`atomic_write`."""
+def atomic_write_json(path: Path, value: object) -> None:
+    """Write ``value`` as indented JSON; see :func:`atomic_write`.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     atomic_write_json(Path(folder) / "list.json", [1, 2])
+        ...     (Path(folder) / "list.json").read_text().split()
+        ['[', '1,', '2', ']']
+    """
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hold plain values against a JSON Schema, and say in words what a schema allows."""
+"""Check plain values against a JSON Schema, and describe a schema in words."""
 
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from hftune.core.registry import Schema
 from hftune.core.suggest import did_you_mean
@@ -26,8 +25,8 @@ BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 }
 
 
-def choices(word: Any, known: Iterable[str]) -> str:
-    """Return the end of a message: the name that is meant, or the names that are allowed.
+def choices(word: object, known: Iterable[str]) -> str:
+    """Return the end of a message: the nearest allowed name, or all of them.
 
     Example:
         >>> choices("linaer", ["linear", "cosine"])
@@ -42,8 +41,8 @@ def choices(word: Any, known: Iterable[str]) -> str:
     return f"; allowed: {shown}" if names else "; it takes no keys"
 
 
-def mismatch(value: Any, schema: Schema) -> str | None:
-    """Return what is wrong with a plain value, or None when it fits.
+def mismatch(value: object, schema: Schema) -> str | None:
+    """Return why a plain value does not fit a schema, or None if it fits.
 
     Example:
         >>> mismatch("3", {"type": "integer"}), mismatch(-1, {"type": "integer", "minimum": 0})
@@ -71,7 +70,7 @@ def mismatch(value: Any, schema: Schema) -> str | None:
     return _outside_bounds(value, schema)
 
 
-def _item_mismatch(values: Sequence[Any], schema: Schema) -> str | None:
+def _item_mismatch(values: Sequence[object], schema: Schema) -> str | None:
     forms = schema.get("prefixItems") or [schema.get("items", {})] * len(values)
     if len(forms) != len(values):
         return f"expected {len(forms)} items, got {len(values)}"
@@ -98,8 +97,8 @@ def describe(schema: Schema) -> str:
     return words.get(schema.get("type", ""), "anything")
 
 
-def show(value: Any) -> str:
-    """Return a value as the reader wrote it, with its type where that is the point.
+def show(value: object) -> str:
+    """Return a value as YAML writes it; text is marked as text.
 
     Example:
         >>> show(None), show(True), show("3"), show(3)
@@ -110,7 +109,7 @@ def show(value: Any) -> str:
     return f"the text {value!r}" if isinstance(value, str) else repr(value)
 
 
-def _has_type(value: Any, name: str | None) -> bool:
+def _has_type(value: object, name: str | None) -> bool:
     if name is None:
         return True
     if isinstance(value, bool) and name != "boolean":
@@ -118,7 +117,7 @@ def _has_type(value: Any, name: str | None) -> bool:
     return isinstance(value, TYPES[name])
 
 
-def _outside_bounds(value: Any, schema: Schema) -> str | None:
+def _outside_bounds(value: object, schema: Schema) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):

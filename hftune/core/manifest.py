@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manifest of a folder: sizes and hashes of its files, by which damage is found."""
+"""Manifest of a folder: sizes and hashes of its files, to detect damage."""
 
 import json
 import os
@@ -12,13 +12,13 @@ from typing import TypedDict
 from hftune.core.files import atomic_write_json, sha256_of
 
 FILE = "cache_entry.json"
-#: Larger files are hashed once in so many seconds, or when their size or time of change differ.
+#: Larger files are hashed once a day, or when their size or modification time differs.
 HASHED_EACH_TIME = 32 * 2**20
 HASHED_EVERY_SECONDS = 24 * 3600
 
 
 class FileRecord(TypedDict):
-    """A file of an entry as it was last found whole."""
+    """Size, hash and modification time of a file at the last check."""
 
     bytes: int
     sha256: str
@@ -26,7 +26,7 @@ class FileRecord(TypedDict):
 
 
 class Manifest(TypedDict):
-    """The files of an entry, its description, and the time of the last whole check."""
+    """Files of an entry, its description, and the time of the last complete check."""
 
     about: dict[str, object]
     files: dict[str, FileRecord]
@@ -34,7 +34,7 @@ class Manifest(TypedDict):
 
 
 def write_manifest(folder: Path, about: Mapping[str, object] | None) -> None:
-    """Bring all files of a folder to the disk, and write the manifest behind them."""
+    """Sync all files of a folder to the disk, and then write the manifest."""
     files: dict[str, FileRecord] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -51,14 +51,14 @@ def write_manifest(folder: Path, about: Mapping[str, object] | None) -> None:
 
 
 def is_whole(folder: Path, about: Mapping[str, object] | None) -> bool | None:
-    """Tell whether a folder is as its manifest says, and was written with this description.
+    """Tell whether a folder agrees with its manifest and was written with this description.
 
-    Files are held against their hashes. Files of more than 32 MiB are hashed once a day, and
-    whenever their size or time of change is not that of the last time: SHA-256 of a demo model
-    takes longer than loading it.
+    Files are compared with their hashes. Files of more than 32 MiB are hashed only once a day and
+    when their size or modification time has changed: hashing a demo model takes longer than loading
+    it.
 
     Returns:
-        None if there is no manifest.
+        True or False; None if there is no manifest.
 
     Example:
         >>> import tempfile
@@ -85,7 +85,7 @@ def is_whole(folder: Path, about: Mapping[str, object] | None) -> bool | None:
 
 
 def _is_sound(folder: Path, manifest: Manifest) -> bool:
-    """Hold the files of an entry against its manifest, and note the time of a whole check."""
+    """Compare the files of an entry with its manifest, and record the time of a full check."""
     recently = time.time() - manifest["checked"] < HASHED_EVERY_SECONDS
     hashed = False
     for name, known in manifest["files"].items():
@@ -107,6 +107,6 @@ def _is_sound(folder: Path, manifest: Manifest) -> bool:
 
 
 def _plain(about: Mapping[str, object] | None) -> dict[str, object]:
-    """What JSON makes of a description, so that a written one equals it."""
+    """Return a description after a round trip through JSON, to compare with a stored one."""
     plain: dict[str, object] = json.loads(json.dumps(dict(about or {})))
     return plain

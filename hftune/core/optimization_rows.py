@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of optimizers, schedules, initialization and regularization: how weights start and move."""
+"""Registry rows of optimizers, schedules, initialization and regularization."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,31 +15,33 @@ class OptimizerRow:
     Attributes:
         summary: One line for people.
         target: The class, as ``package.module:Class``; None if Transformers makes it.
-        package: The package to install beside hftune, as pip calls it.
+        package: A further package to install, by its name for pip.
         args: Options that ``training.optim_args`` may give, as JSON Schema.
-        handed: Those of ``args`` that Transformers leaves out or hands over as text, so that hftune
-            hands them to the class; all of them where there is a target.
+        handed: Those of ``args`` that hftune must pass to the class because Transformers drops
+            them or passes text; all of them if there is a target.
         required_args: Options that ``training.optim_args`` must give, each with the reason.
         settings: Arguments of the class for which hftune has another default.
-        reads: Fields of ``TrainingArguments`` that it takes, beside the learning rate.
-        first_part: The function that names the parameters it steps, as ``package.module:name``;
-            AdamW steps the rest. None if it steps all of them.
-        rest_reads: Fields of ``TrainingArguments`` that AdamW takes for the rest.
-        decays: Whether it takes ``training.weight_decay``.
-        groups: Whether hftune may say which parameters are in which group.
-        takes_model: Whether Transformers needs the model to make it.
+        reads: Fields of ``TrainingArguments`` that it uses, in addition to the learning rate.
+        first_part: Function that returns the names of its parameters, as ``package.module:name``;
+            AdamW trains the others. None if it trains all of them.
+        rest_reads: Fields of ``TrainingArguments`` that AdamW uses for the other parameters.
+        decays: Whether it uses ``training.weight_decay``.
+        groups: Whether hftune may assign the parameters to groups.
+        takes_model: Whether Transformers needs the model to create it.
         in_backward: Whether it steps inside the backward pass, so that no gradient is kept.
         closure: Whether a step computes the loss of its batch several times.
-        full_batch: Why its gradients must be those of all rows at once; None if any batch will do.
-        own_schedule: Whether it averages its steps in place of a schedule, and warms up by itself.
+        full_batch: Why its gradients must be those of all rows at once; None if it
+            takes any batch.
+        own_schedule: Whether it averages its steps instead of using a schedule, and has a warmup of
+            its own.
         average_key: Key of its state that holds an average of each weight.
-        plain_states: Whether its state is averages in the shape of the parameter, and nothing else.
+        plain_states: Whether its state consists only of averages in the shape of the parameter.
         sharded: Whether it is tested on sharded parameters; others are refused.
         stateless_without: The option without which it keeps no state.
         state_bytes: Bytes of state for each parameter that trains.
         state_options: Options that add a number of 4 bytes to the state of each parameter.
         history_option: The option that ``state_bytes`` is proportional to, and its default.
-        learning_rate: The default, where that of the method would be of another order.
+        learning_rate: The default, if that of the method would be of a different magnitude.
         training_defaults: Defaults of other fields of ``training``.
     """
 
@@ -72,7 +74,7 @@ class OptimizerRow:
 
     @property
     def averages(self) -> bool:
-        """Whether it averages the weights itself."""
+        """Whether the optimizer averages the weights itself."""
         return self.own_schedule or self.average_key is not None
 
     def state_bytes_of(self, args: Mapping[str, Any]) -> float:
@@ -99,18 +101,22 @@ class ScheduleRow:
 
     Attributes:
         summary: One line for people.
-        target: The function of the factor, or the class if it measures, as ``package.module:name``;
-            None if Transformers makes the schedule.
+        target: Function that returns the factor, or the class if it measures, as
+            ``package.module:name``; None if Transformers makes the schedule.
         kwargs: Options that ``training.lr_scheduler_kwargs`` may give, as JSON Schema.
         required: Options that it must give.
         example: Options for the picture of all schedules.
-        check: The function that compares options and run, as ``package.module:name``.
-        flat: Whether the rate is the same throughout, without warmup.
+        check: Function that checks the options against the run, as ``package.module:name``.
+        flat: Whether the rate is constant, without warmup.
         warmup: Default of ``training.warmup_steps``; None for the default of all runs.
-        ends_low: Whether it is meant to end with rates that hardly move a weight.
-        scalable: Whether it is a factor by step, without restarts of its own.
+        ends_low: Whether it ends with rates close to 0.
+        scalable: Whether it is a factor for each step, without restarts.
         measures: Whether it follows the metric of the evaluations.
         default_patience: Default of ``patience``, if the rate falls only after so many evaluations.
+
+    Example:
+        >>> ScheduleRow(summary="A triangle.", target="m:triangle").own
+        True
     """
 
     summary: str
@@ -128,7 +134,7 @@ class ScheduleRow:
 
     @property
     def own(self) -> bool:
-        """Whether Transformers has no name for it."""
+        """Whether the schedule is hftune's own, without a name in Transformers."""
         return self.target is not None and not self.measures
 
 
@@ -138,15 +144,18 @@ class SchemeRow:
 
     Attributes:
         summary: One line for people.
-        target: The function that draws a tensor in place, as ``package.module:name``; None if it
+        target: Function that initializes a tensor in place, as ``package.module:name``; None if it
             needs more than the tensor.
         options: Arguments of the function that a recipe may give.
         required: Those that a recipe must give.
         settings: Arguments for which hftune has another default than the function.
-        draws: ``matrices`` if it needs the two sides of a weight, ``vectors`` if it is made for one
-            bias, else any shape.
-        equal_weights: Whether a recipe is warned that all weights it draws are equal.
+        draws: Shapes that it supports: ``matrices``, ``vectors`` or ``any``.
+        equal_weights: Whether all weights become equal, so that a recipe gets a warning.
         scales_on_batch: Whether its layers are then scaled on a batch of training rows.
+
+    Example:
+        >>> SchemeRow(summary="Uniform.", options=("a", "b")).bounds
+        True
     """
 
     summary: str
@@ -175,9 +184,13 @@ class RegularizationRow:
             dimensions or more. None if it adds none.
         changes_gradient: Whether it changes the gradient that the optimizer sees.
         moves_weights: Whether it moves weights while a gradient is computed.
-        moves_frozen: Whether frozen layers compute something else in each pass, too.
+        moves_frozen: Whether the outputs of frozen layers, too, change from pass to pass.
         state_copies: Copies that it keeps of each weight that trains, during the whole run.
         sharded: Whether it is tested on a sharded model, untested, or refused for a reason.
+
+    Example:
+        >>> RegularizationRow(summary="Adds noise.", moves_weights=True).needs_gradient
+        True
     """
 
     summary: str
@@ -191,7 +204,7 @@ class RegularizationRow:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether it needs the gradient of a whole step at once."""
+        """Whether it needs the whole gradient of a step at once."""
         return self.changes_gradient or self.moves_weights
 
 
@@ -200,8 +213,8 @@ class AverageRow:
     """A value of ``regularization.weight_averaging.name``.
 
     Attributes:
-        decay: Default of ``decay``; None if all steps count the same.
-        start: Default of ``start``, a share of the run.
+        decay: Default of ``decay``; None if all steps have equal weight.
+        start: Default of ``start``, as a share of the run.
     """
 
     decay: float | None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one process does for all: the others wait for its answer, or share its failure."""
+"""Work that one process does for all; the others wait for its answer or share its failure."""
 
 import resource
 import sys
@@ -21,7 +21,7 @@ PATIENCE = timedelta(days=1)
 
 
 class Processes(Protocol):
-    """Whoever knows the processes of a run: ``TrainingArguments``, or a ``RunContext``."""
+    """Numbers of a run's processes, such as ``TrainingArguments`` or a ``RunContext`` gives."""
 
     @property
     def world_size(self) -> int:
@@ -29,18 +29,23 @@ class Processes(Protocol):
 
     @property
     def process_index(self) -> int:
-        """Of this process; 0 is the main one."""
+        """Number of this process; 0 is the main one."""
 
 
 def on_main_process(processes: Processes, action: Callable[[], Answer]) -> Answer:
     """Run ``action`` in the main process and return its answer in every process.
 
     Args:
-        processes: Number of processes, and which this is.
-        action: Its answer must pickle.
+        processes: Number of processes, and the number of this one.
+        action: Function whose answer can be pickled.
 
     Raises:
-        HftuneError: ``action`` raised it; every process raises it then.
+        HftuneError: ``action`` raised it. Every process raises it then.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> on_main_process(SimpleNamespace(world_size=1, process_index=0), lambda: 2 + 2)
+        4
     """
     if processes.world_size == 1:
         return action()
@@ -65,18 +70,24 @@ def found_or_computed(
     make: Callable[[], object],
     says: str,
 ) -> Found | None:
-    """Return what every process finds; where one does not, the main process makes it for all.
+    """Return a result that every process finds; if one does not, the main process makes it.
 
-    Machines may share a cache or have their own, and all processes have to go the same way.
+    Machines may share a cache or have their own, and all processes must take the same branch.
 
     Args:
-        processes: Number of processes, and which this is.
-        find: Looks for it.
-        make: Makes what is found then.
-        says: Printed where it is found at once.
+        processes: Number of processes, and the number of this one.
+        find: Function that looks for the result.
+        make: Function that makes it, so that ``find`` finds it.
+        says: Message for the case that it is found at once.
 
     Returns:
-        None in every process, if one does not find it even then.
+        The result, or None in every process if one of them still does not find it.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> one, made = SimpleNamespace(world_size=1, process_index=0), {}
+        >>> found_or_computed(one, lambda: made.get("sum"), lambda: made.update(sum=4), "found")
+        4
     """
     found = find()
     if on_all_processes(processes, found is not None):
@@ -88,7 +99,7 @@ def found_or_computed(
 
 
 def on_all_processes(processes: Processes, holds: bool) -> bool:
-    """Tell whether something holds in every process."""
+    """Tell whether a condition holds in every process."""
     if processes.world_size == 1:
         return holds
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
@@ -99,7 +110,7 @@ def on_all_processes(processes: Processes, holds: bool) -> bool:
 
 
 def peak_memory() -> dict[str, float]:
-    """Return the largest resident size of this process so far, and on its GPU, in MiB."""
+    """Return the peak memory of this process, and that of its GPU, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result: dict[str, float] = {
         "peak_memory_mib": round((peak if sys.platform == "darwin" else peak * 1024) / 2**20)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row of a family's literal table: data that imports nothing until it is resolved."""
+"""Rows of the tables of techniques. A row names its class, and imports it only when resolved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 COUNT: Schema = {"type": "integer", "minimum": 1}
 FROM_ZERO: Schema = {"type": "integer", "minimum": 0}
 
-#: Ranges of numbers, for options whose type a class gives.
+#: Ranges of numbers, for options whose type comes from a dataclass.
 ABOVE_ZERO: Schema = {"exclusiveMinimum": 0}
 AT_LEAST_ZERO: Schema = {"minimum": 0}
 AT_LEAST_ONE: Schema = {"minimum": 1}
@@ -39,7 +39,12 @@ WITHIN: Schema = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A technique by name with its options, as in ``{name: lora, r: 8}``."""
+    """A technique by name with its options, as in ``{name: lora, r: 8}``.
+
+    Example:
+        >>> Choice(name="lora", options={"r": 8}).options["r"]
+        8
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -55,13 +60,17 @@ class Row:
     """One technique of a family.
 
     Attributes:
-        target: Where it lives, as ``package.module:object``.
+        target: Its class or function, as ``package.module:name``.
         summary: One line for people.
-        options: The dataclass whose fields are its options, where that is not the target.
-        labels: Kinds of labels that it suits; all of them when empty.
+        options: The dataclass whose fields are its options, if it is not the target.
+        labels: Kinds of labels that it suits; all of them if empty.
         default: Whether it is used if a recipe names none.
-        ranges: Option -> JSON Schema keywords that its type does not say, such as a minimum.
+        ranges: Option -> JSON Schema keywords that its type does not express, such as a minimum.
         rules: Rules about its own options.
+
+    Example:
+        >>> Row(target="collections:Counter", summary="A counter.").resolve()("aab")["a"]
+        2
     """
 
     target: str
@@ -73,7 +82,7 @@ class Row:
     rules: "tuple[Rule, ...]" = ()
 
     def resolve(self) -> Any:
-        """Import the module and return the object."""
+        """Import the module and return the class or function."""
         return named(self.target)
 
     def resolve_options(self) -> Any:
@@ -81,35 +90,46 @@ class Row:
         return named(self.options or self.target)
 
     def suits(self, task: "TaskRow") -> bool:
-        """Tell whether the technique goes with a task's labels."""
+        """Tell whether the technique can be used with a task's kind of labels."""
         return not self.labels or task.label_kind in self.labels
 
 
 def named(place: str) -> Any:
-    """Import what ``package.module:object`` names."""
+    """Import and return the object that ``package.module:name`` refers to.
+
+    Example:
+        >>> named("math:sqrt")(9)
+        3.0
+    """
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
 
 def default_name(table: Mapping[str, Row]) -> str:
-    """Return the name of the technique that is used if a recipe names none."""
+    """Return the name of the technique that is used if a recipe names none.
+
+    Example:
+        >>> a, b = Row(target="m:a", summary="A."), Row(target="m:b", summary="B.", default=True)
+        >>> default_name({"a": a, "b": b})
+        'b'
+    """
     return next(name for name, row in table.items() if row.default)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodRow(Row):
-    """One method. What is said here is held by tests/methods/test_conformance.py.
+    """A method. tests/methods/test_conformance.py checks these facts.
 
-    A field that starts with ``no_`` is None, or says why not, to follow the method's name.
+    A field that starts with ``no_`` is None, or a reason that can follow the method's name.
 
     Attributes:
-        saves: What a run leaves: a whole ``model``, or an ``adapter`` or fitted ``classifier``
-            beside a base that keeps every bit.
-        trains: What it trains: pretrained ``weights``, pretrained ``biases``, the ``head``, an
+        saves: Result of a run: a whole ``model``, or an ``adapter`` or fitted ``classifier`` for an
+            unchanged base.
+        trains: Trained parameters: pretrained ``weights``, pretrained ``biases``, the ``head``, an
             ``adapter``, or nothing of the model but a classifier on its ``features``.
         learning_rate: The default learning rate.
         learning_rate_writing: The default learning rate of language models, if it is another.
-        defaults: Options that the class of the options leaves open or chooses less well.
+        defaults: Defaults of options that differ from those of the dataclass.
         training_defaults: Fields of ``training`` that its paper sets.
         quantization: Fields of ``model.quantization`` that it sets, if it quantizes its base.
         device_defaults: Function that returns further defaults for a device, as
@@ -125,21 +145,26 @@ class MethodRow(Row):
         recompute_tested: Whether tests compare a run that recomputes activations with one that
             does not; only then hftune switches recomputation on by itself.
         fp8: Whether its matrix products can run in fp8.
-        cheaper: A method that takes less memory, to propose if a run may not fit.
+        cheaper: A method that takes less memory, to suggest if a run may not fit.
         starts_at_base: Whether the model's output is that of the base before the first step.
-        draws: Whether a forward pass in training draws noise of its own, on each process another.
-        runner: Function that fits the method by itself, as ``package.module:name``; None for the
-            Trainer. See :mod:`hftune.methods.runner`.
+        draws: Whether a forward pass in training draws noise, different on each process.
+        runner: Function that fits the method without the Trainer, as ``package.module:name``; None
+            if the Trainer trains it. See :mod:`hftune.methods.runner`.
         changes_shape: Whether its weights have other shapes at the end than at the start.
         restarts: Whether it restarts within a run: it merges its update into the frozen base,
             prunes the optimizer's state and warms up again.
-        no_merge: Why the adapter cannot be put into its base.
-        no_unmerge: Why it cannot be taken out again.
-        no_checkpointing: Why activations cannot be computed again in the backward pass.
-        no_images: Why it cannot work on a model of images.
+        no_merge: Why the adapter cannot be merged into its base.
+        no_unmerge: Why a merged adapter cannot be taken out of its base again.
+        no_checkpointing: Why activations cannot be recomputed in the backward pass.
+        no_images: Why it cannot train a model of images.
         no_mixed_widths: Why all weights that it adapts must have one shape.
         no_config_switch: Switch of a model's config -> why it cannot be on.
         sharded: Whether tests compare a sharded run with one of a whole model; others are refused.
+
+    Example:
+        >>> row = MethodRow(target="m:LoRA", summary="LoRA.", saves="adapter")
+        >>> row.needs_base, row.merges, row.leaves
+        (True, True, 'an adapter')
     """
 
     saves: Literal["model", "adapter", "classifier"] = "model"
@@ -175,22 +200,22 @@ class MethodRow(Row):
 
     @property
     def needs_base(self) -> bool:
-        """Tell whether what a run leaves works only beside its base."""
+        """Whether the result of a run works only together with its base."""
         return self.saves != "model"
 
     @property
     def fitted(self) -> bool:
-        """Tell whether it is fitted by itself and no Trainer runs."""
+        """Whether it is fitted without the Trainer."""
         return self.runner is not None
 
     @property
     def merges(self) -> bool:
-        """Tell whether there is an adapter that can be put into its base."""
+        """Whether it has an adapter that can be merged into its base."""
         return self.saves == "adapter" and self.no_merge is None
 
     @property
     def leaves(self) -> str:
-        """Say what a run leaves."""
+        """Result of a run, in words."""
         if self.saves == "classifier":
             return "a fitted classifier"
         if self.saves == "model":
@@ -199,7 +224,7 @@ class MethodRow(Row):
 
     @property
     def cannot(self) -> dict[str, str]:
-        """Return what it cannot do -> why."""
+        """Abilities that it lacks, each with the reason."""
         reasons = {
             "be merged": self.no_merge,
             "be taken out of a merged base": self.no_unmerge,
@@ -215,13 +240,13 @@ class LossRow(Row):
     """A loss.
 
     Attributes:
-        problem_types: Values of a classifier's ``config.problem_type`` that it goes with.
-        smooths: Whether ``training.label_smoothing_factor`` goes with it.
+        problem_types: Values of a classifier's ``config.problem_type`` that it supports.
+        smooths: Whether it supports ``training.label_smoothing_factor``.
         compares_rows: Whether it compares the rows of a micro-batch, so that its gradient depends
             on how a batch is split.
-        plain: Whether it is the loss that a task takes if the recipe names none; without options
-            it weighs all labels alike.
-        own_passes: Whether it runs a batch in a way of its own: twice, or with rows mixed.
+        plain: Whether it is the default loss of a task; without options it gives all labels equal
+            weight.
+        own_passes: Whether it runs the model itself: twice on a batch, or on mixed rows.
         mixes_inputs: Whether it mixes the embeddings of rows.
         sharded: Whether tests compare a sharded run with one of a whole model; others are refused.
     """

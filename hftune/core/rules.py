@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules that refuse combinations, and the view of a recipe that they look at."""
+"""Rules that refuse combinations of settings, and the view of a recipe that they check."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeView:
-    """A recipe as rules see it: its sections, and the rows of the techniques that it names.
+    """Sections of a recipe, and the registry rows of the techniques that it names.
 
     ``view[DataSection]`` is a section of a recipe, by its class. A rule asks the rows for facts
     about techniques and compares no names.
@@ -56,12 +56,12 @@ class RecipeView:
 
 @dataclass(frozen=True)
 class Rule:
-    """Two things that do not go together.
+    """A combination of settings that is refused.
 
     Attributes:
-        key: The key that the error points at.
-        says: The sentence for the user, and for the docs.
-        broken: Whether a recipe breaks the rule.
+        key: Key of the recipe to name in the error.
+        says: Message for the user and sentence of the docs.
+        broken: Function that tells whether a recipe breaks the rule.
     """
 
     key: str
@@ -70,15 +70,20 @@ class Rule:
 
 
 def training(view: RecipeView, key: str, default: Any = None) -> Any:
-    """Return a field of ``training`` as the recipe gives it."""
+    """Return a field of ``training`` from the recipe, or a default."""
     return view.training.get(key, default)
 
 
 def option(view: RecipeView, name: str) -> Any:
-    """Return an option of the method as the recipe gives it."""
+    """Return an option of the method from the recipe, or None."""
     return view.method.options.get(name)
 
 
 def installed(*packages: str) -> bool:
-    """Tell whether all packages are installed, without importing them."""
+    """Tell whether all packages are installed, without importing them.
+
+    Example:
+        >>> installed("json"), installed("json", "no_such_package")
+        (True, False)
+    """
     return all(find_spec(package) is not None for package in packages)

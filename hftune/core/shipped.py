@@ -9,16 +9,25 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def shipped_folder(name: str) -> Path:
-    """Return the folder ``accelerate_configs`` or ``recipes``."""
+    """Return the folder ``accelerate_configs`` or ``recipes``.
+
+    Example:
+        >>> shipped_folder("recipes").name
+        'recipes'
+    """
     inside = PACKAGE / name
     return inside if inside.is_dir() else PACKAGE.parent / name
 
 
 def accelerate_config(name: str) -> Path:
-    """Return a shipped Accelerate config by name, or a user's own file.
+    """Return the file of a shipped Accelerate config, or the user's own file.
 
     Raises:
-        HftuneError: There is neither.
+        HftuneError: There is no such config and no such file.
+
+    Example:
+        >>> accelerate_config("fsdp2").name
+        'fsdp2.yaml'
     """
     if Path(name).is_file():
         return Path(name)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Did you mean: the nearest known name."""
+"""Suggestions for unknown names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-#: Names of other tools and of older versions -> what the same thing is called here.
+#: Names in other tools and older versions -> names in hftune.
 RENAMED = {
     "AdamW": "adamw_torch",
     "adamw": "adamw_torch",
@@ -38,7 +38,14 @@ RENAMED = {
 
 
 def nearest(word: object, known: Iterable[str]) -> str | None:
-    """Return the known name that ``word`` most likely stands for, or None."""
+    """Return the known name that ``word`` most likely stands for, or None.
+
+    Example:
+        >>> nearest("lr", ["learning_rate", "optim"]), nearest("optm", ["learning_rate", "optim"])
+        ('learning_rate', 'optim')
+        >>> nearest("colour", ["learning_rate", "optim"]) is None
+        True
+    """
     names = list(known)
     renamed = RENAMED.get(str(word))
     if renamed in names:
@@ -48,6 +55,11 @@ def nearest(word: object, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return ``"; did you mean X?"``, or nothing when no known name is near."""
+    """Return ``"; did you mean X?"``, or an empty string if no known name is similar.
+
+    Example:
+        >>> did_you_mean("linaer", ["linear", "cosine"])
+        '; did you mean linear?'
+    """
     name = nearest(word, known)
     return f"; did you mean {name}?" if name else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of tasks, problem types, metrics and demo data: facts known before a class is imported."""
+"""Registry rows of tasks, problem types, metrics and demo data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ Modality = Literal["text", "image", "audio"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRow:
-    """One of the Hub's tasks: facts that are needed before its class is imported.
+    """One of the Hub's tasks, with the facts that are needed before its class is imported.
 
     Attributes:
         target: Its class, as ``package.module:Class``.
         summary: One line for people.
         label_kind: Kind of its labels.
         batch_sizes: Default rows of a batch in training and in evaluation, on each device.
-        keys: Keys of a recipe that are arguments of the class; their last words name these.
+        keys: Keys of a recipe whose values the class takes. The last part of a key is the argument.
         modality: Kind of its inputs.
         peft_task_type: PEFT's name of the task; None if PEFT has none.
         encoder_decoder: Whether its models have an encoder and a decoder.
-        generates: Whether evaluation lets the model write if the recipe does not say.
-        streamable: Whether its rows can be read while they train.
+        generates: Whether evaluation generates text by default.
+        streamable: Whether its rows can be streamed during training.
         demo_model: A small model to begin with; None if there is none.
-        model_hint: Better models, or models to name where there is no demo model.
+        model_hint: Better models than the demo model, or models to use if there is none.
         example_file: Name of a file with new rows, for the end of a run.
-        guess_order: Rank among tasks that rows suit alike; a task that asks for more comes first.
+        guess_order: Rank among tasks that suit the same rows; the most demanding task comes first.
     """
 
     target: str
@@ -49,7 +49,12 @@ class TaskRow:
 
     @property
     def writes(self) -> bool:
-        """Whether its models answer in tokens of their vocabulary, without a new head."""
+        """Whether its models answer in tokens of their vocabulary, without a new head.
+
+        Example:
+            >>> TaskRow(target="", summary="", label_kind="text", batch_sizes=(8, 8)).writes
+            True
+        """
         return self.label_kind in ("text", "next_token")
 
     def resolve(self) -> Any:
@@ -59,13 +64,13 @@ class TaskRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoDataRow:
-    """Rows to try hftune with.
+    """A data set to try hftune with.
 
     Attributes:
         target: The function that returns them, as ``package.module:function``.
         summary: One line for people.
-        columns: Task -> role -> column, for roles that their columns are not named after; the
-            tasks that have no new roles have an empty mapping.
+        columns: Task -> role -> column, for roles whose columns have other names. Tasks whose
+            columns are all named like their roles have an empty mapping.
     """
 
     target: str
@@ -85,6 +90,10 @@ class ProblemTypeRow:
         target: Its class, as ``package.module:Class``.
         several: Whether a row may have several labels.
         numbers: Whether labels are numbers instead of classes.
+
+    Example:
+        >>> {name: row.one_class for name, row in PROBLEM_TYPES.items() if not row.several}
+        {'single_label_classification': True, 'regression': False}
     """
 
     target: str
@@ -101,8 +110,8 @@ class ProblemTypeRow:
         return named(self.target)
 
 
-#: Values of ``config.problem_type``. They stand here and not with their classes in ``tasks``, since
-#: rules of the data and losses ask for their facts, too.
+#: Values of ``config.problem_type``. They are defined here and not in ``tasks`` because rules of
+#: the data and of losses need them, too.
 PROBLEM_TYPES = {
     SINGLE_LABEL: ProblemTypeRow(target="hftune.tasks.problem_types.single_label:SingleLabel"),
     MULTI_LABEL: ProblemTypeRow(

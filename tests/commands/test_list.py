@@ -14,7 +14,7 @@ from hftune import HftuneError, Recipe, RecipeError
 from hftune.commands.list import (
     KINDS,
     Entry,
-    counted,
+    count_names,
     list_,
     listing,
     plot_pacings,
@@ -176,7 +176,7 @@ def named_in(key: Schema) -> Schema:
 
 
 def test_all_are_counted(kinds: dict[str, list[Entry]]) -> None:
-    line = counted(kinds)
+    line = count_names(kinds)
     assert line.startswith(f"{sum(map(len, kinds.values()))} names: ")
     assert f"{len(OPTIMIZERS)} optimizers, {len(SCHEDULES)} schedules" in line
 
