@@ -76,7 +76,7 @@ def _print_data(plan: Plan) -> None:
 
 def _print_fitting(plan: Plan, options: Mapping[str, object]) -> Plan:
     said = ", ".join(f"{name} {value}" for name, value in options.items())
-    say(f"no Trainer runs; a probe: {said}")
+    say(f"no Trainer runs; a {plan.settings.recipe.method.name}: {said}")
     return plan
 
 

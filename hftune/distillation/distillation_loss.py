@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.core.cost import StepCost
 from hftune.core.errors import HftuneError
@@ -211,7 +211,9 @@ class AlphaWarmup(TrainerCallback):
         self.loss = loss
         self.steps = resolve_steps(loss.section.warmup_steps, total)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Set the share of ``alpha`` for the coming step."""
         self.loss.share = min(1.0, state.global_step / self.steps)
 

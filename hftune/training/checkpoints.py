@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from hftune.core.console import warn
@@ -85,10 +85,10 @@ class AtomicCheckpoints(Trainer):
         """Return the tensors that a checkpoint adds to the model's, by file and name."""
         return {}
 
-    def _get_output_dir(self, trial: Any) -> str:
+    def _get_output_dir(self, trial: object) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         folder = Path(str(self.args.output_dir))
         name = f"checkpoint-{self.state.global_step}"
         staging, limit = folder / STAGING, self.args.save_total_limit
@@ -129,10 +129,12 @@ class RelocateBestCheckpoint(TrainerCallback):
     The step number, which it stores too, stays right.
     """
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Point the state to the best checkpoint in the present folder."""
         if state.best_global_step:
-            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            best = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
             state.best_model_checkpoint = str(best) if best.is_dir() else None
 
 

@@ -2,6 +2,7 @@
 """Finish a run after its last step: write metrics, plots, model card and model."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from peft import PeftModel
@@ -27,8 +28,8 @@ def finish(
     trainer: HftuneTrainer,
     run: Run,
     base_fingerprint: dict[str, str] | None,
-    trained: dict[str, Any],
-    evaluated: dict[str, Any],
+    trained: Mapping[str, object],
+    evaluated: Mapping[str, object],
 ) -> Run:
     """Save model, metrics, plots and model card; every process takes part.
 
@@ -105,7 +106,7 @@ def _write_end(
     run: Run,
     model: Any,
     metadata: ModelMetadata,
-    figures: dict[str, Any],
+    figures: dict[str, object],
     samples: list[dict[str, str]],
     weights: dict[str, Tensor] | None,
 ) -> None:

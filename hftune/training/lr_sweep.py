@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from rich.progress import Progress
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hftune.core.console import console
@@ -47,8 +48,8 @@ class Sweep(Optimization):
     steps: int
 
     def make_schedule(
-        self, optimizer: Any, arguments: TrainingArguments, training_steps: TrainingSteps
-    ) -> Any:
+        self, optimizer: Optimizer, arguments: TrainingArguments, training_steps: TrainingSteps
+    ) -> LambdaLR:
         """Return the sweep as the schedule; see :class:`Optimization`."""
         given = arguments.learning_rate
         return LambdaLR(
@@ -70,7 +71,9 @@ class Watch(TrainerCallback):
         self.diverges = Divergence()
         self.stopped = False
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Record the loss of a step."""
         if "loss" not in kwargs["logs"]:
             return

@@ -47,7 +47,8 @@ def run_training(
     """
     if (fitting := prepare_runner(plan)) is not None:
         own_loss = plan.objective.loss_choice is None
-        _check_without_trainer(model=model, loss=own_loss, callbacks=callbacks, resume=resume)
+        name = plan.settings.recipe.method.name
+        _check_without_trainer(name, model=model, loss=own_loss, callbacks=callbacks, resume=resume)
         return run_fit(plan, fitting)
     if model is None:
         plan = print_memory_report(plan)
@@ -91,7 +92,7 @@ def _train(
         progress.close()
 
 
-def _evaluate(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
+def _evaluate(plan: Plan, trainer: HftuneTrainer) -> dict[str, object]:
     """Return the metrics of the kept model, with those of each class if there are classes."""
     validation, task = plan.splits.validation, plan.objective.task
     if validation is None:
@@ -104,7 +105,7 @@ def _evaluate(plan: Plan, trainer: HftuneTrainer) -> dict[str, Any]:
     return {**output.metrics, **metrics, **({"eval_per_class": per_class} if per_class else {})}
 
 
-def _check_without_trainer(**given: Any) -> None:
+def _check_without_trainer(method: str, **given: object) -> None:
     """Raise if an argument is given that only a Trainer uses."""
     if names := [name for name, value in given.items() if value]:
-        raise HftuneError(f"{', '.join(names)}: no Trainer runs for a probe", hint=FITTED_AGAIN)
+        raise HftuneError(f"{', '.join(names)}: no Trainer runs for a {method}", hint=FITTED_AGAIN)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.optimization.parameter_groups import NAME
 
@@ -51,11 +51,15 @@ class AuxiliaryLayers(TrainerCallback):
         """Load the tensors of a checkpoint."""
         self.layers.load_state_dict(state)
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Clip the gradient before the step of the optimizer."""
         if args.max_grad_norm > 0:
             clip_grad_norm_(self.layers.parameters(), args.max_grad_norm)
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Clear the gradients after a step."""
         self.layers.zero_grad()

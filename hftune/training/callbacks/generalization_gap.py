@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.tasks.task import Task
 
@@ -31,11 +31,20 @@ class GeneralizationGap(TrainerCallback):
         drawn = np.random.default_rng(seed).permutation(len(rows))[:number]
         self.rows = rows.select(np.sort(drawn))
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Add the metrics of training rows to those of an evaluation, and log them."""
         self.trainer.log(self._judge(kwargs["metrics"]))
 
-    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+    def on_predict(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
         """Add the metrics of training rows to those of the kept model."""
         self._judge(metrics)
 

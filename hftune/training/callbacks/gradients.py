@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, get_total_norm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.optimization.parameter_groups import NAME, place_name, places_of
 
@@ -28,7 +28,9 @@ class GradientValueClipping(TrainerCallback):
     def __init__(self, value: float) -> None:
         self.value = value
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Clip the gradient before the step of the optimizer."""
         clip_grad_value_(kwargs["model"].parameters(), self.value)
 

@@ -3,7 +3,13 @@
 
 from typing import Any
 
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 
 class NoInputGradients(TrainerCallback):
@@ -13,11 +19,13 @@ class NoInputGradients(TrainerCallback):
     Without this callback every frozen layer would be recomputed and differentiated in vain.
     """
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Undo ``enable_input_require_grads`` of the Trainer, unless checkpointing is reentrant."""
         recomputes = args.activation_checkpointing or args.gradient_checkpointing
         options = args.activation_checkpointing_kwargs or args.gradient_checkpointing_kwargs or {}
-        if not recomputes or options.get("use_reentrant"):
+        if not recomputes or (isinstance(options, dict) and options.get("use_reentrant")):
             return
         for part in kwargs["model"].modules():
             if isinstance(part, PreTrainedModel):

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.core.console import console, say
 from hftune.core.files import atomic_write
@@ -28,12 +28,16 @@ class JsonLog(TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Drop lines that a resumed run writes again, and a line that a crash cut off."""
         if state.is_world_process_zero:
             _drop_after(self.path, state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write one line."""
         logs = kwargs["logs"]
         if state.is_world_process_zero:
@@ -53,20 +57,31 @@ class SampleLog(TrainerCallback):
         self.path = path
         self.samples = samples
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Drop lines that a resumed run writes again."""
         if state.is_world_process_zero:
             _drop_after(self.path, state.global_step)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write the rows of an evaluation during training."""
         self._write(state, final=False)
 
-    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+    def on_predict(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
         """Write the rows of the evaluation of the kept model."""
         self._write(state, final=True)
 
-    def _write(self, state: Any, *, final: bool) -> None:
+    def _write(self, state: TrainerState, *, final: bool) -> None:
         rows = self.samples()
         if state.is_world_process_zero and rows:
             with self.path.open("a", encoding="utf-8") as file:
@@ -91,7 +106,9 @@ class ProgressReport(TrainerCallback):
         self._bar_task: Any = None
         self._began = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Start the bar if the output is a terminal."""
         self._began = time.perf_counter()
         if console().is_terminal and state.is_world_process_zero:
@@ -109,12 +126,16 @@ class ProgressReport(TrainerCallback):
             )
             self._bar.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Move the bar."""
         if self._bar is not None:
             self._bar.update(self._bar_task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Show the loss, or the metrics of an evaluation."""
         logs = kwargs["logs"]
         if "loss" in logs and self._bar is not None:
@@ -138,7 +159,9 @@ class ProgressReport(TrainerCallback):
                 f"gap {logs['eval_gap']:.4g}"
             )
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Close the bar."""
         self.close()
 

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class SetEpoch(TrainerCallback):
@@ -16,7 +16,9 @@ class SetEpoch(TrainerCallback):
     def __init__(self) -> None:
         self.sampler: Any = None
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Set the epoch from the Trainer's state; a stream has no sampler."""
         if self.sampler is not None:
             self.sampler.set_epoch(int(state.epoch or 0))

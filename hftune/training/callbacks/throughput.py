@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.core.processes import peak_memory
 from hftune.losses.loss import ROW, counted
@@ -40,7 +40,9 @@ class Throughput(TrainerCallback):
             self.positions += mask.numel()
             self.tokens += (mask * counts[:, None]).sum()  # a tensor: the GPU need not wait
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Stop the clock of the step."""
         self.seconds += time.perf_counter() - self._began
 

@@ -18,6 +18,7 @@ from hftune.optimization.optim_args import values_of
 from hftune.optimization.optimizers import DEFAULT as DEFAULT_OPTIMIZER
 from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.recipe.recipe import Recipe
+from hftune.recipe.training_rules import FITTED
 from hftune.regularization import REGULARIZATIONS
 from hftune.training.distributed.launcher import Launch, has_bf16, precision
 
@@ -178,7 +179,7 @@ RULES = (
     ),
     LaunchRule(
         "num_processes",
-        "a probe is fitted by one process",
+        f"a {FITTED} is fitted by one process",
         lambda recipe, launch: launch.processes > 1 and method_row(recipe.method.name).fitted,
     ),
     LaunchRule(

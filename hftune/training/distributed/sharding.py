@@ -18,10 +18,10 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
-def distribution(accelerator: Accelerator) -> dict[str, Any]:
+def distribution(accelerator: Accelerator) -> dict[str, object]:
     """Describe the distribution over processes, from the Accelerator's state."""
     kind = accelerator.distributed_type
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "type": str(kind.value),
         "machines": int(os.environ.get("GROUP_WORLD_SIZE", "1")),
     }
@@ -48,7 +48,7 @@ def distribution(accelerator: Accelerator) -> dict[str, Any]:
     return facts
 
 
-def precision_in_force(accelerator: Accelerator) -> dict[str, Any]:
+def precision_in_force(accelerator: Accelerator) -> dict[str, object]:
     """Return the mixed precision, and the backend of fp8."""
     precision = accelerator.mixed_precision
     backend = {"fp8_backend": accelerator.fp8_backend.value} if precision == "fp8" else {}

@@ -112,7 +112,7 @@ def _names_of_our_own(given: dict[str, Any]) -> dict[str, str]:
     return ours
 
 
-def with_fields(arguments: TrainingArguments, **fields: Any) -> TrainingArguments:
+def with_fields(arguments: TrainingArguments, **fields: object) -> TrainingArguments:
     """Return a copy of the arguments with other values in some fields.
 
     It is a plain copy: the constructor would set up the device again, and derive fields from

@@ -2,7 +2,7 @@
 """Read training and validation rows, from the recipe's data section or from Python."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -45,7 +45,7 @@ class Examples:
     train: Dataset
     validation: Dataset | None
     columns: dict[str, str]
-    sources: dict[str, str] | list[dict[str, Any]] | str
+    sources: dict[str, str] | list[dict[str, object]] | str
     drawn_by: NDArray[np.float64] | None = None
     unlabelled: Dataset | None = None
     stream: IterableDataset | None = None
@@ -160,7 +160,7 @@ def _sample(rows: Dataset, number: int | None, seed: int) -> Dataset:
     return picked(rows, np.sort(np.random.default_rng(seed).permutation(len(rows))[:number]))
 
 
-def _sources(recipe: Recipe) -> dict[str, Any] | str:
+def _sources(recipe: Recipe) -> dict[str, str] | str:
     data = recipe.data
     paths = [
         cast("str | list[str] | None", data.path),

@@ -41,7 +41,7 @@ class Plan:
     splits: Splits
     objective: Objective
 
-    def with_arguments(self, **fields: Any) -> "Plan":
+    def with_arguments(self, **fields: object) -> "Plan":
         """Return the plan with other values in some fields of the Trainer's arguments."""
         return replace(self, settings=self.settings.with_arguments(**fields))
 

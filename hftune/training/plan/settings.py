@@ -37,7 +37,7 @@ class Settings:
     optimization: Optimization
     regularization: Regularization
 
-    def with_arguments(self, **fields: Any) -> "Settings":
+    def with_arguments(self, **fields: object) -> "Settings":
         """Return the settings with other values in some fields of the arguments."""
         return replace(self, arguments=with_fields(self.arguments, **fields))
 

@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -39,7 +38,7 @@ class Mixture:
     train: Dataset
     validation: Dataset | None
     columns: dict[str, str]
-    sources: list[dict[str, Any]]
+    sources: list[dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class SelectedSource:
     rows: Dataset
     columns: dict[str, str]
 
-    def record(self, train_rows: int, drawn_rows: int, total: int) -> dict[str, Any]:
+    def record(self, train_rows: int, drawn_rows: int, total: int) -> dict[str, object]:
         """Return the record of the source in data.json.
 
         Args:
@@ -71,7 +70,7 @@ class SelectedSource:
         }
 
 
-def source_items(path: Any) -> list[SourceItem]:
+def source_items(path: object) -> list[SourceItem]:
     """Return the sources of a list with at least one mapping; none for anything else.
 
     Example:
