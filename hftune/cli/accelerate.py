@@ -49,7 +49,7 @@ def launch_options(
     return [*options, "-m", "hftune", "train", *arguments]
 
 
-def _check_precision(path: Path, settings: dict[str, Any], precision: str | None) -> None:
+def _check_precision(path: Path, settings: dict[str, object], precision: str | None) -> None:
     """Raise :class:`HftuneError` if a package or a GPU is missing."""
     kind = str(settings.get("distributed_type", "NO"))
     if kind == "DEEPSPEED" and find_spec("deepspeed") is None:

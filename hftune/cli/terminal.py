@@ -14,10 +14,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftune.core.console import is_main_process, say
 from hftune.core.errors import HftuneError, RecipeError
+
+if TYPE_CHECKING:
+    from hftune.recipe.recipe import Recipe
 
 INTERRUPTED = 130
 #: Makes PyTorch ask Linux for pages of 2 MiB; PyTorch reads the variable at import. A tensor of
@@ -27,7 +30,7 @@ LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 HEAD_START = 10.0  # seconds; a process needs a few to end
 
 
-def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> Any:
+def load(path: Path, overrides: list[str] | None, *, resume: bool = False) -> "Recipe":
     """Return the recipe in a file or run folder, with overrides laid over it."""
     prepare_libraries()  # the first use of a recipe's schema imports torch and transformers
     from hftune.recipe.recipe import Recipe
@@ -79,7 +82,7 @@ def numbers(text: str | None, option: str) -> list[float] | None:
         ) from None
 
 
-def show(answer: Any) -> None:
+def show(answer: object) -> None:
     """Print a text as it is, and anything else as JSON.
 
     Example:

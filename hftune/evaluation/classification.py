@@ -2,7 +2,6 @@
 """Metrics of a classifier, overall and for each class, computed by scikit-learn."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +9,11 @@ from scipy.special import log_softmax, softmax
 
 from hftune.evaluation.ranking import ranking_metrics
 
-Ids = NDArray[np.integer[Any]]
+Ids = NDArray[np.integer]
 
 
 def classification_metrics(
-    scores: NDArray[np.floating[Any]], labels: Ids, predicted: Ids | None = None
+    scores: NDArray[np.floating], labels: Ids, predicted: Ids | None = None
 ) -> dict[str, float]:
     """Return loss, accuracy, MCC, the averaged precision, recall and F1, and ranking metrics.
 
@@ -51,7 +50,7 @@ def classification_metrics(
     return {**result, **_ranking(scores, labels)}
 
 
-def log_loss(scores: NDArray[np.floating[Any]], labels: Ids) -> float:
+def log_loss(scores: NDArray[np.floating], labels: Ids) -> float:
     """Return the mean of ``-log p(label)``, in nats.
 
     Example:
@@ -63,9 +62,7 @@ def log_loss(scores: NDArray[np.floating[Any]], labels: Ids) -> float:
     return float(-shares[np.arange(len(labels)), labels].mean())
 
 
-def _ranking(
-    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
-) -> dict[str, float]:
+def _ranking(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[str, float]:
     """Rank each class against the rest by probability; with two classes only the second."""
     shares = softmax(scores.astype(np.float64), -1)
     truth = np.eye(scores.shape[1], dtype=int)[labels]
@@ -74,7 +71,7 @@ def _ranking(
     return ranking_metrics(truth, shares)
 
 
-def _mcc(labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]) -> float:
+def _mcc(labels: NDArray[np.integer], predicted: NDArray[np.integer]) -> float:
     """Return Matthews' correlation; 0 for a single class, where scikit-learn would warn."""
     from sklearn.metrics import matthews_corrcoef
 

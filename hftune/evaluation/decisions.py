@@ -6,14 +6,12 @@ thresholds sum to 1, the second class is predicted from its threshold on. In log
 is an offset to each logit; optimal decisions for F1 and for class costs have this form.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-Floats = NDArray[np.floating[Any]]
-Ids = NDArray[np.integer[Any]]
+Floats = NDArray[np.floating]
+Ids = NDArray[np.integer]
 SWEEPS = 20
 EM_STEPS, EM_TOLERANCE = 10_000, 1e-7
 #: An estimated share is never 0, because the class may still occur in other rows.
@@ -128,10 +126,11 @@ def _macro_f1(predicted: Ids, labels: Ids, classes: int) -> float:
     return float(_mean_f1(right, given + np.bincount(labels, minlength=classes)))
 
 
-def _mean_f1(right: Any, either: Any) -> Any:
+def _mean_f1(right: Ids, either: Ids) -> Floats:
     """Average ``2 * right / (given + labelled)`` over the classes that occur, on the last axis."""
     f1 = 2 * right / np.maximum(either, 1)
-    return f1.sum(-1) / (either > 0).sum(-1)
+    mean: Floats = f1.sum(-1) / (either > 0).sum(-1)
+    return mean
 
 
 def _best_offset(scores: Floats, offsets: Floats, labels: Ids, index: int) -> tuple[float, float]:

@@ -8,14 +8,28 @@ itself: the command line asks for ``--trust-metrics``, and Python code passes ``
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from hftune.core.errors import HftuneError, first_line
 
+
+class EvaluateMetric(Protocol):
+    """The part of ``evaluate.Metric`` that hftune uses."""
+
+    @property
+    def name(self) -> str:
+        """Name of the metric."""
+
+    def compute(
+        self, *, predictions: Sequence[object], references: Sequence[object], **options: object
+    ) -> Mapping[str, object] | None:
+        """Return the figures of the metric by name."""
+
+
 #: A name, a path, ``{name: ..., options of compute}``, or an ``evaluate.Metric``.
-Metric = Any
+Metric = str | Mapping[str, object] | EvaluateMetric
 
 
 @dataclass(frozen=True)
@@ -29,10 +43,12 @@ class ExternalMetric:
     """
 
     name: str
-    module: Any
-    options: dict[str, Any] = field(default_factory=dict)
+    module: EvaluateMetric
+    options: dict[str, object] = field(default_factory=dict)
 
-    def compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+    def compute(
+        self, predictions: Sequence[object], references: Sequence[object]
+    ) -> dict[str, float]:
         """Return the results that are numbers, as ``name``, or ``name_key`` for other keys.
 
         Raises:
@@ -80,7 +96,7 @@ def _load(given: Metric) -> ExternalMetric:
 
     if not isinstance(given, str | Mapping):
         return ExternalMetric(given.name, given)
-    options: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
+    options: dict[str, object] = {"name": given} if isinstance(given, str) else dict(given)
     path = options.pop("name", None)
     if not isinstance(path, str):
         raise HftuneError(f"evaluation.metrics: a name is missing in {given}")

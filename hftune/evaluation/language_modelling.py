@@ -2,14 +2,13 @@
 """Metrics of a language model from two numbers per row, so that no logits are kept."""
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def language_modelling_metrics(
-    losses: NDArray[np.floating[Any]], tokens: NDArray[np.integer[Any]]
+    losses: NDArray[np.floating], tokens: NDArray[np.integer]
 ) -> dict[str, float]:
     """Return the token-weighted loss in nats and its perplexity.
 

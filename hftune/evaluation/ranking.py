@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranking metrics, independent of thresholds: ROC-AUC and average precision."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 
-def ranking_metrics(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, float]:
+def ranking_metrics(truth: NDArray[np.integer], scores: NDArray[np.floating]) -> dict[str, float]:
     """Return ROC-AUC and average precision, averaged over the classes that define them.
 
     A class that is true in no row or in all rows defines neither and does not count. If no class
@@ -31,7 +29,7 @@ def ranking_metrics(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, floa
     return {"roc_auc": float(np.mean(areas)), "average_precision": float(np.mean(precisions))}
 
 
-def average_precision(truth: NDArray[Any], scores: NDArray[Any]) -> float:
+def average_precision(truth: NDArray[np.integer], scores: NDArray[np.floating]) -> float:
     """Return the average precision of one class; 0 for a class without rows.
 
     Example:

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of predicted numbers, computed by scikit-learn and SciPy."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 
 
 def regression_metrics(predicted: Floats, labels: Floats) -> dict[str, float]:

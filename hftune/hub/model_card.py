@@ -4,7 +4,6 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from hftune.evaluation import shown_metrics
 from hftune.methods import method_row
@@ -59,7 +58,7 @@ DECIDED = (
 MEAN_POOLING_CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-def model_card(metadata: ModelMetadata, metrics: Mapping[str, Any], *, adapter: bool) -> str:
+def model_card(metadata: ModelMetadata, metrics: Mapping[str, object], *, adapter: bool) -> str:
     """Return the text of README.md, with the Hub's metadata on top.
 
     Args:

@@ -2,7 +2,7 @@
 """``training.push_to_hub``, checked before the training instead of after it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
@@ -11,6 +11,14 @@ from hftune.hub.sanitize import public_base
 from hftune.hub.upload import check_repo_id, check_target
 from hftune.methods import method_row
 from hftune.recipe.recipe import Recipe
+
+
+class PushOptions(TypedDict):
+    """Arguments of :func:`hftune.push`."""
+
+    repo: str
+    public: bool
+    revision: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class PushOrder:
     public: bool
     revision: str | None
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> PushOptions:
         """Return the arguments of :func:`hftune.push` except for the run."""
         return {"repo": self.repo, "public": self.public, "revision": self.revision}
 

@@ -119,7 +119,7 @@ def clean_recipe(text: str, base: str) -> str:
     return out.getvalue()
 
 
-def _source(value: Any) -> Any:
+def _source(value: object) -> object:
     """Reduce the path of a data file to its last name; keep Hub ids and demo data."""
     if isinstance(value, list):
         return [_source(item) for item in value]
@@ -143,7 +143,7 @@ def _is_absolute(value: str) -> bool:
     return value.startswith(("/", "~/", "file:")) or DRIVE.match(value) is not None
 
 
-def clean_json(text: str, **changes: Any) -> str:
+def clean_json(text: str, **changes: object) -> str:
     """Return a JSON object with ``changes`` and without the places that it was loaded from.
 
     Example:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -174,7 +173,7 @@ def _cleaned(name: str, source: Path, public: ModelMetadata) -> str | None:
         return clean_recipe(source.read_text(encoding="utf-8"), public.base_model)
     if name in ("adapter_config.json", PROBE_CONFIG):
         text = source.read_text(encoding="utf-8")
-        changes: dict[str, Any] = {
+        changes: dict[str, object] = {
             "base_model_name_or_path": public.base_model,
             "revision": public.base_revision,
         }

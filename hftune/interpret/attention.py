@@ -207,7 +207,7 @@ def sharpest_head(one: AttentionMap) -> tuple[int, int, float] | None:
     return one.layers[layer], int(head), float(shares[layer, head])
 
 
-def _implementations(config: PreTrainedConfig) -> dict[str, Any]:
+def _implementations(config: PreTrainedConfig) -> dict[str, object]:
     """Return the attention of a config and its sub-configs, for ``set_attn_implementation``."""
     inside = {name: getattr(config, name) for name in config.sub_configs}
     return {

@@ -8,7 +8,6 @@ import json
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
@@ -71,7 +70,7 @@ def check_adapter_files(folder: Path, sha256: str | None = None) -> None:
         )
 
 
-def put_adapter(model: Any, place: str) -> PeftModel:
+def put_adapter(model: nn.Module, place: str) -> PeftModel:
     """Return a base model with a saved adapter on it.
 
     Args:

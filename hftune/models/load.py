@@ -113,7 +113,7 @@ def checkpoint_pooling(location: str, revision: str | None = None) -> Pooling | 
     return known[0] if known else None
 
 
-def _sentence_pooling(location: str, revision: str | None) -> dict[str, Any]:
+def _sentence_pooling(location: str, revision: str | None) -> dict[str, object]:
     path = cached_file(
         location,
         "1_Pooling/config.json",
@@ -121,12 +121,12 @@ def _sentence_pooling(location: str, revision: str | None) -> dict[str, Any]:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    said: dict[str, Any] = {} if path is None else json.loads(Path(path).read_text("utf-8"))
+    said: dict[str, object] = {} if path is None else json.loads(Path(path).read_text("utf-8"))
     return said
 
 
 def load_config(
-    location: str, overrides: dict[str, Any], revision: str | None = None
+    location: str, overrides: dict[str, object], revision: str | None = None
 ) -> PreTrainedConfig:
     """Return the model's config with the recipe's overrides.
 
@@ -196,7 +196,7 @@ def quantization_config(fields: dict[str, Any] | None) -> BitsAndBytesConfig | N
         raise HftuneError(f"model.quantization: {error}") from error
 
 
-def load_weights(auto_model: Any, location: str, **options: Any) -> tuple[Any, list[str]]:
+def load_weights(auto_model: Any, location: str, **options: object) -> tuple[Any, list[str]]:
     """Return a pretrained model and the names of the parameters that its checkpoint lacks.
 
     A head of another size, for other labels, counts as missing.

@@ -81,9 +81,7 @@ def save_model(
     card: str,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the model folder, so that an interruption leaves the old one or the new one, whole.
-
-    The files are written to another folder, which is then renamed.
+    """Write the model to another folder, and rename that one so that no partial model remains.
 
     Args:
         folder: The folder of the model.

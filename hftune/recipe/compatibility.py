@@ -5,10 +5,9 @@
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from hftune.core.errors import RecipeError
-from hftune.core.registry import MethodRow
+from hftune.core.registry import Choice, LossRow, MethodRow
 from hftune.core.rules import RecipeView
 from hftune.data.rules import BATCH_RULES, DATA_RULES
 from hftune.data.sampling.rules import SAMPLING_RULES
@@ -27,6 +26,7 @@ from hftune.optimization.option_rules import option_problems
 from hftune.optimization.rules import OPTIMIZATION_RULES
 from hftune.optimization.schedules import DEFAULT as DEFAULT_SCHEDULE
 from hftune.optimization.schedules import SCHEDULES
+from hftune.recipe.defaults import Sections
 from hftune.recipe.training_rules import (
     NO_TRAINER,
     TRAINING_RULES,
@@ -58,7 +58,7 @@ RULES = (
 )
 
 
-def recipe_view(sections: Mapping[str, Any]) -> RecipeView:
+def recipe_view(sections: Sections) -> RecipeView:
     """Return the view of a recipe that rules get.
 
     Args:
@@ -81,7 +81,7 @@ def recipe_view(sections: Mapping[str, Any]) -> RecipeView:
     )
 
 
-def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
     """Yield the key and the reason of every rule that the recipe breaks.
 
     Example:
@@ -92,10 +92,14 @@ def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         [('training', 'optim_args')]
     """
     view = recipe_view(sections)
-    for name, row in (("method", view.method_row), ("loss", view.loss_row)):
-        if row is not None and not row.suits(view.task_row):
+    techniques: tuple[tuple[Choice | None, MethodRow | LossRow | None], ...] = (
+        (view.method, view.method_row),
+        (view.loss, view.loss_row),
+    )
+    for name, (choice, row) in zip(("method", "loss"), techniques, strict=True):
+        if choice is not None and row is not None and not row.suits(view.task_row):
             suited = [task for task, other in TASKS.items() if row.suits(other)]
-            yield (name,), f"{sections[name].name} goes with {', '.join(suited)} only"
+            yield (name,), f"{choice.name} goes with {', '.join(suited)} only"
     for key, tasks in option_tasks().items():
         if view.task not in tasks and _given(sections, key) is not None:
             yield tuple(key.split(".")), f"it goes with {', '.join(tasks)} only"
@@ -107,7 +111,7 @@ def conflicts(sections: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     yield from option_problems(view)
 
 
-def _given(sections: Mapping[str, Any], key: str) -> Any:
+def _given(sections: Mapping[str, object], key: str) -> object:
     section, *below = key.split(".")
     value = sections[section]
     for name in below:
@@ -115,7 +119,7 @@ def _given(sections: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def check_compatibility(sections: Mapping[str, Any], source: Source) -> None:
+def check_compatibility(sections: Sections, source: Source) -> None:
     """Raise one :class:`RecipeError` that lists every conflict."""
     problems = [
         f"{source.place(path)}: {'.'.join(map(str, path))}: {says}"

@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypedDict
 
 from hftune.core.registry import Choice
 from hftune.data.section import CurriculumChoice, DataSection, SamplingChoice, SourceItem
@@ -17,11 +17,26 @@ from hftune.optimization.optimizers import OPTIMIZERS
 from hftune.optimization.schedules import DEFAULT as LINEAR
 from hftune.optimization.schedules import SCHEDULES
 from hftune.recipe.sections import DEFAULT_NAMES, SHORT_FORMS
-from hftune.regularization.section import regularization_section
+from hftune.regularization.section import RegularizationSection, regularization_section
 from hftune.tasks import TASKS
 
 
-def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
+class Sections(TypedDict):
+    """The sections of a recipe by name."""
+
+    task: str
+    model: ModelSection
+    data: DataSection
+    method: Choice
+    loss: Choice | None
+    distillation: DistillationSection | None
+    initialization: InitializationSection
+    regularization: RegularizationSection
+    evaluation: EvaluationSection
+    training: dict[str, Any]
+
+
+def typed_sections(tree: dict[str, Any]) -> Sections:
     """Turn a checked tree into section objects; ``training`` stays a mapping without defaults.
 
     Example:
@@ -49,16 +64,10 @@ def typed_sections(tree: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def training_defaults(sections: dict[str, Any]) -> dict[str, Any]:
+def training_defaults(sections: Sections) -> dict[str, Any]:
     """Return the section ``training`` with hftune's defaults for the fields that it leaves out.
 
     With validation rows, evaluation and saving happen each epoch and the best model is kept.
-
-    Example:
-        >>> tree = {"task": "text-generation", "model": "gpt2", "training": {"max_steps": 9}}
-        >>> chosen = training_defaults(typed_sections(tree))
-        >>> chosen["max_steps"], chosen["eval_strategy"], "num_train_epochs" in chosen
-        (9, 'epoch', False)
     """
     given = sections["training"]
     method = method_row(sections["method"].name)

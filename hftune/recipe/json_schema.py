@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -243,7 +243,7 @@ def _signature_schema(config: type) -> Schema:
     }
 
 
-def _generation_schema(fields: dict[str, Any]) -> Schema:
+def _generation_schema(fields: Iterable[str]) -> Schema:
     """Return the schema of the fields that change the generated text.
 
     ``GenerationConfig`` itself checks most values.

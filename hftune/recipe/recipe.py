@@ -3,15 +3,15 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from hftune.core.registry import Choice
+from hftune.core.registry import Choice, Schema
 from hftune.data.section import DataSection
 from hftune.distillation.section import DistillationSection
 from hftune.evaluation.section import EvaluationSection
@@ -24,6 +24,9 @@ from hftune.recipe.json_schema import choice_names, recipe_schema
 from hftune.recipe.validate import check
 from hftune.recipe.yaml_source import Source, load_source
 from hftune.regularization.section import RegularizationSection
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 #: Fields of TrainingArguments that belong to one run on one machine, and not to its recipe.
 NOT_REPEATED = ("output_dir", "run_name", "log_level", "log_level_replica")
@@ -54,7 +57,7 @@ class Recipe:
     training: dict[str, Any]
     origin: Path | None = dataclasses.field(default=None, compare=False)
 
-    def __init__(self, **sections: Any) -> None:
+    def __init__(self, **sections: object) -> None:
         self._fill(Source(tree=sections))
 
     @classmethod
@@ -72,7 +75,7 @@ class Recipe:
         for name, value in {**sections, "origin": origin}.items():
             object.__setattr__(self, name, value)
 
-    def replaced(self, **sections: Any) -> "Recipe":
+    def replaced(self, **sections: object) -> "Recipe":
         """Return a copy with other sections, without a new check."""
         other = copy.copy(self)
         for name, value in sections.items():
@@ -88,7 +91,7 @@ class Recipe:
         return value
 
     def to_yaml(
-        self, loss: Choice | None = None, method: Choice | None = None, **in_force: Any
+        self, loss: Choice | None = None, method: Choice | None = None, **in_force: object
     ) -> str:
         """Return the recipe as YAML with every default, ready to be run again.
 
@@ -99,7 +102,7 @@ class Recipe:
         """
         schema = recipe_schema()["properties"]
         training = self._training_in_full(schema["training"], in_force)
-        whole: dict[str, Any] = {
+        whole: dict[str, object] = {
             "task": self.task,
             "model": _section(self.model),
             "data": _section(self.data),
@@ -121,9 +124,9 @@ class Recipe:
         YAML(typ="rt").dump(CommentedMap(whole), text)
         return text.getvalue()
 
-    def _training_in_full(self, schema: dict[str, Any], in_force: dict[str, Any]) -> CommentedMap:
+    def _training_in_full(self, schema: Schema, in_force: dict[str, object]) -> CommentedMap:
         """Return the fields of ``training``, followed by the other defaults that have an effect."""
-        chosen = {**self.training, **in_force}
+        chosen: dict[str, Any] = {**self.training, **in_force}
         chosen = {key: value for key, value in chosen.items() if key not in NOT_REPEATED}
         rest = {k: v for k, v in _defaults(schema).items() if k not in NOT_REPEATED}
         if chosen.get("max_steps", -1) > 0:  # max_steps overrides num_train_epochs
@@ -142,7 +145,7 @@ class Recipe:
         return training
 
 
-def _section(section: Any) -> dict[str, Any]:
+def _section(section: "DataclassInstance") -> dict[str, object]:
     """Return a section as plain mappings, without the fields that are None."""
     tree = {
         key: _without_none(value) if dataclasses.is_dataclass(getattr(section, key)) else value
@@ -156,16 +159,16 @@ def _section(section: Any) -> dict[str, Any]:
     }
 
 
-def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in tree.items() if value is not None}
 
 
-def _spelled_out(choice: Choice, schema: dict[str, Any]) -> dict[str, Any]:
+def _spelled_out(choice: Choice, schema: Schema) -> dict[str, object]:
     defaults = _defaults(choice_names(schema)[choice.name])
     return {"name": choice.name, **choice.options, **{
         key: value for key, value in defaults.items() if key not in choice.options}}  # fmt: skip
 
 
-def _defaults(schema: dict[str, Any]) -> dict[str, Any]:
+def _defaults(schema: Schema) -> dict[str, object]:
     properties = schema["properties"].items()
     return {key: item["default"] for key, item in properties if item.get("default") is not None}

@@ -7,7 +7,6 @@ also compares a mapping with the first object form only, so the export drops lat
 
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
 
 from hftune.core.registry import Schema
 
@@ -36,12 +35,16 @@ def standard_schema(schema: Schema) -> Schema:
     return exported
 
 
-def _standard(node: Any) -> Any:
+def _standard_value(node: object) -> object:
     if isinstance(node, list):
-        return [_standard(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    inner = {key: _standard(value) for key, value in node.items() if key != "alsoAllowed"}
+        return [_standard_value(item) for item in node]
+    return _standard(node) if isinstance(node, dict) else node
+
+
+def _standard(node: Schema) -> Schema:
+    inner: Schema = {
+        key: _standard_value(value) for key, value in node.items() if key != "alsoAllowed"
+    }
     if "anyOf" in inner:
         inner["anyOf"] = list(_one_mapping(inner["anyOf"]))
     if "alsoAllowed" not in node:

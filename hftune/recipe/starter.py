@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -139,7 +138,7 @@ def _training(draft: Draft) -> Iterator[str]:
     yield _note("  # gradient_accumulation_steps: 2", "the same gradient with half of the rows")
 
 
-def _line(key: str, value: Any, comment: str) -> str:
+def _line(key: str, value: object, comment: str) -> str:
     return _note(f"{key}: {_scalar(value)}", comment)
 
 
@@ -147,7 +146,7 @@ def _note(text: str, comment: str) -> str:
     return f"{text:<{COMMENT_COLUMN}} # {comment}" if comment else text
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: object) -> str:
     """Return a value as YAML 1.2, quoted like JSON unless it is a number or a plain word."""
     if isinstance(value, float):
         return f"{value:.0e}".replace("e-0", "e-") if value < 1e-2 else f"{value:g}"

@@ -53,7 +53,7 @@ def _homes(schema: Schema) -> dict[str, list[str]]:
     return homes
 
 
-def _problems(value: Any, schema: Schema, path: KeyPath, given: _Given) -> Iterator[str]:
+def _problems(value: object, schema: Schema, path: KeyPath, given: _Given) -> Iterator[str]:
     section = path[0] if len(path) == 1 else None
     if section in CHOICES:
         yield from _choice_problems(value, schema, path, given)
@@ -66,7 +66,7 @@ def _problems(value: Any, schema: Schema, path: KeyPath, given: _Given) -> Itera
         yield f"{given.source.place(path)}: {_dotted(path)}: {complaint}"
 
 
-def _choice_problems(value: Any, schema: Schema, path: KeyPath, given: _Given) -> Iterator[str]:
+def _choice_problems(value: object, schema: Schema, path: KeyPath, given: _Given) -> Iterator[str]:
     options = choice_names(schema)
     name = value.get("name") if isinstance(value, dict) else value
     where = f"{given.source.place(path)}: {_dotted(path)}"
@@ -79,7 +79,7 @@ def _choice_problems(value: Any, schema: Schema, path: KeyPath, given: _Given) -
 
 
 def _object_problems(
-    value: dict[Any, Any], schema: Schema, path: KeyPath, given: _Given
+    value: dict[Any, object], schema: Schema, path: KeyPath, given: _Given
 ) -> Iterator[str]:
     known = schema.get("properties", {})
     for key in schema.get("required", ()):

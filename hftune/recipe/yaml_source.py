@@ -88,9 +88,9 @@ def load_source(path: Path, overrides: Iterable[str] = ()) -> Source:
     return source
 
 
-def _parse(text: str, name: str) -> Any:
+def _parse(text: str, name: str) -> object:
     try:
-        return YAML(typ="rt").load(text)
+        node: object = YAML(typ="rt").load(text)
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1
         raise RecipeError([f"{name}:{line}: {error.problem.split(' with value')[0]}"]) from None
@@ -99,9 +99,10 @@ def _parse(text: str, name: str) -> Any:
         raise RecipeError([f"{name}:{line}: broken YAML: {error.problem}"]) from None
     except YAMLError as error:
         raise RecipeError([f"{name}: broken YAML: {first_line(error)}"]) from None
+    return node
 
 
-def _plain(node: Any, path: KeyPath, source: Source) -> Any:
+def _plain(node: object, path: KeyPath, source: Source) -> Any:
     """Turn ruamel's annotated nodes into plain values and note their lines."""
     if isinstance(node, CommentedMap):
         for key in node:
@@ -114,7 +115,7 @@ def _plain(node: Any, path: KeyPath, source: Source) -> Any:
     return _bare(node)
 
 
-def _bare(node: Any) -> Any:
+def _bare(node: object) -> bool | int | float | str | None:
     """Return a scalar, or a key, without ruamel's notes on its notation."""
     for plain in (bool, int, float, str):
         if isinstance(node, plain):
