@@ -101,7 +101,7 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-def _sampling(temperature: float | None, top_p: float | None) -> dict[str, Any]:
+def _sampling(temperature: float | None, top_p: float | None) -> dict[str, float]:
     if temperature is not None and temperature < 0:
         raise HftuneError(f"temperature: at least 0, got {temperature}")
     if top_p is not None and not 0 < top_p <= 1:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 from hftune.core.errors import HftuneError
 from hftune.core.shipped import shipped_folder
@@ -31,6 +31,17 @@ TASK = re.compile(r"^task:\s*([\w-]+)", re.MULTILINE)
 PLOTTED_ROWS = 10_000
 PICTURES = (".png", ".svg", ".pdf")
 COMMANDS = ("hftune ", "accelerate ", EDITOR_LINE.removeprefix("# "))
+
+
+Name = TypeVar("Name", bound=str)
+
+
+class _Summarized(Protocol):
+    """A row of any table."""
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +211,7 @@ def _optimizers() -> list[Entry]:
     ]
 
 
-def _rows(table: Mapping[Any, Any]) -> list[Entry]:
+def _rows(table: Mapping[Name, _Summarized]) -> list[Entry]:
     """Return the names of a table with their summaries only."""
     return [Entry(name=name, summary=row.summary) for name, row in table.items()]
 
