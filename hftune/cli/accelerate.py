@@ -133,7 +133,12 @@ def launch(options: list[str]) -> int:
 
 
 def precision_overrides(mixed_precision: str | None) -> list[str]:
-    """Return the recipe overrides that set the same precision; none for fp8, which has no field."""
+    """Return the recipe overrides that set the same precision; none for fp8, which has no field.
+
+    Example:
+        >>> precision_overrides("fp16")
+        ['training.bf16=false', 'training.fp16=true']
+    """
     if mixed_precision in (None, "fp8"):
         return []
     return [f"training.{name}={str(name == mixed_precision).lower()}" for name in ("bf16", "fp16")]

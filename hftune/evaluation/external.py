@@ -40,6 +40,14 @@ class ExternalMetric:
         name: Name of its figures.
         module: An ``evaluate.Metric``, or several combined.
         options: Options of its ``compute``.
+
+    Example:
+        >>> class Share:
+        ...     name = "share"
+        ...     def compute(self, *, predictions, references):
+        ...         return {"share": 0.5, "note": "not a number"}
+        >>> ExternalMetric("share", Share()).compute([1, 0], [1, 1])
+        {'share': 0.5}
     """
 
     name: str

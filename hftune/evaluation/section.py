@@ -7,7 +7,12 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSection:
-    """Evaluation of the validation rows; ``training`` decides when it happens."""
+    """Evaluation of the validation rows; ``training`` decides when it happens.
+
+    Example:
+        >>> EvaluationSection(thresholds="best_f1").thresholds
+        'best_f1'
+    """
 
     metrics: list[str | dict[str, Any]] | None = field(
         default=None,

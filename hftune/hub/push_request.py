@@ -14,7 +14,12 @@ from hftune.recipe.recipe import Recipe
 
 
 class PushOptions(TypedDict):
-    """Arguments of :func:`hftune.push`."""
+    """Arguments of :func:`hftune.push`.
+
+    Example:
+        >>> PushOrder(repo="me/tickets", public=False, revision=None).options()
+        {'repo': 'me/tickets', 'public': False, 'revision': None}
+    """
 
     repo: str
     public: bool

@@ -217,7 +217,12 @@ def _implementations(config: PreTrainedConfig) -> dict[str, object]:
 
 
 def num_virtual_tokens(model: nn.Module) -> int:
-    """Return the number of virtual tokens of a prompt method; 0 for other models."""
+    """Return the number of virtual tokens of a prompt method; 0 for other models.
+
+    Example:
+        >>> num_virtual_tokens(nn.Linear(2, 2))
+        0
+    """
     if isinstance(model, PeftModel):
         config: Any = model.peft_config[model.active_adapter]
         if config.is_prompt_learning:
