@@ -70,7 +70,12 @@ ROWS = {**METHODS, **TUNERS, **PEFT_TYPES}
 
 
 def method_row(name: str) -> MethodRow:
-    """Return the row of a method."""
+    """Return the row of a method.
+
+    Example:
+        >>> method_row("lora").saves, method_row("full").saves
+        ('adapter', 'model')
+    """
     return ROWS.get(name, PEFT)
 
 

@@ -13,7 +13,7 @@ from hftune.core.errors import HftuneError
 from hftune.methods import method_row
 
 
-def merged(model: Any, method: str) -> nn.Module:
+def merged(model: nn.Module, method: str) -> nn.Module:
     """Return the base model with the adapter in its weights; the given one is used up.
 
     Args:
@@ -32,7 +32,7 @@ def merged(model: Any, method: str) -> nn.Module:
     return merged_low_rank(adapted) if _is_quantized(adapted) else _merged(adapted, method)
 
 
-def merged_low_rank(model: Any) -> nn.Module:
+def merged_low_rank(model: PeftModel) -> nn.Module:
     """Return the base model with LoRA in its weights; a quantized one comes back as floats."""
     if not _is_quantized(model):
         return cast(nn.Module, model.merge_and_unload())
@@ -45,7 +45,7 @@ def merged_low_rank(model: Any) -> nn.Module:
     return cast(nn.Module, model.unload())
 
 
-def merge(model: Any, method: str) -> None:
+def merge(model: nn.Module, method: str) -> None:
     """Put the adapter into the weights; :func:`unmerge` takes it out.
 
     Raises:
@@ -65,12 +65,12 @@ def merge(model: Any, method: str) -> None:
     adapted.merge_adapter()
 
 
-def unmerge(model: Any, method: str) -> None:
-    """Take the adapter out of the weights, which are then the base's but for rounding."""
+def unmerge(model: nn.Module, method: str) -> None:
+    """Take the adapter out: the weights are the base's again, except for rounding."""
     _mergeable(model, method).unmerge_adapter()
 
 
-def _mergeable(model: Any, method: str) -> Any:
+def _mergeable(model: nn.Module, method: str) -> PeftModel:
     row = method_row(method)
     if row.saves == "model":
         raise HftuneError(f"method {method} leaves a whole model; there is nothing to merge")
@@ -84,16 +84,16 @@ def _mergeable(model: Any, method: str) -> Any:
     return model
 
 
-def _is_quantized(adapted: Any) -> bool:
+def _is_quantized(adapted: PeftModel) -> bool:
     return bool(getattr(adapted.get_base_model(), "is_quantized", False))
 
 
-def _is_low_rank(adapted: Any) -> bool:
+def _is_low_rank(adapted: PeftModel) -> bool:
     layers = (part for part in adapted.modules() if isinstance(part, BaseTunerLayer))
     return all(isinstance(layer, LoraLayer) for layer in layers)
 
 
-def _merged(adapted: Any, method: str) -> nn.Module:
+def _merged(adapted: PeftModel, method: str) -> nn.Module:
     try:
         return cast(nn.Module, adapted.merge_and_unload(safe_merge=True))
     except (ValueError, NotImplementedError) as error:  # no layer for it, or a sum without end

@@ -81,7 +81,7 @@ class Method(ABC):
         """
         return StepCost()
 
-    def results(self, model: nn.Module, folder: Path | None) -> dict[str, Any]:
+    def results(self, model: nn.Module, folder: Path | None) -> dict[str, object]:
         """Return figures for ``metrics.json`` after :meth:`finish`, and write files of its own.
 
         Args:

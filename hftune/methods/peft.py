@@ -30,7 +30,12 @@ TAKE_LORA = "lora works on every kind of model"
 
 
 def peft_configs() -> dict[str, type[PeftConfig]]:
-    """Return recipe name -> config class of every PEFT type that a recipe can ask for, and ours."""
+    """Return recipe name -> config class of every PEFT type that a recipe can ask for, and ours.
+
+    Example:
+        >>> peft_configs()["lora"].__name__
+        'LoraConfig'
+    """
     register_tuners()
     configs = {kind.value.lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     return {name: config for name, config in configs.items() if name not in NOT_FROM_A_RECIPE}
@@ -49,7 +54,7 @@ class Peft(Method):
         self.options = options
         self.config_class = peft_configs()[name]
 
-    def config(self, context: RunContext, **overrides: Any) -> PeftConfig:
+    def config(self, context: RunContext, **overrides: object) -> PeftConfig:
         """Build the PEFT config, with the recipe's options and ``overrides`` over them.
 
         Raises:
@@ -67,7 +72,7 @@ class Peft(Method):
             )
         fields = {field.name for field in dataclasses.fields(self.config_class)}
         hints = get_type_hints(self.config_class)
-        options = {
+        options: dict[str, Any] = {
             key: TypeAdapter(hints[key]).validate_python(value)
             if isinstance(value, dict)
             else value
@@ -161,7 +166,12 @@ class Peft(Method):
 
 
 def set_minus(names: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """Return ``names`` without ``taken``, in order."""
+    """Return ``names`` without ``taken``, in order.
+
+    Example:
+        >>> set_minus(["q_proj", "k_proj", "v_proj"], ["k_proj"])
+        ['q_proj', 'v_proj']
+    """
     gone = set(taken)
     return [name for name in names if name not in gone]
 
@@ -171,6 +181,6 @@ def _is(name: str, module: str) -> bool:
 
 
 def _layer_names(modules: dict[str, nn.Module]) -> list[str]:
-    """The last name parts of the layers that an adapter can sit on."""
+    """Return the last name parts of the layers that an adapter can sit on."""
     kinds = ("Linear", "Conv1D", "Conv2d", "Embedding")
     return sorted({n.rpartition(".")[2] for n, m in modules.items() if type(m).__name__ in kinds})

@@ -38,6 +38,10 @@ def adapter(
         target: The class of the method, as ``package.module:Class``.
         ranges: Ranges of its own options.
         facts: Further fields of the row.
+
+    Example:
+        >>> adapter("Two vectors.", learning_rate=4e-3).learning_rate
+        0.004
     """
     return MethodRow(
         target=target,
@@ -50,5 +54,10 @@ def adapter(
 
 
 def one_of(*names: str) -> Schema:
-    """Return the schema of an option whose class would take any text beside the names."""
+    """Return the schema of an option whose class would take any text beside the names.
+
+    Example:
+        >>> one_of("MLP", "LSTM")
+        {'anyOf': [{'enum': ['MLP', 'LSTM'], 'type': 'string'}]}
+    """
     return {"anyOf": [{"enum": list(names), "type": "string"}]}

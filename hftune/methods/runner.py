@@ -40,8 +40,8 @@ class Fitted:
 
     model: Any
     base_fingerprint: dict[str, str] | None
-    tried: list[dict[str, Any]]
-    figures: dict[str, Any]
+    tried: list[dict[str, object]]
+    figures: dict[str, object]
 
 
 class Fitting(ABC):
@@ -51,7 +51,7 @@ class Fitting(ABC):
         options: All options of the method, with what the recipe left open.
     """
 
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
 
     @abstractmethod
     def fit(self) -> Fitted:

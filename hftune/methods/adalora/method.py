@@ -3,8 +3,8 @@
 
 Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", 2023,
 arXiv:2303.10512. The update of each matrix is ``P E Q`` with a diagonal ``E``. PEFT scores every
-triplet of a column, an entry and a row, and sets the entries of the least important to zero. What
-no trainer calls, and what a checkpoint would lose, is here.
+triplet of a column, an entry and a row, and sets the entries of the least important to zero. This
+module makes the calls that no trainer makes, and keeps the state that a checkpoint would lose.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.core.errors import HftuneError
 from hftune.methods.peft import Peft
@@ -66,7 +66,7 @@ class AdaLora(Peft):
         super().__init__(name, options)
         self.ranks: dict[str, list[bool]] | None = None
 
-    def config(self, context: RunContext, **overrides: Any) -> PeftConfig:
+    def config(self, context: RunContext, **overrides: object) -> PeftConfig:
         """Build the PEFT config with the phases in steps; see :class:`Peft`."""
         steps = phases(self.options, context.num_training_steps)
         return super().config(context, **overrides, **steps)
@@ -132,19 +132,33 @@ class AllocateRanks(TrainerCallback):
         self.tuner, self.method = _tuner(model), method
         self.config: Any = model.active_peft_config
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Update the scores and mask the triplets over the budget."""
         self.config.rank_pattern = self.method.ranks
         self.tuner.update_and_allocate(state.global_step + 1)  # steps that are done, this one too
         self.method.ranks, self.config.rank_pattern = self.config.rank_pattern, None
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Say the budget that is in force."""
         if "loss" in kwargs["logs"]:
             budget, _ = self.tuner.rankallocator.budget_schedule(state.global_step)
             kwargs["logs"]["rank_budget"] = budget
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Leave the ranks where PEFT looks; a run that was stopped early is cut to its budget."""
         allocator = self.tuner.rankallocator
         if state.global_step < self.config.total_step - self.config.tfinal:

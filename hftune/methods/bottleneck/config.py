@@ -32,6 +32,11 @@ class BottleneckConfig(PeftConfig):
 
     Raises:
         ValueError: A value is out of range or unknown, or two exclude each other.
+
+    Example:
+        >>> config = BottleneckConfig(placement="parallel")
+        >>> config.scaling, config.bottleneck_width(768)
+        (4.0, 48)
     """
 
     r: int | None = field(

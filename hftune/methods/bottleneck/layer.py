@@ -7,6 +7,7 @@
 import threading
 from typing import Any, Literal
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -29,12 +30,18 @@ class InputTap:
     """A forward pre-hook that keeps the input of one module until another asks for it.
 
     Each thread has its own: ``torch.nn.DataParallel`` runs replicas side by side.
+
+    Example:
+        >>> tap = InputTap()
+        >>> tap(nn.Identity(), (torch.ones(2),))
+        >>> tap.take().tolist()
+        [1.0, 1.0]
     """
 
     def __init__(self) -> None:
         self.kept: dict[int, Tensor] = {}
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Keep the first argument."""
         self.kept[threading.get_ident()] = args[0]
 
@@ -94,8 +101,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def reset_parameters(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Draw the down projection anew, and make the adapter's output zero."""
-        down: Any = self.bottleneck_down[adapter_name]
-        up: Any = self.bottleneck_up[adapter_name]
+        down, up = self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name]
+        assert isinstance(down, nn.Linear)
+        assert isinstance(up, nn.Linear)
         if config.down_init() == NORMAL:
             limit = 2 * NORMAL_STD
             nn.init.trunc_normal_(down.weight, std=NORMAL_STD, a=-limit, b=limit)
@@ -150,8 +158,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         adapted = self._adapted(adapted, sublayer_input, self._active("sublayer"))
         return (adapted, *result[1:]) if isinstance(result, tuple) else adapted
 
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[Any, Any]:
-        """PEFT asks the layer's weight; a mixture of experts has none of its own."""
+    def _get_base_layer_device_and_dtype(
+        self, base_layer: nn.Module
+    ) -> tuple[torch.device | None, torch.dtype | None]:
+        """Ask the first parameter where the layer has no weight, as a mixture of experts."""
         device, dtype = super()._get_base_layer_device_and_dtype(base_layer)  # type: ignore[no-untyped-call]
         if device is None:
             first = next(base_layer.parameters())

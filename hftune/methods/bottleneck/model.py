@@ -2,7 +2,7 @@
 """Puts bottleneck adapters on a model: the part that PEFT calls."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -33,7 +33,7 @@ class BottleneckModel(BaseTuner):
     tuner_layer_cls = BottleneckLayer
 
     def _prepare_adapter_config(
-        self, peft_config: PeftConfig, model_config: dict[str, Any]
+        self, peft_config: PeftConfig, model_config: dict[str, object]
     ) -> PeftConfig:
         """Find the places that the config leaves open; the saved config then names them."""
         assert isinstance(peft_config, BottleneckConfig)
@@ -85,8 +85,9 @@ class BottleneckModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
 
     def _first_module(self, config: BottleneckConfig, key: str) -> str:
-        """The name of the module whose input the adapter at ``key`` reads."""
+        """Return the name of the module whose input the adapter at ``key`` reads."""
         wanted = config.input_modules
+        assert wanted is not None
         names = [name for name, _ in self.model.named_modules() if _matches(wanted, name)]
         return partner(key, names)
 
@@ -122,7 +123,7 @@ class BottleneckModel(BaseTuner):
             super()._replace_module(parent, child_name, new_module, child)
 
     @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+    def _enable_peft_forward_hooks(self, *args: object, **kwargs: object) -> Iterator[None]:
         """Refuse arguments that PEFT would ignore."""
         if kwargs.get("adapter_names") is not None:
             raise ValueError(
@@ -138,7 +139,7 @@ class BottleneckModel(BaseTuner):
         """Refuse: nothing was ever merged."""
         raise ValueError(NO_MERGE)
 
-    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def add_weighted_adapter(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: the sum of two adapters is no adapter of the same width."""
         raise ValueError(
             "bottleneck adapters cannot be averaged into one: they are not linear in their "
@@ -172,7 +173,7 @@ def _in_features(module: nn.Module) -> int | None:
     return features if isinstance(features, int) else None
 
 
-def _matches(wanted: Any, name: str) -> bool:
+def _matches(wanted: str | Iterable[str], name: str) -> bool:
     """Tell whether a name is meant by a pattern or by a list of endings, as PEFT reads them."""
     if isinstance(wanted, str):
         return match_target_against_key(wanted, name) is not None

@@ -18,7 +18,6 @@ reads what goes into feed-forward and is added to what comes out.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -94,7 +93,7 @@ class Sites:
     input_modules: str | None = None
 
 
-def find_sites(model: nn.Module, placement: Placement, model_config: dict[str, Any]) -> Sites:
+def find_sites(model: nn.Module, placement: Placement, model_config: dict[str, object]) -> Sites:
     """Find the sublayers of a model by the names that Transformers gives their layers.
 
     Args:
@@ -104,6 +103,13 @@ def find_sites(model: nn.Module, placement: Placement, model_config: dict[str, A
 
     Raises:
         ValueError: The names are none that this module knows.
+
+    Example:
+        >>> mlp = nn.ModuleDict({"up_proj": nn.Linear(2, 4), "down_proj": nn.Linear(4, 2)})
+        >>> model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"mlp": mlp})])})
+        >>> sites = find_sites(model, "pfeiffer", {"model_type": "llama"})
+        >>> bool(re.fullmatch(sites.target_modules, "layers.0.mlp.down_proj"))
+        True
     """
     names = [name for name, _ in model.named_modules()]
     attention = [tail for tail in ATTENTION if _any(names, tail)]
@@ -147,14 +153,20 @@ def partner(target: str, candidates: Iterable[str]) -> str:
 
 
 def layer_kinds(model: nn.Module) -> list[str]:
-    """Return the names of the layers inside a model's blocks, numbers left out, each once."""
+    """Return the names of the layers inside a model's blocks, numbers left out, each once.
+
+    Example:
+        >>> block = nn.ModuleDict({"up": nn.Linear(2, 4), "down": nn.Linear(4, 2)})
+        >>> layer_kinds(nn.ModuleDict({"layers": nn.ModuleList([block])}))
+        ['down', 'up']
+    """
     holders = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
     blocks = [re.search(r"\.\d+\.(.+)", f".{name}") for name in sorted(holders)]
     return sorted({re.sub(r"\.?\b\d+\b", "", block[1]) for block in blocks if block})
 
 
 def _pattern(tails: Iterable[str]) -> str:
-    """A regular expression for these ends of names, right behind the number of a block."""
+    """Return a regular expression for these ends of names, right behind a block's number."""
     return rf"(.*\.)?\d+\.({'|'.join(tails)})"
 
 

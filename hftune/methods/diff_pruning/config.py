@@ -15,6 +15,10 @@ class DiffPruningConfig(PeftConfig):
 
     The phases are shares of the run: gates and penalty first, then the projection at once, then
     what is left of the run with a fixed mask.
+
+    Example:
+        >>> DiffPruningConfig().penalty_weight, DiffPruningConfig(mode="l1").penalty_weight
+        (30.0, 0.1)
     """
 
     target_modules: list[str] | str | None = field(

@@ -20,6 +20,11 @@ class Difference(nn.Module):
     Args:
         weight: What it is added to.
         config: The adapter's.
+
+    Example:
+        >>> difference = Difference(torch.ones(2), DiffPruningConfig(mode="l1"))
+        >>> difference(torch.tensor([3.0, 4.0])).tolist()  # zero at the start
+        [3.0, 4.0]
     """
 
     def __init__(self, weight: Tensor, config: DiffPruningConfig) -> None:

@@ -26,6 +26,10 @@ def sample_gates(log_alpha: Tensor, *, noise: bool) -> Tensor:
     Args:
         log_alpha: Any shape.
         noise: Whether to draw; else the gates that evaluation uses, without noise.
+
+    Example:
+        >>> sample_gates(torch.tensor([-3.0, 0.0, 3.0]), noise=False).tolist()
+        [0.0, 0.0, 1.0]
     """
     if noise:
         uniform = torch.empty_like(log_alpha).uniform_(EPSILON, 1 - EPSILON)
@@ -34,7 +38,12 @@ def sample_gates(log_alpha: Tensor, *, noise: bool) -> Tensor:
 
 
 def open_probability(log_alpha: Tensor) -> Tensor:
-    """Return the probability that a drawn gate is not zero; Louizos et al., equation 12."""
+    """Return the probability that a drawn gate is not zero; Louizos et al., equation 12.
+
+    Example:
+        >>> open_probability(torch.tensor(0.0)).item()
+        0.5
+    """
     return torch.sigmoid(log_alpha - math.log(-LOWER / UPPER))
 
 
@@ -58,6 +67,11 @@ def keep_largest(magnitudes: Sequence[Tensor], keep: int) -> list[Tensor]:
     Args:
         magnitudes: Float32 tensors without negative entries.
         keep: Entries to keep at most.
+
+    Example:
+        >>> masks = keep_largest([torch.tensor([3.0, 1.0]), torch.tensor([2.0])], 2)
+        >>> [mask.tolist() for mask in masks]
+        [[True, False], [True]]
     """
     bits = [tensor.contiguous().view(torch.int32) for tensor in magnitudes]
 

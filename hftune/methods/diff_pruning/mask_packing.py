@@ -35,6 +35,11 @@ def unpack(packed: Tensor | None, values: Tensor | None, shape: torch.Size, name
 
     Raises:
         ValueError: The file lacks it, or it cannot be a difference to such a weight.
+
+    Example:
+        >>> steps = torch.tensor([1, 5, 295])
+        >>> unpack(steps, torch.ones(3), torch.Size([20, 20]), "weight").tolist()
+        [0, 5, 300]
     """
     if packed is None or values is None:
         raise ValueError(f"the adapter file lacks {name}: it is damaged, or for another model")

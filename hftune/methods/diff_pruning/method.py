@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.core.console import say
 from hftune.core.cost import StepCost
@@ -25,7 +25,7 @@ SCHEDULED = 0.8
 class DiffPruning(Peft):
     """A difference on every weight that ends sparse; see :mod:`hftune.methods.diff_pruning`."""
 
-    def config(self, context: RunContext, **overrides: Any) -> PeftConfig:
+    def config(self, context: RunContext, **overrides: object) -> PeftConfig:
         """Build the config; the gates' rate follows from the run's rate and length.
 
         Raises:
@@ -72,16 +72,24 @@ class DiffPruningPhases(TrainerCallback):
 
     def __init__(self, tuner: DiffPruningModel) -> None:
         self.tuner = tuner
-        self.config: Any = tuner.peft_config["default"]
+        self.config: DiffPruningConfig = tuner.peft_config["default"]
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Lower the share that the penalty lets pass: from 1 by equal factors to the target."""
         if self.config.penalty_schedule == "exponential":
             first = projection_step(self.config.projection_ratio, state.max_steps)
             done = min(1.0, state.global_step / (SCHEDULED * first))
             self.tuner.allowed_share = (1 - self.config.target_sparsity) ** done
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Project at the end of the first phase, before this step is evaluated and saved."""
         first = projection_step(self.config.projection_ratio, state.max_steps)
         if state.global_step < first or self.tuner.is_projected():
@@ -93,12 +101,20 @@ class DiffPruningPhases(TrainerCallback):
         # Checkpoints from before the projection are not what the run is to give back.
         state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Say how many gates are open."""
         if "loss" in kwargs["logs"] and self.config.mode == "l0":
             kwargs["logs"]["open_share"] = self.tuner.open_share().item()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Leave indices and values; a run that was stopped early is projected here."""
         if not self.tuner.is_projected():
             self._project()
@@ -117,10 +133,16 @@ class DiffPruningPhases(TrainerCallback):
 
 
 def projection_step(ratio: float, steps: int) -> int:
-    """Return the number of optimizer steps before the projection."""
+    """Return the number of optimizer steps before the projection.
+
+    Example:
+        >>> projection_step(0.5, 100)
+        50
+    """
     return max(1, round(ratio * steps))
 
 
-def _tuner(model: Any) -> DiffPruningModel:
-    tuner: DiffPruningModel = model.base_model
+def _tuner(model: nn.Module) -> DiffPruningModel:
+    tuner = model.base_model
+    assert isinstance(tuner, DiffPruningModel)
     return tuner

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hftune.core.cost import StepCost
 from hftune.methods.diff_pruning import mask_packing as packing
+from hftune.methods.diff_pruning.config import DiffPruningConfig
 from hftune.methods.diff_pruning.difference import Difference
 from hftune.methods.diff_pruning.gates import keep_largest, num_kept
 from hftune.methods.diff_pruning.layer import PLACES, DiffPruningLayer
@@ -74,7 +75,7 @@ class DiffPruningModel(BaseTuner):
         return penalty
 
     def step_cost(self, adapter_name: str = "default") -> StepCost:
-        """Return the bytes of the masks, and what the penalty computes of each gate or difference.
+        """Return the bytes of the masks and of the penalty's terms for gates or differences.
 
         The penalty has its gradient before that of the loss, while activations are there.
         """
@@ -108,7 +109,7 @@ class DiffPruningModel(BaseTuner):
         config.finished = True
 
     def _prepare_adapter_config(
-        self, peft_config: PeftConfig, model_config: dict[str, Any]
+        self, peft_config: PeftConfig, model_config: dict[str, object]
     ) -> PeftConfig:
         return peft_config  # _prepare_model has the model at hand
 
@@ -136,7 +137,8 @@ class DiffPruningModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        config: Any = peft_config
+        assert isinstance(peft_config, DiffPruningConfig)
+        config = peft_config
         if isinstance(target, DiffPruningLayer):
             target.update_layer(adapter_name, config)
             return
@@ -183,6 +185,11 @@ def default_targets(model: nn.Module, *, include_norm: bool) -> set[str]:
 
     Left out are the head, the output embedding and every embedding whose weight another module
     uses too: a difference would reach only one of them.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+        >>> default_targets(model, include_norm=False)
+        {'0'}
     """
     shared = _shared_weights(model)
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
@@ -216,7 +223,7 @@ def _in_trunk(model: nn.Module, name: str) -> bool:
 
 
 def _shared_weights(model: nn.Module) -> set[int]:
-    """The weights that more than one place of the model holds."""
+    """Return the ids of the weights that stand in more than one place of the model."""
     places = Counter(
         id(module._parameters["weight"])
         for _, module in model.named_modules(remove_duplicate=False)
@@ -248,7 +255,7 @@ def _is_indices(key: str) -> bool:
 
 
 def _base_weights(model: nn.Module, adapter_name: str) -> list[tuple[str, Any]]:
-    """Name and weight of what the differences sit on; no numbers while PEFT loads on meta."""
+    """Return name and weight of each adapted layer; without numbers while PEFT loads on meta."""
     return [
         (name.removeprefix("base_model.model."), layer.get_base_layer().weight)
         for name, layer in model.named_modules()

@@ -48,6 +48,10 @@ class Selection:
         freeze_embeddings: Whether they are frozen; if absent, they are when layer 0 is.
         freeze_modules: More that is frozen.
         train_modules: What trains all the same; alone, all else is frozen.
+
+    Example:
+        >>> Selection(train_modules=["score"]).names_what_trains
+        True
     """
 
     freeze_layers: Layers | None = field(default=None, metadata={"help": "Frozen layers: a number, "
@@ -84,6 +88,10 @@ class Freeze(Method):
 
     Args:
         options: Fields of :class:`FreezeConfig`.
+
+    Example:
+        >>> Freeze(unfreeze_every=5).changes_what_trains
+        True
     """
 
     def __init__(self, **options: Any) -> None:
@@ -198,6 +206,10 @@ def trained_layers(given: Selection, count: int, model: str) -> set[int]:
 
     Raises:
         HftuneError: A number is no layer, or both options are given.
+
+    Example:
+        >>> trained_layers(Selection(freeze_layers="0-1"), 4, "BertModel")
+        {2, 3}
     """
     if given.freeze_layers is not None and given.train_layers is not None:
         raise HftuneError("method.train_layers: say it or freeze_layers, not both")

@@ -8,10 +8,10 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hftune.core.console import say
 from hftune.core.errors import HftuneError
@@ -48,6 +48,11 @@ class UnfreezingPhases:
         start: Optimizer steps of turn 0.
         every: Steps of each other turn; None when all of them begin together.
         last: The turn with which everything trains.
+
+    Example:
+        >>> phases = UnfreezingPhases(start=10, every=5, last=3)
+        >>> [phases.turn(step) for step in (9, 10, 15, 20, 99)]
+        [0, 1, 2, 3, 3]
     """
 
     start: int
@@ -96,7 +101,7 @@ class UnfreezingPhases:
         return phases
 
     def _shorter(self, given: Unfreezing, total: int) -> str:
-        """The longest time between layers that fits the run."""
+        """Return the hint that names the longest time between layers that fits the run."""
         if self.every is None:
             return f" head_only_steps: {total // 2}"
         follows = given.head_only_steps is None and self.start > 0
@@ -131,11 +136,23 @@ class Unfreeze(TrainerCallback):
         self.phases = phases
         self.turns = {model.get_parameter(name): turn for name, turn in turns.items()}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Switch on the parameters that train in the phase of the run."""
         self._reach(self.phases.turn(state.global_step))
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Go on to the next turn if it is time."""
         turn = self.phases.turn(state.global_step)
         if turn != self.phases.turn(state.global_step - 1):

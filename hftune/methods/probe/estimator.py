@@ -3,7 +3,7 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,9 @@ ESTIMATORS: dict[str, tuple[Any, Any]] = {
     "gradient_boosting": (HistGradientBoostingClassifier, HistGradientBoostingRegressor),
 }
 #: What scikit-learn chooses less well for some hundred features.
-DEFAULTS: dict[str, dict[str, Any]] = {"logistic_regression": {"max_iter": 1000}}
+DEFAULTS: dict[str, dict[str, object]] = {"logistic_regression": {"max_iter": 1000}}
 #: What cross-validation chooses if the recipe does not say; boosting takes too long for that.
-GRIDS: dict[str, dict[str, list[Any]]] = {
+GRIDS: dict[str, dict[str, list[float]]] = {
     "logistic_regression": {"C": [0.0001, 0.001, 0.01, 0.1, 1.0]},
     "ridge": {"alpha": [1.0, 10.0, 100.0, 1000.0, 10000.0]},
     "mlp": {"alpha": [1e-4, 1e-2, 1.0]},
@@ -152,7 +152,7 @@ class Estimator:
                 except (ValueError, TypeError) as error:
                     raise HftuneError(f"method.classifier_kwargs: {error}") from error
 
-    def _few_rows(self) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _few_rows(self) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
         X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
         if self.labels.numbers:
             return X, X[:, 0]
@@ -186,7 +186,7 @@ class Estimator:
                 "method.feature_selection_kwargs: the estimator is logistic regression or ridge"
             )
 
-    def bare(self, **candidate: Any) -> Any:
+    def bare(self, **candidate: object) -> Any:
         """Return the classifier alone, not fitted."""
         options = {**DEFAULTS.get(self.classifier, {}), **self.config.classifier_kwargs}
         if SEED in self.arguments:
@@ -251,8 +251,8 @@ class Estimator:
         return None if name is None else SELECTIONS[name](**given)
 
     def fit(
-        self, X: NDArray[Any], y: NDArray[Any], folds: Sequence[tuple[Any, Any]]
-    ) -> tuple[Pipeline, list[dict[str, Any]], bool]:
+        self, X: NDArray[np.generic], y: NDArray[np.generic], folds: Sequence[tuple[Any, Any]]
+    ) -> tuple[Pipeline, list[dict[str, object]], bool]:
         """Choose by cross-validation, then fit on all rows.
 
         Args:
@@ -292,7 +292,7 @@ class Estimator:
         return kept, tried, converged
 
 
-def _tried(search: GridSearchCV, prefix: str) -> list[dict[str, Any]]:
+def _tried(search: GridSearchCV, prefix: str) -> list[dict[str, object]]:
     """Each candidate with its score: the mean over the folds and its standard deviation."""
     results = search.cv_results_
     return [
@@ -306,7 +306,7 @@ def _tried(search: GridSearchCV, prefix: str) -> list[dict[str, Any]]:
     ]
 
 
-def _check_names(key: str, kind: Any, given: Mapping[str, Any]) -> None:
+def _check_names(key: str, kind: Callable[..., object], given: Mapping[str, object]) -> None:
     known = sorted(inspect.signature(kind).parameters)
     if unknown := [name for name in given if name not in known]:
         raise HftuneError(

@@ -32,6 +32,10 @@ def weights_fingerprint(location: str, commit: str | None) -> str:
     Args:
         location: Hub id or folder.
         commit: Of the Hub repository.
+
+    Example:
+        >>> weights_fingerprint("google/bert", "0a1b")
+        'google/bert@0a1b'
     """
     folder = Path(location)
     if not folder.is_dir():
@@ -40,7 +44,7 @@ def weights_fingerprint(location: str, commit: str | None) -> str:
     return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
 
-def features_key(rows: Dataset, **decides: Any) -> str:
+def features_key(rows: Dataset, **decides: object) -> str:
     """Return the digest of all that decides the features of rows.
 
     Args:

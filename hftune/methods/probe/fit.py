@@ -3,7 +3,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,10 +57,10 @@ class ProbeFitting(Fitting):
     rows: FitRows
     context: RunContext
     estimator: Estimator
-    labels: NDArray[Any]
+    labels: NDArray[np.generic]
     folds: Folds
     pooling: Pooling
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
 
     def fit(self) -> Fitted:
         """Embed the rows that the cache lacks, choose, fit, and measure; see :class:`Fitting`."""
@@ -98,8 +98,8 @@ class ProbeFitting(Fitting):
         }
         return Fitted(model=head, base_fingerprint=base_fingerprint, tried=tried, figures=figures)
 
-    def _measured(self, logits: Tensor) -> dict[str, Any]:
-        """The task's metrics on the validation rows, class by class where there are classes."""
+    def _measured(self, logits: Tensor) -> dict[str, object]:
+        """Return the task's metrics on the validation rows, and those of each class."""
         assert self.rows.validation is not None
         task = self.task
         labels = torch.as_tensor(np.asarray(self.rows.validation["labels"][:]))
@@ -168,9 +168,9 @@ def _folds(task: Task, examples: Dataset, number: int, seed: int) -> Folds:
         return list(splitter.split(groups, alike, groups))
 
 
-def _numbers(keys: Any) -> NDArray[np.int64]:
-    """Keys of any kind as numbers."""
-    known: dict[Any, int] = {}
+def _numbers(keys: Iterable[Hashable]) -> NDArray[np.int64]:
+    """Return a number for each key, equal for equal keys."""
+    known: dict[Hashable, int] = {}
     return np.asarray([known.setdefault(key, len(known)) for key in keys], dtype=np.int64)
 
 
@@ -268,8 +268,8 @@ class Embedder:
         return self._trunk
 
 
-def _chosen(tried: list[dict[str, Any]], estimator: Estimator) -> dict[str, Any]:
-    """The best candidate, in short."""
+def _chosen(tried: list[dict[str, object]], estimator: Estimator) -> dict[str, object]:
+    """Return the best candidate and its score."""
     best = [one for one in tried if one["best"]]
     if not best:
         return {}

@@ -80,6 +80,10 @@ class Probe(Method):
 
     Args:
         options: Fields of :class:`ProbeConfig`.
+
+    Example:
+        >>> Probe(pooling="cls", layer=0).config.pooling
+        'cls'
     """
 
     def __init__(self, **options: Any) -> None:
@@ -140,6 +144,11 @@ def default_pooling(config: PreTrainedConfig, said: Pooling | None) -> Pooling:
     Returns:
         What it says; for a decoder the last token, the only one that has seen all others; else the
         mean, which without training tells texts apart better than the first token.
+
+    Example:
+        >>> from transformers import BertConfig, GPT2Config
+        >>> default_pooling(BertConfig(), None), default_pooling(GPT2Config(), None)
+        ('mean', 'last')
     """
     if said is not None:
         return said

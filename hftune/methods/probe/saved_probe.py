@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class FeatureConfig:
 
     base_model_name_or_path: str
     revision: str | None
-    config: dict[str, Any]
+    config: dict[str, object]
     dtype: str
     encoder_only: bool
     pooling: Pooling
@@ -84,7 +85,7 @@ class FittedClassifier:
     problem_type: str
     num_labels: int
 
-    def logits(self, X: NDArray[Any]) -> Tensor:
+    def logits(self, X: NDArray[np.float32]) -> Tensor:
         """Return logits, or numbers for regression, shape ``(rows, labels)``.
 
         A label without a training row has the least probability.
@@ -92,7 +93,7 @@ class FittedClassifier:
         kind = make_problem_type(self.problem_type)
         return kind.logits_of(self.pipeline, X, self.num_labels)
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         """Return the metadata for ``hftune.json`` and the model card."""
         import skops.io
 
@@ -105,7 +106,7 @@ class FittedClassifier:
         }
 
     def _classes(self) -> list[int]:
-        """Ids of the labels that scikit-learn's probabilities stand for; none of numbers."""
+        """Return the ids of the labels that scikit-learn saw; none where it fitted numbers."""
         numbers = PROBLEM_TYPES[self.problem_type].numbers
         known: Any = () if numbers else self.pipeline.classes_
         return [int(index) for index in known]

@@ -31,7 +31,7 @@ class PromptLearning(Peft):
     # PEFT saves what the network makes, and would load that as what the network reads.
     state_is_whole = True
 
-    def config(self, context: RunContext, **overrides: Any) -> PeftConfig:
+    def config(self, context: RunContext, **overrides: object) -> PeftConfig:
         """Build the PEFT config with the tokenizer of the run; see :class:`Peft`."""
         known: dict[str, Any] = {}
         given = self.options.get("num_transformer_submodules") is not None

@@ -29,6 +29,12 @@ class PruneConfig:
         frequency: Steps from one pruning to the next; a tenth of the way if absent.
         target_modules: Linear layers to prune; those of the model's stacks of layers if absent.
         exclude_modules: Linear layers to leave whole.
+
+    Example:
+        >>> PruneConfig(structure="heads").cuts
+        True
+        >>> PruneConfig(schedule="cubic").sparsities(100).end
+        50
     """
 
     sparsity: Annotated[float, Gt(0), Lt(1)] = field(

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from hftune.core.console import say
 from hftune.methods.method import Method
@@ -113,7 +119,7 @@ class Prune(Method):
             shrink(model, self.units, self.masks)
         return model
 
-    def results(self, model: nn.Module, folder: Path | None) -> dict[str, Any]:
+    def results(self, model: nn.Module, folder: Path | None) -> dict[str, object]:
         """Return the sparsity; write it layer by layer, and draw it; see :class:`Method`."""
         from hftune.report.sparsity import sparsity_figures, write_sparsity
 
@@ -192,18 +198,32 @@ class KeepPruned(TrainerCallback):
         self.model, self.method, self.sparsities = model, method, sparsities
         self.hooks: list[RemovableHandle] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Prune at once if the schedule begins so; go on with the masks of a resumed run."""
         if state.global_step == 0 and self.sparsities.prunes_at(0):
             self._prune(state, None)
         self._mask_gradients()
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Look at the gradients."""
         if state.global_step < self.sparsities.end:
             self.method.gather_scores(self.model)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Set masked weights to zero again, or prune more."""
         if state.global_step > 0 and self.sparsities.prunes_at(state.global_step):
             optimizer = kwargs["optimizer"]
@@ -212,16 +232,24 @@ class KeepPruned(TrainerCallback):
         else:
             self.method.clear_pruned(self.model)
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Add the sparsity to the log."""
         if "loss" in kwargs["logs"]:
             kwargs["logs"]["sparsity"] = self.sparsities.reached(state.global_step)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Take the hooks off."""
         self._unhook()
 
-    def _prune(self, state: Any, optimizer: torch.optim.Optimizer | None) -> None:
+    def _prune(self, state: TrainerState, optimizer: torch.optim.Optimizer | None) -> None:
         sparsity = self.sparsities.at(state.global_step)
         self.method.prune(self.model, sparsity)
         say(f"step {state.global_step}: pruned to a sparsity of {sparsity:.3f}")

@@ -25,6 +25,11 @@ class Sparsities:
         begin: The first pruning.
         end: The last one; equal to ``begin`` where there is only one.
         frequency: Steps between prunings.
+
+    Example:
+        >>> sparsities = Sparsities(final=0.8, begin=0, end=10, frequency=5)
+        >>> [round(sparsities.reached(step), 3) for step in (0, 4, 5, 10)]
+        [0.0, 0.0, 0.7, 0.8]
     """
 
     final: float
@@ -97,7 +102,12 @@ class Sparsities:
 
 
 def as_steps(given: float, total: int) -> int:
-    """Steps as Transformers counts them: a number below 1 is a share, rounded up."""
+    """Return steps as Transformers counts them: a number below 1 is a share, rounded up.
+
+    Example:
+        >>> as_steps(0.25, 10), as_steps(4, 10)
+        (3, 4)
+    """
     return math.ceil(given * total) if 0 < given < 1 else int(given)
 
 

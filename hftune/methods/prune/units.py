@@ -83,6 +83,11 @@ class UnitLayer:
         into: Names of the modules whose outputs they are.
         out: Name of the module that takes them in.
         size: The config's number of them.
+
+    Example:
+        >>> layer = UnitLayer("layers.0", 8, ("layers.0.up",), "layers.0.down", "intermediate_size")
+        >>> layer.key
+        'layers.0.down.weight'
     """
 
     name: str
@@ -193,6 +198,11 @@ def units_left(layers: Sequence[UnitLayer], sparsity: float) -> dict[str, int]:
 
     Raises:
         HftuneError: None would go, or none would stay.
+
+    Example:
+        >>> layer = UnitLayer("layers.0", 8, ("layers.0.up",), "layers.0.down", "intermediate_size")
+        >>> units_left([layer], 0.25)
+        {'intermediate_size': 6}
     """
     left = {}
     for layer in layers:

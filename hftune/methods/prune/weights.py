@@ -34,6 +34,10 @@ def prunable_weights(
 
     Raises:
         HftuneError: A name finds nothing, nothing is left, or a weight is an embedding too.
+
+    Example:
+        >>> prunable_weights(nn.Sequential(nn.Linear(4, 2)), ["0"])
+        {'0.weight': 1}
     """
     linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     stacks = [f"{n}." for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
@@ -69,6 +73,10 @@ def drop_smallest(scores: Sequence[Tensor], pruned: int) -> list[Tensor]:
 
     Returns:
         Masks of the same shapes.
+
+    Example:
+        >>> drop_smallest([torch.tensor([3.0, 1.0, 2.0])], 1)[0].tolist()
+        [True, False, True]
     """
     flat = torch.cat([score.reshape(-1) for score in scores])
     if pruned == 0:
@@ -90,6 +98,10 @@ def keep_two_of_four(scores: Tensor, dim: int) -> Tensor:
     Args:
         scores: Of a weight.
         dim: Along which its inputs lie; the length divides by four.
+
+    Example:
+        >>> keep_two_of_four(torch.tensor([[4.0, 1.0, 3.0, 2.0]]), 1).tolist()
+        [[True, False, True, False]]
     """
     groups = scores.movedim(dim, -1).unflatten(-1, (-1, GROUP))
     smallest = groups.argsort(dim=-1, stable=True)[..., : GROUP - KEPT_OF_GROUP]

@@ -18,6 +18,10 @@ class QLora(Peft):
 
     Args:
         options: Fields of ``peft.LoraConfig``.
+
+    Example:
+        >>> QLora(r=8).options
+        {'r': 8}
     """
 
     def __init__(self, **options: Any) -> None:
@@ -25,7 +29,7 @@ class QLora(Peft):
         self.name = "qlora"
 
 
-def device_defaults(*, on_gpu: bool, sharded: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def device_defaults(*, on_gpu: bool, sharded: bool) -> tuple[dict[str, object], dict[str, object]]:
     """Return fields of ``model.quantization`` and of ``training`` that suit a device.
 
     The base is multiplied in bfloat16 if the GPU has it. The optimizer can move its states to the
@@ -34,7 +38,11 @@ def device_defaults(*, on_gpu: bool, sharded: bool) -> tuple[dict[str, Any], dic
     Args:
         on_gpu: Whether the run is on a GPU.
         sharded: Whether each process holds a part of the model only.
+
+    Example:
+        >>> device_defaults(on_gpu=False, sharded=False)
+        ({'bnb_4bit_compute_dtype': 'float32'}, {})
     """
     bf16 = on_gpu and torch.cuda.is_bf16_supported()
-    quantization = {"bnb_4bit_compute_dtype": "bfloat16" if bf16 else "float32"}
+    quantization: dict[str, object] = {"bnb_4bit_compute_dtype": "bfloat16" if bf16 else "float32"}
     return quantization, {"optim": "paged_adamw_32bit"} if on_gpu and not sharded else {}

@@ -20,7 +20,13 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from hftune.core.console import say, warn
 from hftune.core.errors import HftuneError
@@ -81,6 +87,13 @@ class Cycles:
         start: When LoRA begins to train.
         length: From merge to merge.
         rewarm: In which the rate climbs back.
+
+    Example:
+        >>> cycles = Cycles(total=12, start=0, length=4, rewarm=2)
+        >>> [step for step in range(13) if cycles.merges_at(step)]
+        [4, 8]
+        >>> [cycles.rate_factor(step) for step in (3, 4, 5, 6)]
+        [1.0, 0.0, 0.5, 1.0]
     """
 
     total: int
@@ -135,6 +148,11 @@ class ReLora(Peft):
 
     Args:
         options: Fields of :class:`ReLoraConfig`.
+
+    Example:
+        >>> method = ReLora(r=8, merge_every=100)
+        >>> method.options, method.restarts.merge_every
+        ({'r': 8}, 100)
     """
 
     def __init__(self, **options: Any) -> None:
@@ -171,7 +189,7 @@ class ReLora(Peft):
         return self._all_that_trains(super().apply(model, context))
 
     def _all_that_trains(self, adapted: nn.Module) -> nn.Module:
-        """The optimizer is made once, so whatever trains at some time is set to train."""
+        """Set all to train that trains at some time, since the optimizer is made once."""
         assert self.cycles is not None
         self.low_rank = {name for name, p in adapted.named_parameters() if p.requires_grad}
         if self.cycles.start:
@@ -213,6 +231,7 @@ class ReLora(Peft):
 
     def finish(self, model: nn.Module) -> nn.Module:
         """Return the whole model, the last LoRA merged; a quantized base comes back as floats."""
+        assert isinstance(model, PeftModel)
         return merged_low_rank(model)
 
 
@@ -230,12 +249,20 @@ class Restart(TrainerCallback):
         self.restarts, self.low_rank = method.restarts, method.low_rank
         self.drift: float | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
         """Switch on the parameters that train in the phase of the run."""
         if self.cycles.start:
             self._train_whole(state.global_step < self.cycles.start)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """End the warm start, or merge, if it is time."""
         step, optimizer = state.global_step, kwargs["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)  # out of Accelerate's wrapper
@@ -259,7 +286,9 @@ class Restart(TrainerCallback):
                     f"{self.drift:.0%} of its size"
                 )
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Add the drift of the latest merge to the log."""
         if self.drift is not None:
             kwargs["logs"]["merge_drift"] = self.drift
@@ -300,7 +329,7 @@ def restart(model: nn.Module, seed: int) -> float:
 
 
 def reset_state(
-    state: dict[str, Any], parameter: Tensor, restarts: Restarts, chance: torch.Generator
+    state: dict[str, object], parameter: Tensor, restarts: Restarts, chance: torch.Generator
 ) -> None:
     """Drop most of an optimizer's state of a parameter, in place.
 
@@ -314,6 +343,13 @@ def reset_state(
         parameter: Whose state it is.
         restarts: Which entries survive, and which share is dropped, rounded down to an entry.
         chance: Draws them if chance decides.
+
+    Example:
+        >>> average = torch.tensor([1.0, 4.0, 2.0, 3.0])
+        >>> kept = Restarts(reset_ratio=0.5)
+        >>> reset_state({"exp_avg": average}, torch.zeros(4), kept, torch.Generator())
+        >>> average.tolist()
+        [0.0, 4.0, 0.0, 3.0]
     """
     how = restarts.reset_optimizer
     averages = [v for v in state.values() if isinstance(v, Tensor) and v.shape == parameter.shape]
@@ -326,12 +362,17 @@ def reset_state(
         order = averages[0].abs().flatten().argsort(stable=True)
     for average in averages:
         average.view(-1)[order[:dropped].to(average.device)] = 0
-    if isinstance(state.get("step"), Tensor):
-        state["step"].zero_()
+    if isinstance(step := state.get("step"), Tensor):
+        step.zero_()
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield name and layer of everything that LoRA sits on."""
+    """Yield the name and the layer of each module that has LoRA.
+
+    Example:
+        >>> list(lora_layers(nn.Linear(2, 2)))
+        []
+    """
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name, module
@@ -342,8 +383,8 @@ def _is_whole(name: str) -> bool:
     return "lora_" not in name and ".original_module." not in name
 
 
-def _weight(layer: Any) -> Tensor:
-    """The base weight of a LoRA layer as floats."""
+def _weight(layer: LoraLayer) -> Tensor:
+    """Return the base weight of a LoRA layer as floats."""
     return dequantize_module_weight(layer.get_base_layer())
 
 
