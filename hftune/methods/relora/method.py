@@ -148,11 +148,6 @@ class ReLora(Peft):
 
     Args:
         options: Fields of :class:`ReLoraConfig`.
-
-    Example:
-        >>> method = ReLora(r=8, merge_every=100)
-        >>> method.options, method.restarts.merge_every
-        ({'r': 8}, 100)
     """
 
     def __init__(self, **options: Any) -> None:
@@ -367,12 +362,7 @@ def reset_state(
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the layer of each module that has LoRA.
-
-    Example:
-        >>> list(lora_layers(nn.Linear(2, 2)))
-        []
-    """
+    """Yield the name and the layer of each module that has LoRA."""
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name, module
