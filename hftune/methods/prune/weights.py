@@ -34,10 +34,6 @@ def prunable_weights(
 
     Raises:
         HftuneError: A name finds nothing, nothing is left, or a weight is an embedding too.
-
-    Example:
-        >>> prunable_weights(nn.Sequential(nn.Linear(4, 2)), ["0"])
-        {'0.weight': 1}
     """
     linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     stacks = [f"{n}." for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
