@@ -8,6 +8,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel
 
 from hftune.core.errors import HftuneError
 from hftune.methods import method_row
@@ -36,7 +37,9 @@ def merged_low_rank(model: PeftModel) -> nn.Module:
     """Return the base model with LoRA in its weights; a quantized one comes back as floats."""
     if not _is_quantized(model):
         return cast(nn.Module, model.merge_and_unload())
-    model.get_base_model().dequantize()
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    base.dequantize()
     with torch.no_grad():
         layers: list[Any] = [part for part in model.modules() if isinstance(part, LoraLayer)]
         for layer in layers:

@@ -3,7 +3,7 @@
 
 import time
 import warnings
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -168,7 +168,7 @@ def _folds(task: Task, examples: Dataset, number: int, seed: int) -> Folds:
         return list(splitter.split(groups, alike, groups))
 
 
-def _numbers(keys: Iterable[Hashable]) -> NDArray[np.int64]:
+def _numbers(keys: Any) -> NDArray[np.int64]:
     """Return a number for each key, equal for equal keys."""
     known: dict[Hashable, int] = {}
     return np.asarray([known.setdefault(key, len(known)) for key in keys], dtype=np.int64)

@@ -127,7 +127,7 @@ class Prune(Method):
             return {}
         if folder is not None:
             write_sparsity(self._pruned, folder)
-        return sparsity_figures(self._pruned, model)
+        return {**sparsity_figures(self._pruned, model)}
 
     @torch.no_grad()
     def prune(self, model: nn.Module, sparsity: float) -> None:
