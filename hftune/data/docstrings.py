@@ -79,7 +79,7 @@ def tagged_signature(signature: str) -> dict[str, list[str]]:
 
 
 def _parts(node: ast.stmt) -> Iterator[tuple[str, int, int]]:
-    """Kind, first byte and the one after the last of what a signature is made of."""
+    """Yield the kind, first byte and end of each part of a signature."""
     if isinstance(node, ast.ClassDef):
         for base in node.bases:
             yield "base", base.col_offset, base.end_col_offset or 0
@@ -118,7 +118,7 @@ def docstring_rows() -> list[dict[str, Any]]:
 
 
 def collect_rows() -> list[dict[str, Any]]:
-    """Parse the packages' public modules; see :func:`docstring_rows` for what comes back."""
+    """Parse the packages' public modules into the rows of :func:`docstring_rows`."""
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for distribution, package in PACKAGES.items():
@@ -161,7 +161,7 @@ def log2_statements(node: ast.FunctionDef | ast.ClassDef) -> float:
 
 
 def _is_text(node: ast.AST) -> bool:
-    """Whether this is a docstring, or another text that does nothing."""
+    """Tell whether this is a docstring, or another text that does nothing."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
@@ -196,7 +196,7 @@ def _kind(node: ast.AST, scope: ast.AST) -> str:
 
 
 def _summary(node: ast.FunctionDef | ast.ClassDef) -> str:
-    """The docstring's first paragraph on one line."""
+    """Return the docstring's first paragraph on one line."""
     return " ".join(inspect.cleandoc(ast.get_docstring(node) or "").split("\n\n")[0].split())
 
 

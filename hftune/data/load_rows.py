@@ -70,7 +70,7 @@ def load_split(path: str | list[str], split: str | None = None) -> Dataset:
 
 
 def _local_kind(path: str | list[str]) -> str | None:
-    """What a path is in words; None for a Hub id."""
+    """Describe the kind of a path in words; None for a Hub id."""
     if isinstance(path, list):
         return "a list of files"
     if path.startswith("demo:"):

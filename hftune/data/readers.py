@@ -131,7 +131,7 @@ def json_row(place: str, line: str) -> dict[str, Any]:
 
 
 def _read_json(source: Source) -> Iterator[pa.Table]:
-    """An array of objects, or an object of columns."""
+    """Read an array of objects, or an object of columns."""
     file = source.file
     try:
         with source.text() as text:
@@ -230,7 +230,7 @@ def _table(source: Source, rows: list[Numbered]) -> pa.Table:
 
 
 def _grown(source: Source, schema: pa.Schema, more: pa.Schema) -> pa.Schema:
-    """The schema of all rows so far; the error names the first line of each kind."""
+    """Return the schema of all rows so far; an error names the first line of each kind."""
     try:
         return unified(schema, more)
     except MISMATCH:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rows hold: duplicates, leakage between parts, lengths, scripts, labels that disagree.
+"""Report on rows: duplicates, leakage between parts, lengths, scripts, labels that disagree.
 
 Two texts count as the same as :mod:`hftune.data.same` says.
 """
@@ -48,7 +48,7 @@ class Texts:
 
 
 def data_report(train: Dataset, validation: Dataset | None) -> dict[str, Any]:
-    """Return what ``data.json`` says of the selected rows; empty for rows without text.
+    """Return the entries of ``data.json`` for the selected rows; empty for rows without text.
 
     Args:
         train: Selected training rows, a column a role.
@@ -163,7 +163,7 @@ def conflicts(rows: Dataset, texts: Texts) -> dict[str, Any]:
 
 
 def _repeated(texts: Texts) -> NDArray[np.int64]:
-    """The rows whose text stands in another row, too, equal texts side by side."""
+    """Return the rows whose text another row repeats, equal texts side by side."""
     order = np.flatnonzero(~texts.blank)
     order = order[np.argsort(texts.keys[order], kind="stable")]
     keys = texts.keys[order]

@@ -20,14 +20,14 @@ Hashes = NDArray[np.uint64]
 
 
 def plain(cell: Any) -> str:
-    """Return what a cell says: a text itself, words in a row, or the turns of a conversation."""
+    """Return the text of a cell: a text itself, words joined, or the turns of a conversation."""
     if cell is None or isinstance(cell, str):
         return cell or ""
     return "\n".join(map(_turn, cell)) if _is_conversation(cell) else " ".join(map(str, cell))
 
 
 def folded(cell: Any) -> str:
-    """Return what a cell is compared by; equal for cells that are the same."""
+    """Return a key for comparing cells; equal for cells that are the same."""
     if cell is not None and _is_conversation(cell):
         return "\n".join(f"{turn.get('role')} {_fold(_turn(turn))}" for turn in cell)
     return _fold(plain(cell))

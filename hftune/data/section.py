@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of the section ``data:``, which choose the rows and the order they are trained in."""
+"""Keys of the section ``data:``; they choose the rows and the order of training."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -33,7 +33,7 @@ class SamplingChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumChoice:
-    """What makes a row hard, and how fast hard rows come in."""
+    """The measure of a row's difficulty, and the pace at which hard rows come in."""
 
     name: Difficulty
     column: str | None = None
@@ -49,7 +49,7 @@ class CurriculumChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """Which rows, and what is taken from them."""
+    """The choice of rows and columns."""
 
     path: str | list[str | SourceItem] | None = field(
         default=None,

@@ -76,7 +76,7 @@ def label_column(rows: Dataset, name: str) -> pa.ChunkedArray:
 
 
 def distinct_values(rows: Dataset, name: str) -> list[str]:
-    """Return the values of a column, each once, in the order in which they first stand."""
+    """Return the values of a column, each once, in the order of their first rows."""
     values: list[str] = pc.unique(column_array(rows, name)).to_pylist()
     return values
 

@@ -102,7 +102,7 @@ def shape_of(columns: Mapping[str, str], names: Sequence[str]) -> str:
 def select_shape(
     rows: Dataset, columns: Mapping[str, str], system_prompt: str | None = None
 ) -> tuple[Dataset, str]:
-    """Return rows in the task's own columns, and what they were, in words.
+    """Return rows in the task's own columns, and a description of their former shape.
 
     Args:
         rows: As the source has them.
@@ -170,7 +170,7 @@ def _conversations(
     start: int,
     system_prompt: str | None,
 ) -> dict[str, list[Any]]:
-    """Some rows of any kind of conversation in the task's columns; the first is row ``start``."""
+    """Return rows of any conversation format in the task's columns; the first is row ``start``."""
     convert, parts = CONVERSATIONS[shape]
     none = [None] * len(cells[parts[0]])
     given = [cells.get(role, none) for role in parts]

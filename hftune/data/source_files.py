@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders of rows: which files a path stands for, and their rows as one table.
+"""Find the files of a path, and read their rows as one table.
 
 Large files are read once for their content: their rows lie in an Arrow file of the cache, keyed by
 the SHA-256 of the bytes, and are mapped into memory from there.
@@ -155,7 +155,7 @@ def read_files(files: Sequence[Path], sample_by: str | None = None) -> Dataset:
 
 
 def _read_file(source: Source) -> tuple[pa.Table, str]:
-    """The rows, and the key of their content."""
+    """Return the rows, and the key of their content."""
     file = source.file
     decides = READERS_VERSION, pa.__version__, source.kind, source.sample_by, sha256_of(file)
     key = cache.digest(*decides)

@@ -85,7 +85,7 @@ def joined_keys(*columns: Keys) -> NDArray[np.int64]:
 
 
 def _numbers(values: Keys) -> NDArray[np.int64]:
-    """Number the values in the order in which they first stand."""
+    """Return the number of each value; numbers follow the order of first appearance."""
     if not isinstance(values, np.ndarray):
         numbers: dict[Hashable, int] = {}
         return np.fromiter((numbers.setdefault(v, len(numbers)) for v in values), np.int64)

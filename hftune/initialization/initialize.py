@@ -39,7 +39,7 @@ class InitializationContext:
 
 
 def check_initialization(section: InitializationSection, skeleton: PreTrainedModel) -> None:
-    """Refuse what does not fit a model, before its weights are there.
+    """Refuse a section that does not fit a model, before its weights are loaded.
 
     Raises:
         HftuneError: A pattern means nothing, or there are not so many layers.
@@ -60,7 +60,7 @@ def initialize(
     section: InitializationSection,
     context: InitializationContext,
 ) -> list[str]:
-    """Draw what is new; the global random generators stand where they stood.
+    """Draw the new weights; leave the global random generators as they were.
 
     Args:
         model: The loaded model, before a method changes it.
@@ -137,7 +137,7 @@ def modules_drawn_anew(section: InitializationSection, model: PreTrainedModel) -
 def assign(
     model: nn.Module, new: Iterable[list[str]], section: InitializationSection
 ) -> dict[str, Drawing]:
-    """Return which scheme draws which new parameter; the model's own code drew the others.
+    """Return the scheme of each new parameter that a scheme draws, and not the model's own code.
 
     Args:
         model: Whose parameters they are.
@@ -176,7 +176,7 @@ def assign(
 def _takes(
     model: nn.Module, names: list[str], drawing: Drawing, pattern: Pattern | None = None
 ) -> bool:
-    """Whether a scheme draws a parameter: a vector only where its own name is the pattern's."""
+    """Tell whether a scheme draws a parameter; a vector's own name must fit the pattern."""
     meant = pattern is None or any(is_named(name, pattern) for name in names)
     if not meant or drawing.name is None:
         return False
@@ -190,7 +190,7 @@ def _takes(
 
 
 def _draw_anew(model: PreTrainedModel, name: str) -> None:
-    """Let the model's own code draw a module; what it passes over is left as NaN, to be found."""
+    """Let the model's own code draw a module; parameters that it skips are NaN afterwards."""
     module = model.get_submodule(name)
     for parameter in module.parameters():
         vars(parameter).pop("_is_hf_initialized", None)  # else Transformers passes over it
@@ -218,7 +218,7 @@ def _draw(model: nn.Module, name: str, drawing: Drawing, context: Initialization
 
 
 def _warn_of_dead_weights(drawings: Mapping[str, Drawing]) -> None:
-    """Behind weights that are equal, those below get the same gradient, or none at all."""
+    """Warn if several weights are equal: the layers below get equal gradients, or none."""
     equal = [name for name, drawing in drawings.items() if _row(drawing).equal_weights]
     weights = [name for name in equal if name.endswith("weight")]
     if len(weights) > 1:

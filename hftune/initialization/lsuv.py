@@ -20,7 +20,7 @@ MOST_TRIES = 10
 def scale_to_unit_variance(
     model: nn.Module, layers: Collection[str], batch: Mapping[str, Any]
 ) -> None:
-    """Scale the weights of layers, in the order in which the batch reaches them.
+    """Scale the weights of layers, in the order of the forward pass.
 
     Args:
         model: Their weights are orthogonal already. It is looked at in evaluation mode.
@@ -59,7 +59,7 @@ def _scale(model: nn.Module, name: str, batch: Mapping[str, Any]) -> None:
 def _variances(
     model: nn.Module, layers: Collection[str], batch: Mapping[str, Any]
 ) -> dict[str, float]:
-    """The variance of each layer's output, in the order of the forward pass."""
+    """Return the variance of each layer's output, in the order of the forward pass."""
     found: dict[str, float] = {}
 
     def remember(name: str) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one tensor is drawn: by ``torch.nn.init``, and by what it lacks.
+"""Draw one tensor: by ``torch.nn.init``, and by schemes that it lacks.
 
 LeCun, Bottou, Orr and Müller, "Efficient BackProp", 1998: a variance of ``1 / fan_in``, which keeps
 that of the outputs where the activation normalizes itself.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe says under ``initialization``; imports nothing heavy."""
+"""The section ``initialization`` of a recipe; imports nothing heavy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ class Drawing:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is said beside the name."""
+        """Options of the scheme, without its name."""
         given = {option: getattr(self, option) for option in OPTIONS}
         return {option: value for option, value in given.items() if value is not None}
 

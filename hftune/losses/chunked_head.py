@@ -156,13 +156,13 @@ def _callable_alone(model: nn.Module) -> Any:
 
 
 def _scales_gradients(device: str) -> bool:
-    """Whether gradients must be scaled before they are computed, which those of a chunk are not."""
+    """Tell whether the loss must be scaled before backward; gradients of a chunk are not."""
     in_half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
     return torch.is_grad_enabled() and in_half == torch.float16
 
 
 def _is_plain(base: PreTrainedModel, head: nn.Module, inputs: Batch) -> bool:
-    """Whether a model returns what its head does, and the head draws nothing.
+    """Tell whether a model returns its head's output unchanged, and the head is deterministic.
 
     Some models scale or cap it, which numbers of ours in its place tell; what is dropped by chance
     must be the same at all positions.
@@ -211,5 +211,5 @@ def _add_to(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:
-    """Whether a process holds a piece of a weight, by FSDP2 or DeepSpeed."""
+    """Tell whether FSDP2 or DeepSpeed shards a weight over the processes."""
     return isinstance(parameter, DTensor) or "ds_id" in vars(parameter)

@@ -50,7 +50,7 @@ class CrossEntropy(ClassWeighted):
             self.adjustment = self.logit_adjustment * (counts / counts.sum()).log()
 
     def prior(self) -> Tensor | None:
-        """Return what the weights, less the adjustment, make of the shares; see :class:`Loss`."""
+        """Return the class shares after the weights, less the adjustment; see :class:`Loss`."""
         shares = super().prior()
         if shares is None or self.adjustment is None:
             return shares
@@ -58,7 +58,7 @@ class CrossEntropy(ClassWeighted):
         return left / left.sum()
 
     def step_cost(self) -> StepCost:
-        """Return the cost of one pass, in which a causal model's logits are chunked."""
+        """Return the cost of one pass; the logits of a causal model are chunked."""
         cost = super().step_cost()
         return in_chunks(cost) if self.causal else cost
 

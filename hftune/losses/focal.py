@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal loss: what the model is sure of counts less.
+"""Focal loss: labels that the model is sure of count less.
 
 ``(1 - p)^gamma * -log p`` with the probability ``p`` of what is right: of the label where a row, or
 a token, has one; of the presence or absence of each label where a text may have several. With

@@ -27,7 +27,7 @@ ROW = "row"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelStats:
-    """What a loss may learn of the training labels.
+    """Statistics of the training labels that a loss may use.
 
     Attributes:
         classes: Name of each class, by id; a language model's classes are its tokens.
@@ -60,7 +60,7 @@ class LabelStats:
 
 
 class Loss(ABC):
-    """A loss as a sum over what it counts.
+    """A loss as a sum over the labels that count.
 
     Attributes:
         causal: Whether position ``t`` predicts label ``t + 1``; set by :meth:`fit`.
@@ -69,7 +69,7 @@ class Loss(ABC):
     causal = False
 
     def fit(self, stats: LabelStats) -> None:
-        """Learn from the training data what the options need; call the base class's first."""
+        """Take from the labels the numbers that the options need; call ``super().fit`` first."""
         self.causal = stats.causal
 
     def check(self, model: nn.Module) -> None:
@@ -103,7 +103,7 @@ class Loss(ABC):
 
     @abstractmethod
     def denominator(self, batch: Batch) -> Tensor:
-        """Return what the sum is divided by, from the labels alone, float.
+        """Return the divisor of the sum, a float that depends only on the labels.
 
         Shape ``()``; ``(parts,)`` where :meth:`total` returns so many sums.
         """

@@ -41,7 +41,7 @@ PIXELS = "pixel_values"
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which rows are mixed, and how.
+    """The pairs of rows that are mixed, and their shares.
 
     Attributes:
         partner: Index of the other row, a permutation, shape ``(B,)``.

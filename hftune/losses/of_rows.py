@@ -39,7 +39,7 @@ def token_losses(logits: Tensor, labels: Tensor, *, causal: bool) -> tuple[Tenso
 
 
 def token_losses_of(model: nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:
-    """Return what :func:`token_losses` does of a causal model, without its whole logits.
+    """Return :func:`token_losses` of a causal model, without its whole logits.
 
     Args:
         model: In evaluation mode.

@@ -28,7 +28,7 @@ class Regression(Loss):
     """The error of the only logit."""
 
     def fit(self, stats: LabelStats) -> None:
-        """Refuse label smoothing, which numbers have no use for; see :class:`Loss`.
+        """Refuse label smoothing, because the labels are numbers; see :class:`Loss`.
 
         Raises:
             HftuneError: Label smoothing is asked for.

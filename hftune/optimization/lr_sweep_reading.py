@@ -19,7 +19,7 @@ WIDTH = 0.04
 
 @dataclass(frozen=True, kw_only=True)
 class RangeTest:
-    """What a sweep has shown.
+    """The result of a learning-rate sweep.
 
     Attributes:
         rates: The rate of each step.

@@ -47,7 +47,7 @@ class OptimizerChoice:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the Trainer can make it alone."""
+        """Whether the Trainer can make it without hftune."""
         row, values = self.row, values_of(self.args)
         own = row.target is not None or any(name in row.handed for name in values)
         return not (own or self.grouping.is_set or self.loraplus)
@@ -59,7 +59,7 @@ def class_and_options(
     model: nn.Module,
     decayed: Collection[str],
 ) -> ClassAndOptions:
-    """Return what ``Trainer.create_optimizer`` makes the optimizer of.
+    """Return the class and options from which ``Trainer.create_optimizer`` makes the optimizer.
 
     Args:
         choice: What the recipe says.

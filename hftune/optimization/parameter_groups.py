@@ -23,7 +23,7 @@ NAME = "name"
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """What a recipe says of groups.
+    """A recipe's settings for parameter groups.
 
     Attributes:
         param_groups: Groups of one's own: ``params`` is a pattern, ``lr`` and ``weight_decay`` as
@@ -181,7 +181,7 @@ def token_tables(model: nn.Module) -> set[str]:
 def split(
     groups: Iterable[dict[str, Any]], model: nn.Module, first: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Split each group in two: ``part`` 0 for what is named, 1 for the rest."""
+    """Split each group in two: ``part`` 0 for the named parameters, 1 for the rest."""
     named = {id(parameter) for name, parameter in model.named_parameters() if name in first}
     parts = []
     for group in groups:

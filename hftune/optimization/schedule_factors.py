@@ -136,7 +136,7 @@ def one_cycle(
 
 
 def _after(done: int, run: TrainingSteps) -> int:
-    """Steps since the warmup."""
+    """Return the number of steps since the warmup."""
     return max(done - run.warmup, 0)
 
 

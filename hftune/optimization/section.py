@@ -26,7 +26,7 @@ class LearningRateScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnTraining:
-    """What stands under ``training`` and has no word in ``TrainingArguments``."""
+    """Keys of ``training`` that ``TrainingArguments`` does not have."""
 
     layer_decay: Annotated[float, Gt(0), Le(1)] | None = field(
         default=None,

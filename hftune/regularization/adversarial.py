@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss on what is read, and on the worst that lies near it.
+"""A loss on the tokens' vectors, and on the nearby vectors with the highest loss.
 
 The vectors of a row's tokens are moved by ``epsilon * g / |g|`` with the gradient ``g`` of the loss
 in all of them together: that is where the loss rises fastest. Both count the same. Each row moves
@@ -69,7 +69,7 @@ class Adversarial(Loss):
         return once + again
 
     def total(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Any]:
-        """Return the mean of both sums, and the outputs for what was read; see :class:`Loss`."""
+        """Return the mean of both sums, and the outputs of the first pass; see :class:`Loss`."""
         rng_state = RngState(inputs["input_ids"].device)
         read: list[Tensor] = []
 
@@ -96,7 +96,7 @@ def shift(gradient: Tensor, epsilon: float) -> Tensor:
 
 @contextmanager
 def _reading(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Look at the vectors of the tokens, or change them, also where what makes them is frozen."""
+    """Read or change the vectors of the tokens, also where the embeddings are frozen."""
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         vectors: Tensor = output if output.requires_grad else output.detach().requires_grad_()

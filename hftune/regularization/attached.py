@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds of a model's modules while it trains, and no longer."""
+"""Changes to a model's modules that last from the first step to the last."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
@@ -10,14 +10,14 @@ from hftune.core.cost import StepCost
 
 
 class Handle(Protocol):
-    """What takes something off a module again."""
+    """Removes a change from a module."""
 
     def remove(self) -> None:
         """Leave the module as it was."""
 
 
 class Attached(TrainerCallback, ABC):
-    """Changes what modules compute from the first step to the last.
+    """A change to the forward pass of modules, from the first step to the last.
 
     In evaluation mode it must change nothing.
     """
@@ -26,7 +26,7 @@ class Attached(TrainerCallback, ABC):
         self.handles: list[Handle] = []
 
     def step_cost(self) -> StepCost:
-        """Return the cost of what is attached, in each step."""
+        """Return the cost of the change in each step."""
         return StepCost()
 
     @abstractmethod

@@ -38,7 +38,7 @@ class FrozenBatchNorm(Attached):
             )
 
     def attach(self) -> list[Handle]:
-        """Hook the modules, since the Trainer sets all of a model to training at every step."""
+        """Register hooks, because the Trainer sets the whole model to training at every step."""
         return [module.register_forward_pre_hook(_in_evaluation) for module in self.modules]
 
 

@@ -60,7 +60,7 @@ class DropConnect(Attached):
 
 
 def dropped(layer: nn.Linear, p: float, inputs: Tensor) -> Tensor:
-    """Return what a linear layer gives, some of its weights dropped while it trains.
+    """Return the output of a linear layer; while it trains, some of its weights are dropped.
 
     Args:
         layer: Whose weight and bias count.

@@ -22,7 +22,7 @@ from hftune.models.module_names import Pattern, check_pattern, is_named
 
 
 class WeightNoise:
-    """``w + N(0, std²)`` while a gradient is computed; then the weights are what they were.
+    """``w + N(0, std²)`` while a gradient is computed; then the weights are restored.
 
     All micro-batches of an optimizer step see the same noise, so it does not matter how a step is
     split.
@@ -56,7 +56,7 @@ class WeightNoise:
 
     @contextmanager
     def in_place(self, step: int) -> Iterator[None]:
-        """Put noise on the weights for a while; they get their very bits back, come what may.
+        """Add noise to the weights for a while, and restore the exact weights even after an error.
 
         Args:
             step: Optimizer steps that are done.
@@ -94,7 +94,7 @@ class GradientNoise(TrainerCallback):
         return StepCost()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Change what the optimizer is about to see."""
+        """Add noise to the gradients before the optimizer reads them."""
         std = math.sqrt(self.eta / (1 + state.global_step) ** self.gamma)
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class WeightPenalty:
-    """``l1 * sum |w| + l2 * sum w² + l2_sp / 2 * sum (w - w0)²`` over what trains.
+    """``l1 * sum |w| + l2 * sum w² + l2_sp / 2 * sum (w - w0)²`` over the trainable weights.
 
     The first two count weights of two dimensions or more: biases and norms are small by nature. The
     third counts all that was pretrained, and keeps a copy of it.

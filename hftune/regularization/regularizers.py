@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of ``regularization`` happens to a model while it trains, as the recipe says."""
+"""Build the parts of ``regularization`` that act on a model while it trains."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -46,7 +46,7 @@ class Regularization:
         set_dropout(config, wanted)
 
     def step_cost(self, model: nn.Module) -> StepCost:
-        """Return the cost of what happens to the model while it trains.
+        """Return the cost of regularization in each step.
 
         Args:
             model: As the method changes it; it may be without weights.
@@ -56,7 +56,7 @@ class Regularization:
         return sum((one.step_cost() for one in active if one is not None), StepCost())
 
     def check_model(self, model: nn.Module) -> None:
-        """Refuse what means nothing in a model.
+        """Refuse keys that have no effect on a model.
 
         Args:
             model: As the method changes it; it may be without weights.
@@ -68,7 +68,7 @@ class Regularization:
         self.build_weight_noise(model)
 
     def check_own_model(self, model: nn.Module) -> None:
-        """Refuse what means nothing in a model of one's own, or would come too late.
+        """Refuse keys that have no effect on a user's own model, or would come too late.
 
         Raises:
             RecipeError: Its dropout was decided when it was made.
@@ -82,21 +82,21 @@ class Regularization:
         self.check_model(model)
 
     def build_weight_noise(self, model: nn.Module) -> WeightNoise | None:
-        """Return what moves a model's weights while a gradient is computed, if anything does."""
+        """Return the weight noise of the recipe, if it asks for any."""
         given = self.chosen.weight_noise
         if not isinstance(given, section.WeightNoise):
             return None
         return WeightNoise(model, given.std, seed=self.seed, params=given.params)
 
     def build_sharpness(self, model: nn.Module) -> SharpnessAware | None:
-        """Return what computes each gradient twice, if the recipe says so."""
+        """Return sharpness-aware minimization, if the recipe asks for it."""
         given = self.chosen.sam
         if not isinstance(given, section.Sam):
             return None
         return SharpnessAware(model, given.rho, adaptive=given.adaptive)
 
     def callbacks(self, model: nn.Module) -> list[Attached | GradientNoise]:
-        """Return what drops, freezes and adds noise while a model trains."""
+        """Return the callbacks that drop, freeze and add noise while a model trains."""
         given, callbacks = self.chosen, list[Attached | GradientNoise]()
         if given.drop_path and not has_drop_path(cast(PreTrainedModel, model).config):
             callbacks.append(StochasticDepth(model, given.drop_path))

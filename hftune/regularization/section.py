@@ -49,7 +49,7 @@ class Sam:
 
 @dataclass(frozen=True, kw_only=True)
 class DropConnect:
-    """Which share of the weights of linear layers is dropped."""
+    """The share of the weights of linear layers that is dropped."""
 
     p: Annotated[float, Gt(0), Lt(1)]
     modules: Pattern | None = None
@@ -72,7 +72,7 @@ def _help(key: str, more: str = ".") -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizationSection:
-    """What keeps a model from following its rows too closely."""
+    """Methods that keep a model from overfitting."""
 
     weight_averaging: WeightAveraging | Literal["ema", "swa"] | None = field(
         default=None,

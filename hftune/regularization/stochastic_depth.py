@@ -43,7 +43,7 @@ class StochasticDepth(Attached):
         return StepCost(hidden_copies=len(self.rates))
 
     def attach(self) -> list[Handle]:
-        """Hook the layers; see :class:`Attached`."""
+        """Register hooks on the layers; see :class:`Attached`."""
         return [
             layer.register_forward_hook(_pass_by(rate), with_kwargs=True)
             for layer, rate in self.rates.items()
@@ -83,7 +83,7 @@ def _pass_by(rate: float) -> Any:
 
 
 def some_rows(before: Tensor, after: Tensor, rate: float) -> Tensor:
-    """Return rows of which some passed a layer by, in the mean ``after``.
+    """Return rows, some of them as before the layer; their mean is ``after``.
 
     Args:
         before: What came into the layer, shape ``(B, T, D)``.

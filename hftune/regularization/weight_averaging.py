@@ -48,10 +48,10 @@ class Averaging(TrainerCallback, ABC):
         return {names[id(one)]: value for one, value in zip(live, averages, strict=True)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Continue from a state that :meth:`state` returned."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold; nothing before the average has begun."""
+        """Return the tensors for a checkpoint; none before the average has begun."""
         return {str(index): value for index, value in enumerate(self.averages())}
 
     def settle(self, state: dict[str, Tensor]) -> None:
@@ -122,7 +122,7 @@ class WeightAverage(Averaging):
         return {**state, "n_averaged": self.average.n_averaged} if state else {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Continue from a state that :meth:`state` returned."""
         self.average.n_averaged.copy_(state["n_averaged"])
         for index, value in enumerate(self.average.parameters()):
             value.copy_(state[str(index)])
@@ -147,7 +147,7 @@ class EndInEvaluation(TrainerCallback):
 
 
 class OptimizerAverage(Averaging):
-    """The average that an optimizer keeps in its state, which checkpoints of the optimizer hold.
+    """The average in an optimizer's state; checkpoints of the optimizer hold it.
 
     Args:
         model: What trains has ``requires_grad``.
