@@ -190,7 +190,7 @@ def test_what_a_recipe_is_refused_for(training: dict, says: str) -> None:
 
 
 def test_loraplus_needs_lora() -> None:
-    with pytest.raises(RecipeError, match="it goes with lora and qlora"):
+    with pytest.raises(RecipeError, match="it goes with qlora and lora"):
         Recipe(task="text-classification", model="x", data="x", method="full",
                training={"loraplus_lr_ratio": 8})  # fmt: skip
 
