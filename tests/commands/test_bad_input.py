@@ -263,7 +263,8 @@ def test_bad_input(
     )
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(
-        "hftune.training.load_model.load_weights", lambda *_, **__: pytest.fail("weights were loaded")
+        "hftune.training.load_model.load_weights",
+        lambda *_, **__: pytest.fail("weights were loaded"),
     )
     monkeypatch.setattr("hftune.core.rules.find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["hftune", "train", str(path)])

@@ -20,6 +20,7 @@ from transformers import (
 from hftune.core.errors import HftuneError
 from hftune.methods.method import Method
 from hftune.methods.probe.card_lines import probe_code
+from hftune.methods.probe.row import PROBE
 from hftune.models.pooling import Pooling
 from hftune.models.save import ModelMetadata
 from hftune.tasks.context import RunContext
@@ -100,7 +101,16 @@ class Probe(Method):
         return self.apply(skeleton, context)
 
     def apply(self, model: PreTrainedModel, context: RunContext) -> nn.Module:
-        """Freeze everything."""
+        """Freeze everything.
+
+        Raises:
+            HftuneError: The model does not read texts.
+        """
+        if context.task_row.modality != "text":
+            raise HftuneError(
+                f"method probe {PROBE.no_images}, and {context.task} has no texts",
+                hint="take head_only",
+            )
         return model.requires_grad_(False)
 
     @classmethod
