@@ -7,7 +7,15 @@ A loss of one's own is written with ``from hftune.losses import Batch, Loss, ali
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hftune.core.registry import MULTI_LABEL, REGRESSION, SINGLE_LABEL, LossRow
+from hftune.core.registry import (
+    ABOVE_ZERO,
+    AT_LEAST_ZERO,
+    FRACTION,
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    LossRow,
+)
 
 if TYPE_CHECKING:
     from hftune.losses.loss import Batch, LabelStats, Loss, aligned, counted, forward, targets
@@ -23,9 +31,13 @@ __all__ = [
     "targets",
 ]
 
+#: Ranges of the options of losses that weigh classes.
+_WEIGHTED = {"beta": FRACTION, "logit_adjustment": ABOVE_ZERO}
+
 LOSSES = {
     "cross_entropy": LossRow(
         target="hftune.losses.cross_entropy:CrossEntropy",
+        ranges=_WEIGHTED,
         default=True,
         summary="Negative log likelihood, with class weights, smoothing and logit adjustment.",
         smooths=True,
@@ -33,17 +45,24 @@ LOSSES = {
     ),
     "focal": LossRow(
         target="hftune.losses.focal:Focal",
+        ranges={"beta": FRACTION, "gamma": AT_LEAST_ZERO},
         summary="Cross-entropy in which what the model is sure of counts less.",
         problem_types=(SINGLE_LABEL, MULTI_LABEL),
     ),
     "r_drop": LossRow(
         target="hftune.losses.r_drop:RDrop",
+        ranges={**_WEIGHTED, "alpha": ABOVE_ZERO},
         summary="Cross-entropy of two passes under dropout, and the divergence between them.",
         smooths=True,
         own_passes=True,
     ),
     "supervised_contrastive": LossRow(
         target="hftune.losses.supervised_contrastive:SupervisedContrastive",
+        ranges={
+            **_WEIGHTED,
+            "contrastive_weight": {"exclusiveMinimum": 0, "maximum": 1},
+            "temperature": ABOVE_ZERO,
+        },
         summary="Cross-entropy, and rows of one class in a micro-batch drawn together.",
         labels=("class",),
         smooths=True,
@@ -52,6 +71,7 @@ LOSSES = {
     ),
     "mixup": LossRow(
         target="hftune.losses.mixup:Mixup",
+        ranges={**_WEIGHTED, "alpha": ABOVE_ZERO},
         summary="Cross-entropy of two rows of a micro-batch mixed into one.",
         labels=("class",),
         smooths=True,
@@ -62,6 +82,7 @@ LOSSES = {
     ),
     "ordinal": LossRow(
         target="hftune.losses.ordinal:Ordinal",
+        ranges={"beta": FRACTION},
         summary="Classes with an order: far off costs more than near.",
         labels=("class",),
     ),
@@ -87,6 +108,7 @@ LOSSES = {
     ),
     "huber": LossRow(
         target="hftune.losses.regression:Huber",
+        ranges={"delta": ABOVE_ZERO},
         summary="Squared error up to delta, absolute error beyond it.",
         labels=("class",),
         problem_types=(REGRESSION,),

@@ -39,7 +39,11 @@ from hftune.tasks.rules import TASK_RULES
 
 #: Rules about options of one technique; they are fields of its row.
 OWN_RULES = tuple(
-    {(rule.key, rule.says): rule for row in ROWS.values() for rule in row.rules}.values()
+    {
+        (rule.key, rule.says): rule
+        for row in (*ROWS.values(), *LOSSES.values())
+        for rule in row.rules
+    }.values()
 )
 RULES = (
     *TASK_RULES,
@@ -103,7 +107,8 @@ def conflicts(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
     for key, tasks in option_tasks().items():
         if view.task not in tasks and _given(sections, key) is not None:
             yield tuple(key.split(".")), f"it goes with {', '.join(tasks)} only"
-    for rule in (*view.method_row.rules, *RULES):
+    own = () if view.loss_row is None else view.loss_row.rules
+    for rule in (*view.method_row.rules, *own, *RULES):
         if rule.broken(view):
             yield tuple(rule.key.split(".")), rule.says
     for key in training_without_trainer(view):

@@ -91,7 +91,7 @@ def build_schema() -> Schema:
     evaluation["properties"]["generation"] = {
         "anyOf": [generation, {"type": "boolean"}, {"type": "null"}]
     }
-    losses = {name: _row_schema(name, row, RANGES["loss"]) for name, row in LOSSES.items()}
+    losses = {name: _row_schema(name, row) for name, row in LOSSES.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hftune recipe",
@@ -137,7 +137,7 @@ def _method_schemas() -> dict[str, Schema]:
     """Return the options of each method; those of PEFT's types come from their configs."""
     from hftune.methods.peft import peft_configs
 
-    methods = {name: _row_schema(name, row, row.ranges) for name, row in METHODS.items()}
+    methods = {name: _row_schema(name, row) for name, row in METHODS.items()}
     for name, config in peft_configs().items():
         row = method_row(name)
         methods[name] = _dataclass_schema(config, row.ranges, name, hidden=PEFT_BOOKKEEPING)
@@ -167,9 +167,9 @@ def _choice_schema(options: dict[str, Schema]) -> Schema:
     }
 
 
-def _row_schema(name: str, row: Row, ranges: Mapping[str, Schema] | None = None) -> Schema:
+def _row_schema(name: str, row: Row) -> Schema:
     options = row.resolve_options()
-    schema = _dataclass_schema(options, ranges, name, hidden=PEFT_BOOKKEEPING)
+    schema = _dataclass_schema(options, row.ranges, name, hidden=PEFT_BOOKKEEPING)
     return {**schema, "description": row.summary}
 
 

@@ -24,15 +24,6 @@ RANGES: dict[str, dict[str, Schema]] = {
         "max_eval_samples": AT_LEAST_ONE,
         "validation_size": AT_LEAST_ZERO,
     },
-    "loss": {
-        "alpha": ABOVE_ZERO,
-        "beta": FRACTION,
-        "contrastive_weight": {"exclusiveMinimum": 0, "maximum": 1},
-        "delta": ABOVE_ZERO,
-        "gamma": AT_LEAST_ZERO,
-        "logit_adjustment": ABOVE_ZERO,
-        "temperature": ABOVE_ZERO,
-    },
     "training": {
         "adam_beta1": FRACTION,
         "adam_beta2": FRACTION,
