@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 import hftune
-from hftune.training.distributed import launcher as launch
+from hftune.training.distributed import launch_rules
 
 plain_init = AcceleratorState.__init__
 
@@ -70,7 +70,7 @@ def run(job: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     AcceleratorState.__init__ = sharding_init
-    launch.RULES = tuple(rule for rule in launch.RULES if rule.key != "--accelerate")
+    launch_rules.RULES = tuple(rule for rule in launch_rules.RULES if rule.key != "--accelerate")
     transformers.logging.set_verbosity_error()
     for job in json.loads(Path(sys.argv[1]).read_text()):
         run(job)
