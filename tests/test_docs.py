@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from hftune import Recipe, RecipeError
 from hftune.tasks import TASKS
+from hftune.tasks.task import Task
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,3 +89,8 @@ def test_the_picture_of_the_packages_shows_the_imports() -> None:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.drawn_imports() == module.package_imports()
+
+
+def test_the_tutorial_names_every_answer_of_a_task() -> None:
+    page = (ROOT / "docs/development/add_a_task.md").read_text("utf-8")
+    assert [name for name in Task.__abstractmethods__ if f"`{name}`" not in page] == []

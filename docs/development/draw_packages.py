@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs/images/packages.svg"
 PACKAGE = "hftune"
-#: The verbs import everything on purpose, inside of functions; they are drawn as the roof.
+#: Modules that stand above all packages.
 ENTRANCE = ("__init__", "__main__")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task answers: which columns, how a row becomes tokens, what evaluation keeps and says."""
+"""The contract of a task: columns, preprocessing, collator, evaluation and prediction."""
 
 import math
 from abc import ABC, abstractmethod
@@ -134,7 +134,7 @@ class Task(ABC):
 
     @abstractmethod
     def sample_inputs(self, processor: Processor) -> list[dict[str, Tensor]]:
-        """Return inputs on which two models are compared, each of one row, without labels."""
+        """Return inputs to compare two models on, one row each, without labels."""
 
     def explain_inputs(
         self, model: Any, processor: Processor, text: str, options: ExplainOptions
@@ -178,11 +178,11 @@ class Task(ABC):
 
     @abstractmethod
     def fit_labels(self, train: Dataset, validation: Dataset | None) -> None:
-        """Take from the selected rows what the task must know, such as label names."""
+        """Learn label names and similar facts from the selected rows."""
 
     @abstractmethod
     def check(self, rows: Dataset, part: str) -> None:
-        """Raise :class:`HftuneError` if a part has what the task does not know, or lacks.
+        """Raise :class:`HftuneError` if a split has unknown labels or lacks needed ones.
 
         Args:
             rows: Selected rows.
@@ -195,7 +195,7 @@ class Task(ABC):
 
     @abstractmethod
     def split_keys(self, rows: Dataset) -> tuple[Keys, Keys | None]:
-        """Return what must not stand in both parts, and what both parts shall hold alike."""
+        """Return split groups and strata: groups stay in one split, strata are spread over both."""
 
     @abstractmethod
     def preprocess(
@@ -205,11 +205,11 @@ class Task(ABC):
 
     @abstractmethod
     def collator(self, processor: Processor, model: nn.Module | None = None) -> DataCollator:
-        """Return what makes a batch of encoded rows, for ``model`` where that matters."""
+        """Return the collator of preprocessed rows; some depend on ``model``."""
 
     @abstractmethod
     def configure(self, config: PreTrainedConfig, processor: Processor) -> dict[str, Any]:
-        """Write into the model's config what the task decides.
+        """Set the fields of the model's config that the task decides.
 
         Returns:
             The fields, but for the labels, that differ now from the base's own config.
@@ -224,11 +224,11 @@ class Task(ABC):
         """Return the name of each class, by id."""
 
     def remarks(self, rows: Dataset) -> list[str]:
-        """Return what the user should know of selected training rows."""
+        """Return remarks for the user about the selected training rows."""
         return []
 
     def evaluation_step(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> EvalOutputs:
-        """Run the model on a batch and return what evaluation keeps of it."""
+        """Run the model on a batch and return the outputs that the metrics need."""
         return self.eval_outputs(forward(model, inputs).logits, inputs["labels"])
 
     @abstractmethod
@@ -237,7 +237,7 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, outputs: EvalArrays) -> dict[str, float]:
-        """Return the metrics of all rows from what :meth:`eval_outputs` kept."""
+        """Return the metrics of all rows from their :meth:`eval_outputs`."""
 
     def add_metrics(self, metrics: Sequence[Metric]) -> None:
         """Have metrics of other libraries computed beside the task's own.
@@ -275,7 +275,7 @@ class Task(ABC):
         """
 
     def samples(self, outputs: EvalArrays, number: int) -> list[dict[str, str]]:
-        """Return the first rows with what the model wrote; none where it writes nothing."""
+        """Return the first rows with the generated texts; none if the task generates no text."""
         return []
 
     @property
@@ -302,7 +302,7 @@ class Task(ABC):
         return None
 
     def calibrate(self, outputs: EvalArrays) -> None:
-        """Take from the validation rows, after training, what predictions need."""
+        """Learn thresholds and similar facts from the validation rows after training."""
         return None
 
     def prepare_predictions(
@@ -312,7 +312,7 @@ class Task(ABC):
         rows: Dataset,
         how: PredictArguments,
     ) -> None:
-        """Learn from all rows that will be predicted what each prediction needs; see predict."""
+        """Learn facts about all rows to predict that each prediction needs; see :meth:`predict`."""
         return None
 
     @abstractmethod
@@ -323,7 +323,7 @@ class Task(ABC):
         rows: Dataset,
         how: PredictArguments,
     ) -> list[dict[str, Any]]:
-        """Return ``prediction`` and what goes with it for each of the selected rows.
+        """Return ``prediction``, and scores or the like, for each of the selected rows.
 
         Args:
             model: In evaluation mode.

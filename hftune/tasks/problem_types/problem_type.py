@@ -68,10 +68,6 @@ class ProblemType(ABC):
         """Facts about the problem type."""
         return PROBLEM_TYPES[self.name]
 
-    def num_outputs(self, names: Sequence[str]) -> int:
-        """Return the outputs of a model's head for labels of these names."""
-        return len(names)
-
     @abstractmethod
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the plain loss of each row, shape ``(B,)``."""

@@ -31,10 +31,6 @@ class Regression(ProblemType):
     metric_names = ("loss", "mse", "rmse", "mae", "r2", "pearson", "spearman")
     best_metric = "loss"
 
-    def num_outputs(self, names: Sequence[str]) -> int:
-        """Return 1; see :class:`ProblemType`."""
-        return 1
-
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return squared errors; see :class:`ProblemType`."""
         return (in_full(logits).squeeze(-1) - labels).square()
