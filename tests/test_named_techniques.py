@@ -57,9 +57,12 @@ TABLE_FILES = (
 OTHER_LIBRARIES = {
     "core/suggest.py": "names that other tools give to a key",
     "recipe/training_fields.py": "fields of TrainingArguments",
+    "recipe/training_rules.py": "switches of liger-kernel",
 }
 #: Words of other libraries that are also names of techniques -> what they mean there.
 OTHER_WORDS = {
+    "mae": "a metric, and a loss",
+    "mse": "a metric, and a loss",
     "step": "a key of the Trainer's log",
     "weighted": "scikit-learn's average of classes",
 }
@@ -235,9 +238,9 @@ def test_nothing_asks_for_the_class_of_a_technique() -> None:
     assert len(found) <= CLASS_TESTS, "\n".join(map(str, found))
 
 
-#: Numbers that may only fall.
-LISTS = 6
-COMPARISONS = 9
+#: Numbers that must stay.
+LISTS = 0
+COMPARISONS = 0
 CLASS_TESTS = 0
 
 
